@@ -1,0 +1,87 @@
+"""Frames: a 4-byte little-endian length, then one MessagePack array. No I/O here."""
+
+import struct
+from typing import Any
+
+import msgspec
+
+from sandboxd.wire import messages as m
+
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+"""Longest frame accepted; far above any configured body or output limit."""
+
+HEADER = struct.Struct("<I")
+
+ToWorker = m.Invoke
+FromWorker = m.Ready | m.Result
+ToZygote = m.Load | m.Spawn | m.Kill
+FromZygote = m.Loaded | m.LoadFailed | m.Spawned | m.SpawnFailed | m.Exited
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class ProtocolError(Exception):
+    """The peer sent bytes that are no frame of this protocol. The connection is of no further use."""
+
+
+def encode(message: m.Message) -> bytes:
+    """One message as one frame.
+
+    Raises:
+        ProtocolError: the frame would be longer than MAX_FRAME_BYTES.
+    """
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise ProtocolError(f"frame of {len(body)} bytes exceeds {MAX_FRAME_BYTES}")
+    return HEADER.pack(len(body)) + body
+
+
+class Decoder:
+    """Turns a byte stream into messages of the given type.
+
+    Parameters:
+        kind: the message type, or union of them, that may arrive.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._decode = msgspec.msgpack.Decoder(kind).decode
+        self._buffer = bytearray()
+
+    def __repr__(self) -> str:
+        return f"<Decoder holding {len(self._buffer)} bytes>"
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[Any]:
+        """Take in bytes and give back the messages they complete, in order.
+
+        Raises:
+            ProtocolError: a length is out of range or a body does not decode.
+        """
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            view = memoryview(bytes(buffer)) if len(buffer) < 65536 else memoryview(buffer)
+        else:
+            view = memoryview(data)
+        end = len(view)
+        at = 0
+        out: list[Any] = []
+        try:
+            while end - at >= 4:
+                (length,) = HEADER.unpack_from(view, at)
+                if length > MAX_FRAME_BYTES:
+                    raise ProtocolError(f"frame of {length} bytes announced, at most {MAX_FRAME_BYTES} allowed")
+                if end - at - 4 < length:
+                    break
+                out.append(self._decode(view[at + 4 : at + 4 + length]))
+                at += 4 + length
+            rest = bytes(view[at:])
+        except msgspec.MsgspecError as error:
+            raise ProtocolError(f"frame does not decode: {error}") from error
+        finally:
+            view.release()
+        if buffer:
+            if at:
+                del buffer[:at]
+        elif rest:
+            buffer += rest
+        return out

@@ -1,0 +1,188 @@
+"""What the processes say to each other: frozen structs, encoded as MessagePack arrays by `sandboxd.wire.codec`.
+
+Two conversations share them: front <-> worker (one stream socket per worker) and front <-> zygote
+(one seqpacket socket). Every instant is CLOCK_MONOTONIC nanoseconds, which all processes of a machine share.
+"""
+
+import msgspec
+
+from sandboxd.limits import EngineSettings, Limits
+from sandboxd.outcome import Outcome
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of all messages."""
+
+
+class GuestSpec(Message, kw_only=True, tag="guest"):
+    """One binding as a worker needs it."""
+
+    binding: str
+    kind: str
+    """`module` (core WebAssembly), or `component`."""
+    artifact: str
+    """Path of the compiled artifact in the store."""
+    argv0: bytes
+    env: tuple[tuple[bytes, bytes], ...] = ()
+    strict_sandbox: bool = False
+    limits: Limits = Limits()
+    allowed_outbound_hosts: tuple[str, ...] | None = None
+
+
+class OutboundSettings(Message, kw_only=True, tag="outbound"):
+    """Server-wide settings of outbound HTTP."""
+
+    block_networks: tuple[str, ...] = ()
+    """CIDRs, or the names private, loopback, link-local, metadata: never connected to, whatever a binding allows."""
+    default_allowed_hosts: tuple[str, ...] | None = None
+    """Used by bindings without a list of their own; None allows public and private addresses, as Dapr does."""
+    ca_files: tuple[str, ...] = ()
+    """Extra CA bundles (PEM) trusted beside the system store."""
+    client_certificates: tuple[tuple[str, str, str], ...] = ()
+    """(origin pattern, certificate chain file, key file)."""
+    proxy: str | None = None
+    http2: bool = False
+    connections: int = 64
+    """Connections a worker may hold."""
+    connect_timeout_ms: int = 10_000
+    first_byte_timeout_ms: int = 60_000
+    between_bytes_timeout_ms: int = 60_000
+
+
+# front -> worker -----------------------------------------------------------------------------------------------------
+
+
+class HttpRequest(Message, kw_only=True, tag="http-request"):
+    """The request a `wasi:http/proxy` guest gets."""
+
+    method: str
+    scheme: str
+    authority: str
+    path: str
+    """With query."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Invoke(Message, kw_only=True, tag="invoke"):
+    """Run a guest once."""
+
+    id: int
+    guest: int
+    """Index into the list of guests the zygote loaded."""
+    deadline_ns: int
+    args: tuple[bytes, ...] = ()
+    """argv without argv[0]."""
+    env: tuple[tuple[bytes, bytes], ...] = ()
+    """From the request; names the operator set have been removed."""
+    stdin: bytes = b""
+    http: HttpRequest | None = None
+    """Set for guests that handle requests instead of running a command."""
+
+
+# worker -> front -----------------------------------------------------------------------------------------------------
+
+
+class Ready(Message, tag="ready"):
+    """The worker can take frames."""
+
+    pid: int
+
+
+class OutboundUsage(Message, kw_only=True, tag="outbound-usage"):
+    """One outbound request of an invocation. `rule` is the matched pattern, never the raw host."""
+
+    rule: str
+    outcome: str
+    """`ok`, or the wasi-http error code's name."""
+    duration_ns: int
+    denied: str = ""
+    """If the policy refused it: host, address, scheme, method or limit."""
+
+
+class HttpResponse(Message, kw_only=True, tag="http-response"):
+    """The head a `wasi:http/proxy` guest answered with; its body is the result's stdout."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Result(Message, kw_only=True, tag="result"):
+    """How an invocation ended."""
+
+    id: int
+    outcome: Outcome
+    stdout: bytes = b""
+    exit_code: int = 0
+    detail: str = ""
+    """For the caller: the trap's text, or which limit was passed. Never host paths or tracebacks."""
+    stderr: bytes = b""
+    """The end of what the guest wrote there, at most `stderr_bytes`."""
+    stderr_total: int = 0
+    instantiate_ns: int = 0
+    guest_ns: int = 0
+    memory_bytes: int = 0
+    outbound: tuple[OutboundUsage, ...] = ()
+    http: HttpResponse | None = None
+    retire: bool = False
+    """The worker asks to be replaced: it holds a state it cannot vouch for."""
+
+
+# front -> zygote -----------------------------------------------------------------------------------------------------
+
+
+class Load(Message, kw_only=True, tag="load"):
+    """Build the engine and deserialise these artifacts. Sent once, first."""
+
+    engine: EngineSettings
+    outbound: OutboundSettings
+    guests: tuple[GuestSpec, ...]
+
+
+class Spawn(Message, tag="spawn"):
+    """Fork a worker. Answered by Spawned, with its socket attached, or SpawnFailed."""
+
+    serial: int
+
+
+class Kill(Message, tag="kill"):
+    """SIGKILL a worker. Answered, as every death is, by Exited."""
+
+    serial: int
+
+
+# zygote -> front -----------------------------------------------------------------------------------------------------
+
+
+class Loaded(Message, kw_only=True, tag="loaded"):
+    """The engine stands; workers can be spawned. `failed` guests are not available."""
+
+    failed: tuple[tuple[str, str], ...] = ()
+    """(binding, why)."""
+
+
+class LoadFailed(Message, tag="load-failed"):
+    """The engine could not be built; the zygote exits."""
+
+    detail: str
+
+
+class Spawned(Message, tag="spawned"):
+    """A worker was forked. Attached: the front's end of its socket, and its status page (a memfd)."""
+
+    serial: int
+    pid: int
+
+
+class SpawnFailed(Message, tag="spawn-failed"):
+    """fork, socketpair or memfd_create failed."""
+
+    serial: int
+    detail: str
+
+
+class Exited(Message, tag="exited"):
+    """A worker was reaped. `status` as in os.waitstatus_to_exitcode: negative for a signal."""
+
+    serial: int
+    pid: int
+    status: int
