@@ -1,0 +1,153 @@
+"""Defining host functions: the only boundary between guest code and Python.
+
+A Python exception that leaves a ctypes callback is printed and forgotten, and wasmtime then reads an answer that was
+never written, which ends the process. So everything that happens in a host function is caught here, `BaseException`
+included. What cannot be caught is an exception that a signal handler raises before the `try` is entered: a process that
+runs guests must not install Python signal handlers that raise (SIGINT's default one does).
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import wasmtime
+from wasmtime import FuncType, ValType
+
+from hostfuncs.abi import capi
+from hostfuncs.abi.ending import Fault
+from hostfuncs.abi.state import InvocationState
+
+MAX_VALUES = 16
+"""Parameters, or results, a host function may have here."""
+
+_TYPES: dict[str, Callable[[], ValType]] = {"i": ValType.i32, "I": ValType.i64, "f": ValType.f32, "F": ValType.f64}
+_FIELDS = {"i": "I12x", "I": "Q8x", "f": "f12x", "F": "d8x"}
+
+_kept: list[Any] = []
+"""Callbacks live as long as the process: an artifact's code may hold their address, and there is one set per guest."""
+
+
+class _RawValues(dict[int, memoryview]):
+    """Views of `wasmtime_val_raw_t` arrays by address.
+
+    The arrays lie on the stack of the calling code, so the same few addresses come again and again, and finding a view
+    is many times cheaper than making one. Only as many values are touched as the function's type has.
+    """
+
+    def __missing__(self, address: int) -> memoryview:
+        if len(self) >= 4096:
+            self.clear()
+        view = self[address] = capi.view_of(address, MAX_VALUES * capi.VALUE_BYTES).cast("I")
+        return view
+
+
+_values = _RawValues()
+
+
+def func_type(params: str, result: str) -> FuncType:
+    """A function type written as letters: `i` i32, `I` i64, `f` f32, `F` f64.
+
+    Raises:
+        ValueError: another letter, more than one result, or too many parameters.
+    """
+    if len(params) > MAX_VALUES or len(result) > 1 or set(params + result) - _TYPES.keys():
+        raise ValueError(f"not a function type: {params!r} -> {result!r}")
+    return FuncType([_TYPES[letter]() for letter in params], [_TYPES[letter]() for letter in result])
+
+
+def callback(
+    params: str, result: str, function: Callable[..., Any], state: InvocationState, *, fault: int | None = None
+) -> Callable[[Any, Any, int, int], int]:
+    """The raw callback that `define` hands to wasmtime. Parameters as there."""
+    layout = struct.Struct("<" + "".join(_FIELDS[letter] for letter in params))
+    unpack = layout.unpack_from
+    values = _values
+    end = state.end
+
+    if not result:
+
+        def call_without_result(_env: Any, _caller: Any, raw: int, _count: int) -> int:
+            try:
+                function(*unpack(values[raw]))
+            except BaseException as error:  # noqa: BLE001 - see the module's docstring
+                return end(error)
+            return 0
+
+        return call_without_result
+
+    if result == "i":
+
+        def call(_env: Any, _caller: Any, raw: int, _count: int) -> int:
+            try:
+                view = values[raw]
+                try:
+                    view[0] = function(*unpack(view))
+                except Fault:
+                    if fault is None:
+                        raise
+                    view[0] = fault
+            except BaseException as error:  # noqa: BLE001 - see the module's docstring
+                return end(error)
+            return 0
+
+        return call
+
+    pack = struct.Struct("<" + _FIELDS[result]).pack_into
+
+    def call_wide(_env: Any, _caller: Any, raw: int, _count: int) -> int:
+        try:
+            view = values[raw]
+            pack(view, 0, function(*unpack(view)))
+        except BaseException as error:  # noqa: BLE001 - see the module's docstring
+            return end(error)
+        return 0
+
+    return call_wide
+
+
+def define(
+    linker: wasmtime.Linker,
+    module: str,
+    name: str,
+    params: str,
+    result: str,
+    function: Callable[..., Any],
+    state: InvocationState,
+    *,
+    fault: int | None = None,
+) -> None:
+    """Make a Python function importable by guests.
+
+    Parameters:
+        linker: where.
+        module, name: how guests import it.
+        params, result: its type, as in `func_type`. Integers arrive unsigned and must be returned so (0 to 2**32 - 1,
+            or 2**64 - 1); anything else that is returned is a fault of the host.
+        function: called with one argument per parameter. It may raise `GuestEnded` to end the guest; any other
+            exception is a fault of the host and ends it too.
+        state: the invocation it serves.
+        fault: the error number for a pointer outside the guest's memory; None ends the guest instead. Only with
+            result `i`.
+
+    Raises:
+        ValueError: the type cannot be expressed, or a function of that name is defined already.
+    """
+    if fault is not None and result != "i":
+        raise ValueError(f"{module}.{name}: an error number needs a result of type i, not {result!r}")
+    kind = func_type(params, result)
+    native = capi.HostCallback(callback(params, result, function, state, fault=fault))
+    _kept.append((native, kind))
+    module_name, function_name = module.encode(), name.encode()
+    error = capi.linker_define_func_unchecked(
+        capi.address_of(linker),
+        module_name,
+        len(module_name),
+        function_name,
+        len(function_name),
+        capi.address_of(kind),
+        native,
+        None,
+        None,
+    )
+    if error:
+        raise ValueError(f"{module}.{name} cannot be defined: {capi.take_error(error)}")

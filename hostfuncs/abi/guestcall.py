@@ -1,0 +1,89 @@
+"""Calling a function that the guest exports, from inside a host function: an allocator such as `cabi_realloc`."""
+
+import ctypes
+from typing import Any
+
+import wasmtime
+
+from hostfuncs.abi import capi
+from hostfuncs.abi.ending import GuestTrapped, HostTrap
+from hostfuncs.abi.state import InvocationState
+
+
+def exported_function_type(module: wasmtime.Module, name: str) -> tuple[list[str], list[str]] | None:
+    """Parameter and result types of an exported function, in the text format's names; None if there is none."""
+    for export in module.exports:
+        if export.name == name and isinstance(export.type, wasmtime.FuncType):
+            return [str(kind) for kind in export.type.params], [str(kind) for kind in export.type.results]
+    return None
+
+
+class GuestFunction:
+    """An exported function of type `i32 ... -> i32`, callable while the guest waits in a host function.
+
+    Calls through the raw interface trust the type, so the owner checks `exported_function_type` when the module is
+    loaded; a guest without the function is ended when it is first needed.
+
+    Parameters:
+        state: the invocation.
+        name: of the export.
+        parameters: how many i32 parameters it takes, 1 to 8.
+    """
+
+    __slots__ = ("_call_values", "_extern", "_name", "_parameters", "_serial", "_state", "_trap", "_usable")
+
+    def __init__(self, state: InvocationState, name: str, parameters: int, *, usable: bool) -> None:
+        self._state = state
+        self._name = name.encode()
+        self._parameters = parameters
+        self._usable = usable
+        """Whether the module exports it with the right type, as found when it was loaded."""
+        self._serial = -1
+        self._extern = ctypes.create_string_buffer(capi.EXTERN_BYTES)
+        self._call_values = (ctypes.c_uint64 * (2 * max(parameters, 1)))()
+        self._trap = (ctypes.c_uint64 * 1)()
+
+    def __call__(self, *arguments: int) -> int:
+        """Call it with unsigned 32-bit numbers; the answer is one too.
+
+        Raises:
+            HostTrap: the guest does not export it so, or called a host function from within such a call that needs
+                a further one (nesting is not allowed: it could exhaust the stack).
+            GuestTrapped: it trapped. GuestEnded: a host function it called ended the guest.
+        """
+        state = self._state
+        if not self._usable:
+            raise HostTrap(f"the module exports no function {self._name.decode()!r} of the type this host needs")
+        if state.inside_guest_call:
+            raise HostTrap(f"{self._name.decode()} was needed while the guest was in such a call already")
+        assert len(arguments) == self._parameters
+        function = ctypes.addressof(self._extern) + capi.EXTERN_ITEM_OFFSET
+        if self._serial != state.serial:
+            found = capi.instance_export_get(
+                state.context, state.instance, self._name, len(self._name), ctypes.addressof(self._extern)
+            )
+            if not found or self._extern[0] != bytes((capi.EXTERN_FUNC,)):
+                raise HostTrap(f"the module exports no function {self._name.decode()!r}")
+            self._serial = state.serial
+        values: Any = self._call_values
+        for at, argument in enumerate(arguments):
+            values[2 * at] = argument
+        self._trap[0] = 0
+        state.inside_guest_call = True
+        try:
+            error = capi.func_call_unchecked(
+                state.context,
+                function,
+                ctypes.addressof(values),
+                max(self._parameters, 1),
+                ctypes.addressof(self._trap),
+            )
+        finally:
+            state.inside_guest_call = False
+        trap = self._trap[0]
+        if trap:
+            code, text = capi.take_trap(trap)
+            raise state.ended or GuestTrapped(code, text)
+        if error:
+            raise state.ended or GuestTrapped(None, capi.take_error(error))
+        return int(values[0]) & 0xFFFFFFFF

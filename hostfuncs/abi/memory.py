@@ -1,0 +1,159 @@
+"""A guest's linear memory, bounds-checked.
+
+One memoryview spans the memory; slicing and struct then check bounds in C. A guest's memory may have grown since the
+view was made, so a failed access asks for the size again, and only then is it a `Fault`. This relies on memories that
+never move (`memory_may_move = False`, or the pooling allocator): growing changes the size only.
+"""
+
+import struct
+from typing import Any
+
+from hostfuncs.abi import capi
+from hostfuncs.abi.ending import Fault
+
+_EMPTY = memoryview(bytearray())
+_U32 = struct.Struct("<I")
+_U64 = struct.Struct("<Q")
+
+
+class GuestMemory:
+    """The memory of the guest that is running, or nothing at all between guests.
+
+    Pointers and lengths are what the guest gave, as unsigned numbers; host functions defined through
+    `hostfuncs.abi.define` receive them so. Every method copies: no view of guest memory leaves this object, so that
+    nothing can touch it after the guest's store is gone.
+    """
+
+    __slots__ = ("_address", "_context", "_handle", "_view")
+
+    def __init__(self) -> None:
+        self._view = _EMPTY
+        self._address = 0
+        self._context = 0
+        self._handle = 0
+
+    def __repr__(self) -> str:
+        return f"<GuestMemory of {len(self._view)} bytes>" if self._handle else "<GuestMemory detached>"
+
+    def attach(self, context: int, handle: int) -> None:
+        """Begin to serve a guest.
+
+        Parameters:
+            context: address of its store's context.
+            handle: address of the `wasmtime_memory_t`; must stay valid until `detach`.
+        """
+        self._context = context
+        self._handle = handle
+        address = capi.memory_data(context, handle) or 0
+        size = capi.memory_data_size(context, handle)
+        # The allocator tends to give the same slot again, and then last time's view is right as it is.
+        if address != self._address or size != len(self._view):
+            self._view = capi.view_of(address, size) if size else _EMPTY
+            self._address = address
+
+    def detach(self) -> None:
+        """Forget the guest; every later access is a Fault. Call before its store is deleted."""
+        self._handle = 0
+        self._context = 0
+        self._view = _EMPTY
+        self._address = 0
+
+    def size(self) -> int:
+        """Its size now, in bytes; 0 without a guest."""
+        self._refresh()
+        return len(self._view)
+
+    def _refresh(self) -> bool:
+        """Take notice of growth. True if there was any."""
+        if not self._handle:
+            return False
+        size = capi.memory_data_size(self._context, self._handle)
+        if size == len(self._view):
+            return False
+        self._address = capi.memory_data(self._context, self._handle) or 0
+        self._view = capi.view_of(self._address, size) if size else _EMPTY
+        return True
+
+    def _fault(self, pointer: int, length: int) -> Fault:
+        return Fault(pointer, length, len(self._view))
+
+    def check(self, pointer: int, length: int) -> None:
+        """Make sure that a range lies in memory.
+
+        Raises:
+            Fault: it does not. A range of no bytes may begin at the very end, not after it.
+        """
+        if pointer + length > len(self._view) and not (self._refresh() and pointer + length <= len(self._view)):
+            raise self._fault(pointer, length)
+
+    def read(self, pointer: int, length: int) -> bytes:
+        """A copy of a range.
+
+        Raises:
+            Fault: it is not in memory. Nothing is allocated then.
+        """
+        end = pointer + length
+        if end > len(self._view):
+            self.check(pointer, length)
+        return self._view[pointer:end].tobytes()
+
+    def write(self, pointer: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy `data` into memory.
+
+        Raises:
+            Fault: it does not fit. Nothing is written then.
+        """
+        end = pointer + len(data)
+        if end > len(self._view):
+            self.check(pointer, len(data))
+        self._view[pointer:end] = data
+
+    def unpack(self, layout: struct.Struct, pointer: int) -> tuple[Any, ...]:
+        """The fields of a record.
+
+        Parameters:
+            layout: little-endian (`<`) and without surprises: WebAssembly memory is little-endian on every host.
+
+        Raises:
+            Fault: it is not in memory.
+        """
+        try:
+            return layout.unpack_from(self._view, pointer)
+        except struct.error:
+            self.check(pointer, layout.size)
+            return layout.unpack_from(self._view, pointer)
+
+    def pack(self, layout: struct.Struct, pointer: int, *values: Any) -> None:
+        """Write the fields of a record.
+
+        Raises:
+            Fault: it does not fit. Nothing is written then.
+            struct.error: a value is out of its field's range, which is the host's mistake.
+        """
+        if pointer + layout.size > len(self._view):
+            self.check(pointer, layout.size)
+        layout.pack_into(self._view, pointer, *values)
+
+    def read_u32(self, pointer: int) -> int:
+        """The number at a pointer. Raises Fault."""
+        number: int = self.unpack(_U32, pointer)[0]
+        return number
+
+    def write_u32(self, pointer: int, value: int) -> None:
+        """Store a number. Raises Fault."""
+        self.pack(_U32, pointer, value)
+
+    def write_u64(self, pointer: int, value: int) -> None:
+        """Store a number. Raises Fault."""
+        self.pack(_U64, pointer, value)
+
+    def unpack_array(self, layout: struct.Struct, pointer: int, count: int) -> list[tuple[Any, ...]]:
+        """`count` records that follow each other.
+
+        The whole range is checked before anything is allocated, but a guest with much memory can name many records:
+        callers bound `count` by what their function allows.
+
+        Raises:
+            Fault: they are not all in memory.
+        """
+        return list(layout.iter_unpack(self.read(pointer, count * layout.size)))
