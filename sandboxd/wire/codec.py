@@ -13,7 +13,7 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024
 HEADER = struct.Struct("<I")
 
 ToWorker = m.Invoke
-FromWorker = m.Ready | m.Result
+FromWorker = m.Ready | m.Result | m.Skipped
 ToZygote = m.Load | m.Spawn | m.Kill
 FromZygote = m.Loaded | m.LoadFailed | m.Spawned | m.SpawnFailed | m.Exited
 

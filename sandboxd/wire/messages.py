@@ -14,7 +14,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """Base of all messages."""
 
 
-class GuestSpec(Message, kw_only=True, tag="guest"):
+class GuestSpec(Message, frozen=True, kw_only=True, tag="guest"):
     """One binding as a worker needs it."""
 
     binding: str
@@ -29,7 +29,7 @@ class GuestSpec(Message, kw_only=True, tag="guest"):
     allowed_outbound_hosts: tuple[str, ...] | None = None
 
 
-class OutboundSettings(Message, kw_only=True, tag="outbound"):
+class OutboundSettings(Message, frozen=True, kw_only=True, tag="outbound"):
     """Server-wide settings of outbound HTTP."""
 
     block_networks: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class OutboundSettings(Message, kw_only=True, tag="outbound"):
 # front -> worker -----------------------------------------------------------------------------------------------------
 
 
-class HttpRequest(Message, kw_only=True, tag="http-request"):
+class HttpRequest(Message, frozen=True, kw_only=True, tag="http-request"):
     """The request a `wasi:http/proxy` guest gets."""
 
     method: str
@@ -63,7 +63,7 @@ class HttpRequest(Message, kw_only=True, tag="http-request"):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class Invoke(Message, kw_only=True, tag="invoke"):
+class Invoke(Message, frozen=True, kw_only=True, tag="invoke"):
     """Run a guest once."""
 
     id: int
@@ -82,13 +82,13 @@ class Invoke(Message, kw_only=True, tag="invoke"):
 # worker -> front -----------------------------------------------------------------------------------------------------
 
 
-class Ready(Message, tag="ready"):
+class Ready(Message, frozen=True, tag="ready"):
     """The worker can take frames."""
 
     pid: int
 
 
-class OutboundUsage(Message, kw_only=True, tag="outbound-usage"):
+class OutboundUsage(Message, frozen=True, kw_only=True, tag="outbound-usage"):
     """One outbound request of an invocation. `rule` is the matched pattern, never the raw host."""
 
     rule: str
@@ -99,14 +99,14 @@ class OutboundUsage(Message, kw_only=True, tag="outbound-usage"):
     """If the policy refused it: host, address, scheme, method or limit."""
 
 
-class HttpResponse(Message, kw_only=True, tag="http-response"):
+class HttpResponse(Message, frozen=True, kw_only=True, tag="http-response"):
     """The head a `wasi:http/proxy` guest answered with; its body is the result's stdout."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-class Result(Message, kw_only=True, tag="result"):
+class Result(Message, frozen=True, kw_only=True, tag="result"):
     """How an invocation ended."""
 
     id: int
@@ -127,10 +127,16 @@ class Result(Message, kw_only=True, tag="result"):
     """The worker asks to be replaced: it holds a state it cannot vouch for."""
 
 
+class Skipped(Message, frozen=True, tag="skipped"):
+    """The worker found this frame revoked on its status page and did not run it."""
+
+    id: int
+
+
 # front -> zygote -----------------------------------------------------------------------------------------------------
 
 
-class Load(Message, kw_only=True, tag="load"):
+class Load(Message, frozen=True, kw_only=True, tag="load"):
     """Build the engine and deserialise these artifacts. Sent once, first."""
 
     engine: EngineSettings
@@ -138,13 +144,13 @@ class Load(Message, kw_only=True, tag="load"):
     guests: tuple[GuestSpec, ...]
 
 
-class Spawn(Message, tag="spawn"):
+class Spawn(Message, frozen=True, tag="spawn"):
     """Fork a worker. Answered by Spawned, with its socket attached, or SpawnFailed."""
 
     serial: int
 
 
-class Kill(Message, tag="kill"):
+class Kill(Message, frozen=True, tag="kill"):
     """SIGKILL a worker. Answered, as every death is, by Exited."""
 
     serial: int
@@ -153,34 +159,34 @@ class Kill(Message, tag="kill"):
 # zygote -> front -----------------------------------------------------------------------------------------------------
 
 
-class Loaded(Message, kw_only=True, tag="loaded"):
+class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):
     """The engine stands; workers can be spawned. `failed` guests are not available."""
 
     failed: tuple[tuple[str, str], ...] = ()
     """(binding, why)."""
 
 
-class LoadFailed(Message, tag="load-failed"):
+class LoadFailed(Message, frozen=True, tag="load-failed"):
     """The engine could not be built; the zygote exits."""
 
     detail: str
 
 
-class Spawned(Message, tag="spawned"):
+class Spawned(Message, frozen=True, tag="spawned"):
     """A worker was forked. Attached: the front's end of its socket, and its status page (a memfd)."""
 
     serial: int
     pid: int
 
 
-class SpawnFailed(Message, tag="spawn-failed"):
+class SpawnFailed(Message, frozen=True, tag="spawn-failed"):
     """fork, socketpair or memfd_create failed."""
 
     serial: int
     detail: str
 
 
-class Exited(Message, tag="exited"):
+class Exited(Message, frozen=True, tag="exited"):
     """A worker was reaped. `status` as in os.waitstatus_to_exitcode: negative for a signal."""
 
     serial: int

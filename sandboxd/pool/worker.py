@@ -1,0 +1,183 @@
+"""One worker process as the pool sees it: its state, its socket, and what it was given and has not answered."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from sandboxd.pool.state import WorkerEvent, WorkerState, advance
+from sandboxd.wire import codec
+from sandboxd.wire import messages as m
+from sandboxd.wire.page import SLOTS, StatusPage
+
+if TYPE_CHECKING:
+    from sandboxd.pool.generation import Generation
+    from sandboxd.pool.invocation import Invocation
+
+
+class WorkerEvents(Protocol):
+    """Who hears what a worker says. Called on the event loop."""
+
+    def on_ready(self, worker: "Worker") -> None:
+        """READY arrived."""
+
+    def on_result(self, worker: "Worker", result: m.Result) -> None:
+        """A result arrived."""
+
+    def on_skipped(self, worker: "Worker", invocation_id: int) -> None:
+        """The worker left out a frame that had been taken back."""
+
+    def on_channel_lost(self, worker: "Worker", why: str) -> None:
+        """The socket closed, or carried something that is no frame (`why` says which)."""
+
+
+class Worker(asyncio.Protocol):
+    """One worker.
+
+    Parameters:
+        serial: its number, unique in this server.
+        generation: the set of guests it was forked with.
+        events: who is told.
+    """
+
+    def __init__(self, serial: int, generation: "Generation", events: WorkerEvents) -> None:
+        self.serial = serial
+        self.generation = generation
+        self.state = WorkerState.STARTING
+        self.pid = 0
+        self.inflight: deque[Invocation] = deque()
+        self.asked_ns = time.monotonic_ns()
+        self.busy_since_ns = 0
+        self.head_since_ns = 0
+        self.served = 0
+        self.exit_reason = ""
+        self.stale = False
+        """Holds frames that were revoked and not yet skipped: it gets no more until it has answered."""
+        self._events = events
+        self._decoder = codec.Decoder(codec.FromWorker)
+        self._transport: asyncio.Transport | None = None
+        self._page: StatusPage | None = None
+        self._pidfd = -1
+        self._sent = 0
+        self._revoked: set[int] = set()
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.serial} pid={self.pid} {self.state.name} inflight={len(self.inflight)}>"
+
+    def advance(self, event: WorkerEvent) -> None:
+        """Move to the next state.
+
+        Raises:
+            IllegalTransitionError: see `sandboxd.pool.state`.
+        """
+        self.state = advance(self.state, event)
+
+    async def attach(self, pid: int, channel: socket.socket, page_fd: int, pidfd: int) -> None:
+        """Take over what the zygote sent."""
+        self.pid = pid
+        self._pidfd = pidfd
+        try:
+            self._page = StatusPage(page_fd)
+        finally:
+            os.close(page_fd)
+        channel.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self, sock=channel)
+
+    def send(self, invocation: "Invocation", guest: int) -> None:
+        """Give it an invocation. The caller has checked `room`."""
+        assert self._transport is not None
+        self._sent += 1
+        invocation.number = self._sent
+        invocation.worker = self
+        self.inflight.append(invocation)
+        self._transport.write(
+            codec.encode(
+                m.Invoke(
+                    id=invocation.id,
+                    guest=guest,
+                    deadline_ns=invocation.deadline_ns,
+                    args=invocation.args,
+                    env=invocation.env,
+                    stdin=invocation.stdin,
+                    http=invocation.http,
+                )
+            )
+        )
+
+    def room(self, ahead: int) -> bool:
+        """True if it may be given one more while `ahead` may wait in its socket."""
+        return len(self.inflight) <= ahead and not self.stale and len(self._revoked) < SLOTS // 2
+
+    def has_begun(self, invocation: "Invocation") -> bool:
+        """True if the worker started, or finished, this invocation. Reliable after its death."""
+        return self._page is None or self._page.begun() >= invocation.number
+
+    def revoke(self, invocation: "Invocation") -> bool:
+        """Take back an invocation it has not begun. True: it will not run and is no longer in flight here."""
+        if self._page is None or not self._page.revoke(invocation.number):
+            self._revoked.add(invocation.number)
+            return False
+        self.inflight.remove(invocation)
+        invocation.worker = None
+        self.stale = True
+        return True
+
+    def settle(self, invocation: "Invocation") -> None:
+        """Its answer is there: forget a mark on its frame that came too late."""
+        self.stale = False
+        if self._revoked and invocation.number in self._revoked:
+            self._revoked.discard(invocation.number)
+            if self._page is not None:
+                self._page.restore(invocation.number)
+
+    def kill_orphan(self) -> None:
+        """SIGKILL it directly. Only for when the zygote, whose task that is, died."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def disconnect(self) -> None:
+        """Close the socket: an idle worker ends at once, a busy one after its invocation."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+
+    def release(self) -> None:
+        """Give back every descriptor and mapping. The worker is gone."""
+        self.disconnect()
+        if self._page is not None:
+            self._page.close()
+            self._page = None
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    # asyncio.Protocol -------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            messages = self._decoder.feed(data)
+        except codec.ProtocolError as error:
+            self._events.on_channel_lost(self, f"sent garbage: {error}")
+            return
+        for message in messages:
+            if type(message) is m.Result:
+                self._events.on_result(self, message)
+            elif type(message) is m.Ready:
+                self._events.on_ready(self)
+            else:
+                self._events.on_skipped(self, message.id)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            self._transport = None
+            self._events.on_channel_lost(self, "")

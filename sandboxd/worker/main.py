@@ -1,0 +1,71 @@
+"""A worker: one blocking loop on one socket, one invocation at a time."""
+
+import gc
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import wasmtime
+
+from sandboxd.wire import codec
+from sandboxd.wire import messages as m
+from sandboxd.wire.page import StatusPage
+from sandboxd.worker.guests import Guest
+from sandboxd.worker.runtime import Runtime
+
+RECEIVE_BYTES = 1 << 18
+
+EXIT_FRONT_GONE = 0
+EXIT_PROTOCOL = 71
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the zygote made once and every worker shares: the engine and the linked guests (None where one failed)."""
+
+    engine: wasmtime.Engine
+    guests: Sequence[Guest | None]
+    outbound: m.OutboundSettings
+
+
+def run(channel: socket.socket, page_fd: int, prepared: Prepared) -> int:
+    """Serve invocations until the front closes the socket.
+
+    Parameters:
+        channel: stream socket to the front.
+        page_fd: memfd of the status page; closed here once mapped.
+        prepared: from the zygote.
+
+    Returns:
+        the process's exit status.
+    """
+    page = StatusPage(page_fd)
+    os.close(page_fd)
+    runtime = Runtime(prepared.engine, prepared.guests, prepared.outbound)
+    decoder = codec.Decoder(codec.ToWorker)
+    buffer = bytearray(RECEIVE_BYTES)
+    view = memoryview(buffer)
+    number = 0
+    # Collections run between invocations, never inside one: a pause there would be a guest's latency.
+    gc.disable()
+    channel.sendall(codec.encode(m.Ready(os.getpid())))
+    try:
+        while True:
+            size = channel.recv_into(buffer)
+            if not size:
+                return EXIT_FRONT_GONE
+            for invoke in decoder.feed(view[:size]):
+                number += 1
+                if page.begin(number):
+                    channel.sendall(codec.encode(runtime.run(invoke)))
+                else:
+                    channel.sendall(codec.encode(m.Skipped(invoke.id)))
+            if number & 0xFF == 0:
+                gc.collect(0)
+    except (ConnectionError, BrokenPipeError):
+        return EXIT_FRONT_GONE
+    except codec.ProtocolError as error:
+        print(f"worker {os.getpid()}: {error}", file=sys.stderr)
+        return EXIT_PROTOCOL

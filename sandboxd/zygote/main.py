@@ -1,0 +1,182 @@
+"""The zygote: the one process that forks, kills and reaps workers.
+
+`python -m sandboxd.zygote.main FD`, started by `sandboxd.zygote.client` with one end of a socketpair as FD.
+It has one thread and no event loop, deserialises every artifact once, and then forks on request; a worker
+shares those pages. It ends when its socket does, and takes every worker along: no orphan is left when the
+front dies, however it dies.
+"""
+
+import contextlib
+import faulthandler
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+from sandboxd.wire import codec
+from sandboxd.wire import messages as m
+from sandboxd.wire.page import PAGE_BYTES
+from sandboxd.worker import engine as worker_engine
+from sandboxd.worker import guests as worker_guests
+from sandboxd.worker import main as worker_main
+from sandboxd.zygote import hardening
+
+RECEIVE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    serial: int
+    pid: int
+    pidfd: int
+
+
+class Zygote:
+    """Answers the front's messages until its socket closes.
+
+    Parameters:
+        control: the stream socket to the front.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._decoder = codec.Decoder(codec.ToZygote)
+        self._poll = select.poll()
+        self._children: dict[int, _Child] = {}
+        self._by_serial: dict[int, _Child] = {}
+        self._prepared: worker_main.Prepared | None = None
+
+    def __repr__(self) -> str:
+        return f"<Zygote with {len(self._children)} workers>"
+
+    def run(self) -> None:
+        """Serve until the front closes the socket; then kill and reap every worker."""
+        self._poll.register(self._control, select.POLLIN)
+        try:
+            while True:
+                for fd, _ in self._poll.poll():
+                    if fd == self._control.fileno():
+                        data = self._control.recv(RECEIVE_BYTES)
+                        if not data:
+                            return
+                        for message in self._decoder.feed(data):
+                            self._handle(message)
+                    else:
+                        self._reap(fd)
+        except (ConnectionError, codec.ProtocolError) as error:
+            print(f"zygote: the front is gone: {error}", file=sys.stderr)
+        finally:
+            self._end_children()
+
+    def _handle(self, message: m.Load | m.Spawn | m.Kill) -> None:
+        match message:
+            case m.Load():
+                self._load(message)
+            case m.Spawn(serial):
+                self._spawn(serial)
+            case m.Kill(serial):
+                child = self._by_serial.get(serial)
+                if child is not None:
+                    signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+
+    def _load(self, load: m.Load) -> None:
+        try:
+            engine = worker_engine.build(load.engine)
+        except Exception as error:
+            self._send(m.LoadFailed(f"engine cannot be built: {error}"))
+            raise SystemExit(1) from error
+        guests: list[worker_guests.Guest | None] = []
+        failed: list[tuple[str, str]] = []
+        for spec in load.guests:
+            try:
+                guests.append(worker_guests.load(engine, spec))
+            except worker_guests.GuestError as error:
+                guests.append(None)
+                failed.append((spec.binding, str(error)))
+        self._prepared = worker_main.Prepared(engine, guests, load.outbound)
+        gc.collect()
+        gc.freeze()
+        self._send(m.Loaded(failed=tuple(failed)))
+
+    def _spawn(self, serial: int) -> None:
+        assert self._prepared is not None, "Load comes first"
+        page = -1
+        ours, theirs = socket.socketpair()
+        try:
+            page = os.memfd_create("sandboxd-status", os.MFD_CLOEXEC)
+            os.ftruncate(page, PAGE_BYTES)
+            pid = os.fork()
+            if pid == 0:
+                self._become_worker(theirs, page, ours)
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            self._send(m.SpawnFailed(serial, f"{error}"))
+            return
+        else:
+            child = _Child(serial, pid, pidfd)
+            self._children[pidfd] = self._by_serial[serial] = child
+            self._poll.register(pidfd, select.POLLIN)
+            self._send(m.Spawned(serial, pid), [ours.fileno(), page, pidfd])
+        finally:
+            ours.close()
+            theirs.close()
+            if page >= 0:
+                os.close(page)
+
+    def _become_worker(self, channel: socket.socket, page: int, other_end: socket.socket) -> NoReturn:
+        status = 70
+        try:
+            self._control.close()
+            other_end.close()
+            for pidfd in self._children:
+                os.close(pidfd)
+            hardening.confine_worker()
+            assert self._prepared is not None
+            status = worker_main.run(channel, page, self._prepared)
+        except BaseException:  # noqa: BLE001
+            # The last boundary of this process: say what happened, then end it without running the zygote's exit path.
+            sys.excepthook(*sys.exc_info())
+        finally:
+            with contextlib.suppress(OSError):
+                sys.stderr.flush()
+            os._exit(status)
+
+    def _reap(self, pidfd: int) -> None:
+        child = self._children.pop(pidfd)
+        del self._by_serial[child.serial]
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(child.pid, 0)
+        self._send(m.Exited(child.serial, child.pid, os.waitstatus_to_exitcode(status)))
+
+    def _send(self, message: m.Message, fds: list[int] | None = None) -> None:
+        data = codec.encode(message)
+        sent = socket.send_fds(self._control, [data], fds) if fds else 0
+        self._control.sendall(data[sent:])
+
+    def _end_children(self) -> None:
+        for child in self._children.values():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+        for child in self._children.values():
+            os.waitpid(child.pid, 0)
+
+
+def main() -> None:
+    """Entry point. The front is the only one who starts it."""
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.setblocking(True)
+    # The front decides when we end, by closing the socket; a terminal's Ctrl-C or a supervisor's SIGTERM goes to it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable()
+    hardening.forbid_new_privileges()
+    Zygote(control).run()
+
+
+if __name__ == "__main__":
+    main()
