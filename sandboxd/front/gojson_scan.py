@@ -1,0 +1,272 @@
+"""The exact reader: what json.Decoder of Go 1.26 makes of any bytes, its error messages included.
+
+Taken only for bodies that `sandboxd.front.gojson` cannot prove to be ordinary. It never recurses (Go allows
+10,000 levels), its work is linear in the body, and it spends its time in many short steps, so that in a thread of
+its own it leaves the event loop responsive.
+"""
+
+import re
+from typing import Any, Final, NoReturn
+
+from sandboxd.front.gojson_text import number, quote, quote_char, unquote
+
+MAX_DEPTH: Final = 10_000
+"""maxNestingDepth, scanner.go."""
+
+_space = re.compile(rb"[ \t\r\n]*+").match
+# Everything of a string after its opening quote up to the first byte that cannot be part of it.
+_string_content = re.compile(rb'(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9A-Fa-f]{4})*+').match
+_number = re.compile(rb"-?(?:0|[1-9][0-9]*+)(\.[0-9]++)?([eE][+-]?[0-9]++)?").match
+_exponent_sign = re.compile(rb"[eE][+-]?").match
+
+_QUOTE, _BACKSLASH, _COMMA, _COLON = b'"\\,:'
+_BRACE, _END_BRACE, _BRACKET, _END_BRACKET = b"{}[]"
+_LITERALS: Final = {0x74: b"true", 0x66: b"false", 0x6E: b"null"}
+_HEX: Final = frozenset(b"0123456789abcdefABCDEF")
+
+# A value that has been read: encoded text for a scalar, containers as they are.
+Node = Any
+
+
+class JsonSyntaxError(Exception):
+    """The bytes are no JSON; the text is Go's SyntaxError."""
+
+
+class IncompleteError(Exception):
+    """The bytes end inside the first value."""
+
+
+def _fault(byte: int, context: str) -> JsonSyntaxError:
+    return JsonSyntaxError(f"invalid character {quote_char(byte)} {context}")
+
+
+class Scanner:
+    """Reads values from one body.
+
+    Parameters:
+        body: the bytes. Positions are offsets into it.
+    """
+
+    __slots__ = ("_overflow", "body", "end")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.end = len(body)
+        self._overflow: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Scanner of {self.end} bytes>"
+
+    def take_overflow(self) -> str | None:
+        """The first number literal read since the last call that float64 cannot hold."""
+        overflow, self._overflow = self._overflow, None
+        return overflow
+
+    def peek(self, at: int) -> tuple[int, int]:
+        """Skip white space: the position and value of the next byte.
+
+        Raises:
+            IncompleteError: there is none.
+        """
+        match = _space(self.body, at)
+        at = match.end() if match else at
+        if at >= self.end:
+            raise IncompleteError
+        return at, self.body[at]
+
+    def string(self, at: int) -> tuple[str, int]:
+        """The text of the string whose opening quote is at `at`, and the position behind it.
+
+        Raises:
+            JsonSyntaxError, IncompleteError: it is none.
+        """
+        match = _string_content(self.body, at + 1)
+        stop = match.end() if match else at + 1
+        if stop < self.end and self.body[stop] == _QUOTE:
+            return unquote(self.body[at + 1 : stop]), stop + 1
+        raise self._string_fault(stop)
+
+    def _string_fault(self, at: int) -> JsonSyntaxError | IncompleteError:
+        """What is wrong at `at`, where the content of a string cannot go on."""
+        rest = self.body[at : at + 6]
+        if len(rest) > 0 and rest[0] != _BACKSLASH:
+            return _fault(rest[0], "in string literal")
+        if len(rest) > 1 and rest[1] != 0x75:
+            return _fault(rest[1], "in string escape code")
+        for byte in rest[2:]:
+            if byte not in _HEX:
+                return _fault(byte, "in \\u hexadecimal character escape")
+        return IncompleteError()
+
+    def key(self, at: int) -> tuple[str, int]:
+        """The object key that must begin at or behind `at`, and the position behind its colon.
+
+        Raises:
+            JsonSyntaxError, IncompleteError: there is none.
+        """
+        at, byte = self.peek(at)
+        if byte != _QUOTE:
+            raise _fault(byte, "looking for beginning of object key string")
+        text, at = self.string(at)
+        at, byte = self.peek(at)
+        if byte != _COLON:
+            raise _fault(byte, "after object key")
+        return text, at + 1
+
+    def after_member(self, at: int) -> tuple[int, bool]:
+        """Past what follows an object's member, and whether another member must come.
+
+        Raises:
+            JsonSyntaxError, IncompleteError: neither a comma nor the closing brace follows.
+        """
+        at, byte = self.peek(at)
+        if byte != _COMMA and byte != _END_BRACE:
+            raise _fault(byte, "after object key:value pair")
+        return at + 1, byte == _COMMA
+
+    def number(self, at: int) -> tuple[str, int]:
+        """The number literal at `at` and the position behind it.
+
+        Raises:
+            JsonSyntaxError, IncompleteError: it is none, or the bytes end where more digits must follow.
+        """
+        match = _number(self.body, at)
+        if match is None:  # a minus sign alone: anything else does not get here
+            at += 1
+            self._digit_missing(at, "in numeric literal")
+        stop = match.end()
+        fraction, exponent = match.groups()
+        if stop < self.end and exponent is None:
+            byte = self.body[stop]
+            if byte == 0x2E and fraction is None:
+                self._digit_missing(stop + 1, "after decimal point in numeric literal")
+            sign = _exponent_sign(self.body, stop)
+            if sign:
+                self._digit_missing(sign.end(), "in exponent of numeric literal")
+        return match.group().decode("ascii"), stop
+
+    def _digit_missing(self, at: int, context: str) -> NoReturn:
+        if at >= self.end:
+            raise IncompleteError
+        raise _fault(self.body[at], context)
+
+    def literal(self, at: int) -> tuple[str, int]:
+        """`true`, `false` or `null` at `at`, and the position behind it.
+
+        Raises:
+            JsonSyntaxError, IncompleteError: it is none of them, or no value at all.
+        """
+        word = _LITERALS.get(self.body[at])
+        if word is None:
+            raise _fault(self.body[at], "looking for beginning of value")
+        found = self.body[at : at + len(word)]
+        if found == word:
+            return word.decode("ascii"), at + len(word)
+        for have, want in zip(found, word, strict=False):
+            if have != want:
+                raise _fault(have, f"in literal {word.decode('ascii')} (expecting '{chr(want)}')")
+        raise IncompleteError
+
+    def scalar(self, at: int, byte: int) -> tuple[str, int]:
+        """The scalar that begins with `byte` at `at`, encoded as Go would, and the position behind it.
+
+        Raises:
+            JsonSyntaxError, IncompleteError: it is none.
+        """
+        if byte == _QUOTE:
+            text, at = self.string(at)
+            return quote(text), at
+        if byte == 0x2D or 0x30 <= byte <= 0x39:
+            text, at = self.number(at)
+            encoded = number(text)
+            if encoded is None:
+                if self._overflow is None:
+                    self._overflow = text
+                encoded = "null"
+            return encoded, at
+        return self.literal(at)
+
+    def value(self, at: int, depth: int) -> tuple[Node, int]:
+        """The value that begins at or behind `at`, and the position behind it.
+
+        Parameters:
+            depth: how many containers are open around it.
+
+        Raises:
+            JsonSyntaxError, IncompleteError: it is none.
+        """
+        opened: list[Node] = []
+        keys: list[str] = []
+        node: Node
+        while True:
+            at, byte = self.peek(at)
+            if byte in (_BRACE, _BRACKET):
+                if depth + len(opened) >= MAX_DEPTH:
+                    raise _fault(byte, "exceeded max depth")
+                node = {} if byte == _BRACE else []
+                at, following = self.peek(at + 1)
+                if following != (_END_BRACE if byte == _BRACE else _END_BRACKET):
+                    opened.append(node)
+                    if byte == _BRACE:
+                        name, at = self.key(at)
+                        keys.append(name)
+                    continue
+                at += 1
+            else:
+                node, at = self.scalar(at, byte)
+            # A value has ended: put it into its container, and close as many containers as end here.
+            while True:
+                if not opened:
+                    return node, at
+                container = opened[-1]
+                if type(container) is dict:
+                    container[keys.pop()] = node
+                    at, more = self.after_member(at)
+                    if more:
+                        name, at = self.key(at)
+                        keys.append(name)
+                        break
+                else:
+                    container.append(node)
+                    at, byte = self.peek(at)
+                    at += 1
+                    if byte == _COMMA:
+                        break
+                    if byte != _END_BRACKET:
+                        raise _fault(byte, "after array element")
+                node = opened.pop()
+
+
+def encode(node: Node) -> bytes:
+    """A value read by `Scanner.value` as json.Marshal writes it: compact, keys sorted by code point."""
+    out: list[str] = []
+    write = out.append
+    # Each entry: what is left of an open container, and what closes it.
+    opened: list[tuple[Any, str]] = []
+    while True:
+        if type(node) is str:
+            write(node)
+        elif type(node) is dict:
+            write("{")
+            opened.append((iter(sorted(node.items())), "}"))
+        else:
+            write("[")
+            opened.append((iter(node), "]"))
+        while opened:
+            rest, closing = opened[-1]
+            entry = next(rest, None)
+            if entry is None:
+                write(closing)
+                opened.pop()
+                continue
+            if out[-1] not in "{[":  # no scalar is encoded as a single bracket
+                write(",")
+            if closing == "}":
+                write(quote(entry[0]))
+                write(":")
+                node = entry[1]
+            else:
+                node = entry
+            break
+        else:
+            return "".join(out).encode("utf-8")
