@@ -1,6 +1,37 @@
-"""Guests for tests: committed small ones by name, others built or unpacked into a cache when first asked for."""
+"""Guests for tests: committed small ones by name, others built or unpacked into a cache when first asked for.
+
+`path("echo")` is committed; `go_guest("upper")` is built by the Go toolchain; `ruby()`, `php()`, `python311()`,
+`cpython312()` are interpreters from packages. None of them needs a filesystem. What each guest does is said at the
+top of its source (or in its function); sources and compilers are in `recipes.py`, `make guests` rebuilds them.
+"""
 
 from pathlib import Path
+
+from tests.guests.cache import (
+    ToolMissingError,
+    cpython312,
+    go_guest,
+    php,
+    python311,
+    quickjs,
+    ruby,
+    skip_or_fail,
+    sqlite,
+)
+
+__all__ = [
+    "BIN",
+    "ToolMissingError",
+    "cpython312",
+    "go_guest",
+    "path",
+    "php",
+    "python311",
+    "quickjs",
+    "ruby",
+    "skip_or_fail",
+    "sqlite",
+]
 
 BIN = Path(__file__).parent / "bin"
 

