@@ -144,14 +144,6 @@ class Maintenance:
             # One that never got up is replaced when it is reaped, after a pause that grows.
             self._fill(worker.generation)
 
-    def sweep(self, now_ns: int) -> None:
-        """Give up workers that do not become READY."""
-        for generation in self.generations:
-            for worker in list(generation.workers.values()):
-                if worker.state is WorkerState.STARTING and now_ns - worker.asked_ns > BOOT_TIMEOUT_S * 1e9:
-                    log.error("worker %d did not become ready within %.0f s", worker.serial, BOOT_TIMEOUT_S)
-                    self.kill(worker, "boot_failed")
-
     async def close(self) -> None:
         """End every worker and zygote. Nothing is left afterwards."""
         self._closing = True
@@ -184,7 +176,7 @@ class Maintenance:
                 worker.exit_reason = "boot_failed"
             else:
                 worker.exit_reason = "killed" if status == -signal.SIGKILL else "crashed"
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         if worker.exit_reason in ("boot_failed", "killed", "crashed", "protocol"):
             log.error("worker %d (pid %d) %s after %d invocations", serial, worker.pid, how, worker.served)
         self._bury(worker, how)
@@ -252,6 +244,12 @@ class Maintenance:
         generation.workers[worker.serial] = worker
         self.starts_total += 1
         generation.client.spawn(worker.serial)
+        asyncio.get_running_loop().call_later(BOOT_TIMEOUT_S, self._check_boot, worker)
+
+    def _check_boot(self, worker: Worker) -> None:
+        if worker.state is WorkerState.STARTING and not self._closing:
+            log.error("worker %d did not become ready within %.0f s", worker.serial, BOOT_TIMEOUT_S)
+            self.kill(worker, "boot_failed")
 
     def _fill(self, generation: Generation) -> None:
         if self._closing or generation.retiring or generation.lost:

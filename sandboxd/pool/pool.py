@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import logging
 import math
 import time
 from collections import Counter
@@ -12,16 +11,13 @@ from dataclasses import dataclass
 from sandboxd.errors import SandboxdError
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import BindingUnavailable, PoolClosing, QueueFull, QueueTimeout, Rejected
-from sandboxd.pool.generation import GuestEntry
 from sandboxd.pool.invocation import Invocation
+from sandboxd.pool.lease import Leases
 from sandboxd.pool.maintenance import Maintenance
-from sandboxd.pool.state import WorkerEvent, WorkerState
+from sandboxd.pool.state import WorkerState
 from sandboxd.pool.stats import PoolStats
-from sandboxd.pool.waiting import WaitingQueue
 from sandboxd.pool.worker import Worker
 from sandboxd.wire import messages as m
-
-log = logging.getLogger("sandboxd.pool")
 
 SWEEP_S = 0.01
 GRACE_NS = 250_000_000
@@ -57,23 +53,16 @@ class Pool:
 
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
-        self._queue = WaitingQueue(settings.queue_limit)
-        self._idle: list[Worker] = []
-        self._busy: dict[int, Worker] = {}
+        self._leases = Leases(settings.queue_limit, settings.look_ahead)
         self._maintenance = Maintenance(settings.workers, self, self)
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
+        self._rejected: Counter[str] = Counter()
         self._sweeping = False
         self._closing = False
-        self._rejected: Counter[str] = Counter()
-        self._busy_ns = 0
-        self._busy_max = 0
-        self._queue_max = 0
-        self._saturated = 0
-        self._redelivered = 0
 
     def __repr__(self) -> str:
-        return f"<Pool idle={len(self._idle)} busy={len(self._busy)} waiting={len(self._queue)}>"
+        return f"<Pool of {self._settings.workers} {self._leases!r}>"
 
     @property
     def failure(self) -> "asyncio.Future[SandboxdError]":
@@ -97,15 +86,9 @@ class Pool:
         generation, failed = await self._maintenance.start(
             load, {name: self._sent_limit(max_concurrency.get(name, 0), len(names)) for name in names}
         )
-        self._idle.clear()
         self._maintenance.promote(generation)
-        self._idle.extend(w for w in generation.workers.values() if w.state is WorkerState.IDLE)
-        for invocation in self._queue.clear():
-            if invocation.binding in generation.entries:
-                self._queue.append(invocation)
-            elif not invocation.future.done():
-                invocation.future.set_exception(self._unavailable(invocation.binding))
-        self._feed_idle()
+        for invocation in self._leases.swap(generation):
+            self._refuse(invocation, self._unavailable(invocation.binding))
         return failed
 
     def ready(self) -> bool:
@@ -125,7 +108,12 @@ class Pool:
         """Run a guest once. Cancelling the awaiting task cancels the invocation.
 
         Parameters:
+            binding: its name.
+            args: argv without argv[0].
+            env: variables on top of the operator's.
+            stdin: all of it.
             deadline_ns: CLOCK_MONOTONIC instant by which it must be over, waiting included.
+            http: for guests that handle requests.
 
         Raises:
             QueueFull, QueueTimeout, PoolClosing: no worker could be had.
@@ -133,24 +121,23 @@ class Pool:
         """
         if self._closing:
             raise self._reject(PoolClosing("the server is shutting down"))
-        current = self._maintenance.current
+        current = self._leases.current
         entry = current.entries.get(binding) if current is not None else None
         if entry is None or entry.why_failed:
             raise self._unavailable(binding)
-        now = time.monotonic_ns()
         invocation = Invocation(
-            next(self._ids), binding, self._loop.create_future(), deadline_ns, args, env, stdin, http, now
+            next(self._ids),
+            binding,
+            self._loop.create_future(),
+            deadline_ns,
+            args,
+            env,
+            stdin,
+            http,
+            time.monotonic_ns(),
         )
-        if not self._idle:
-            self._saturated += 1
-        worker = self._pick(entry)
-        if worker is not None:
-            self._send(worker, invocation, entry, now)
-        elif self._queue.full():
-            raise self._reject(QueueFull(f"{self._queue.limit} invocations are waiting for a worker already"))
-        else:
-            self._queue.append(invocation)
-            self._queue_max = max(self._queue_max, len(self._queue))
+        if not self._leases.place(invocation, entry):
+            raise self._reject(QueueFull(f"{self._leases.queue.limit} invocations are waiting for a worker already"))
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(SWEEP_S, self._sweep)
@@ -163,27 +150,27 @@ class Pool:
     def stats(self) -> PoolStats:
         """A reading for the metrics."""
         now = time.monotonic_ns()
-        workers = [w for g in self._maintenance.generations for w in g.workers.values()]
-        states = Counter(w.state for w in workers)
-        running = sum(now - w.busy_since_ns for w in self._busy.values())
+        leases, maintenance = self._leases, self._maintenance
+        states = Counter(w.state for g in maintenance.generations for w in g.workers.values())
+        running = sum(now - w.busy_since_ns for w in leases.busy.values())
         return PoolStats(
             workers_limit=self._settings.workers,
             workers_starting=states[WorkerState.STARTING],
             workers_idle=states[WorkerState.IDLE],
             workers_busy=states[WorkerState.BUSY],
             workers_draining=states[WorkerState.DRAINING] + states[WorkerState.KILLED],
-            busy_max=self._busy_max,
-            busy_seconds_total=(self._busy_ns + running) / 1e9,
-            queue_depth=len(self._queue),
-            queue_limit=self._queue.limit,
-            queue_depth_max=self._queue_max,
-            saturated_total=self._saturated,
+            busy_max=leases.busy_max,
+            busy_seconds_total=(leases.busy_ns + running) / 1e9,
+            queue_depth=len(leases.queue),
+            queue_limit=leases.queue.limit,
+            queue_depth_max=leases.queue_max,
+            saturated_total=leases.saturated,
             rejected_total=dict(self._rejected),
-            worker_starts_total=self._maintenance.starts_total,
-            worker_exits_total=dict(self._maintenance.exits),
-            worker_boot_seconds=self._maintenance.boot_seconds,
-            redelivered_total=self._redelivered,
-            generation=self._maintenance.current.number if self._maintenance.current else 0,
+            worker_starts_total=maintenance.starts_total,
+            worker_exits_total=dict(maintenance.exits),
+            worker_boot_seconds=maintenance.boot_seconds,
+            redelivered_total=leases.redelivered,
+            generation=maintenance.current.number if maintenance.current else 0,
         )
 
     async def drain(self, timeout_s: float) -> bool:
@@ -196,14 +183,14 @@ class Pool:
             True if everything finished by itself.
         """
         self._closing = True
+        leases = self._leases
         end = time.monotonic() + timeout_s
-        while (self._busy or len(self._queue)) and time.monotonic() < end:  # noqa: ASYNC110 - bounded, once per server
+        while (leases.busy or len(leases.queue)) and time.monotonic() < end:  # noqa: ASYNC110 - bounded, once per server
             await asyncio.sleep(SWEEP_S)
-        clean = not self._busy and not len(self._queue)
-        for invocation in self._queue.clear():
-            if not invocation.future.done():
-                invocation.future.set_exception(self._reject(PoolClosing("the server shut down before its turn came")))
-        for worker in list(self._busy.values()):
+        clean = not leases.busy and not len(leases.queue)
+        for invocation in leases.queue.clear():
+            self._refuse(invocation, self._reject(PoolClosing("the server shut down before its turn came")))
+        for worker in list(leases.busy.values()):
             for invocation in worker.inflight:
                 detail = "the server shut down before the invocation was over"
                 invocation.answer(m.Result(id=invocation.id, outcome=Outcome.CANCELLED, detail=detail))
@@ -215,116 +202,6 @@ class Pool:
         self._closing = True
         await self._maintenance.close()
 
-    # leases -----------------------------------------------------------------------------------------------------------
-
-    def _sent_limit(self, max_concurrency: int, bindings: int) -> int:
-        if max_concurrency:
-            return max_concurrency
-        share = self._settings.max_binding_share if bindings > 1 else 1.0
-        return max(1, math.ceil(self._settings.workers * share)) * (1 + self._settings.look_ahead)
-
-    def _entry(self, worker: Worker, binding: str) -> GuestEntry:
-        return worker.generation.entries[binding]
-
-    def _pick(self, entry: GuestEntry) -> Worker | None:
-        """The worker that gets the next invocation: the one idle for the shortest time, or a busy one ahead of time."""
-        if entry.running >= entry.limit:
-            return None
-        if self._idle:
-            # Last in, first out: its caches are warm, and the others may sleep.
-            return self._idle.pop()
-        if not entry.short or not self._settings.look_ahead or len(self._queue):
-            return None
-        best: Worker | None = None
-        for worker in self._busy.values():
-            if self._may_look_ahead(worker) and (best is None or len(worker.inflight) < len(best.inflight)):
-                best = worker
-        return best
-
-    def _may_look_ahead(self, worker: Worker) -> bool:
-        if worker.state is not WorkerState.BUSY or not worker.inflight or not worker.room(self._settings.look_ahead):
-            return False
-        return all(self._entry(worker, ahead.binding).short for ahead in worker.inflight)
-
-    def _send(self, worker: Worker, invocation: Invocation, entry: GuestEntry, now_ns: int) -> None:
-        if worker.state is not WorkerState.BUSY:
-            worker.advance(WorkerEvent.SENT)
-            worker.busy_since_ns = now_ns
-            self._busy[worker.serial] = worker
-            self._busy_max = max(self._busy_max, len(self._busy))
-        if not worker.inflight:
-            worker.head_since_ns = now_ns
-        entry.running += 1
-        invocation.sent_ns = now_ns
-        worker.send(invocation, entry.index)
-
-    def _may_run(self, binding: str) -> bool:
-        current = self._maintenance.current
-        entry = current.entries.get(binding) if current is not None else None
-        return entry is not None and entry.running < entry.limit
-
-    def _feed(self, worker: Worker, now_ns: int) -> None:
-        """Give a worker that just answered its next work, or rest."""
-        while len(self._queue):
-            if worker.inflight and not self._may_look_ahead(worker):
-                break
-            invocation = self._queue.take(self._may_run)
-            if invocation is None:
-                break
-            entry = self._entry(worker, invocation.binding)
-            if worker.inflight and not entry.short:
-                self._queue.give_back(invocation)
-                break
-            self._send(worker, invocation, entry, now_ns)
-        if not worker.inflight:
-            self._rest(worker, now_ns)
-
-    def _rest(self, worker: Worker, now_ns: int) -> None:
-        if self._busy.pop(worker.serial, None) is not None:
-            self._busy_ns += now_ns - worker.busy_since_ns
-        if worker.state is WorkerState.BUSY:
-            worker.advance(WorkerEvent.EMPTIED)
-            self._idle.append(worker)
-        elif worker.state is WorkerState.DRAINING:
-            worker.disconnect()
-
-    def _feed_idle(self) -> None:
-        now = time.monotonic_ns()
-        while self._idle and len(self._queue):
-            invocation = self._queue.take(self._may_run)
-            if invocation is None:
-                return
-            worker = self._idle.pop()
-            self._send(worker, invocation, self._entry(worker, invocation.binding), now)
-
-    def _let_go(self, worker: Worker, invocation: Invocation) -> None:
-        entry = self._entry(worker, invocation.binding)
-        entry.running -= 1
-
-    def _redeliver(self, worker: Worker, invocation: Invocation) -> None:
-        self._let_go(worker, invocation)
-        invocation.worker = None
-        if invocation.future.done():
-            return
-        current = self._maintenance.current
-        if current is None or invocation.binding not in current.entries:
-            invocation.future.set_exception(self._unavailable(invocation.binding))
-            return
-        self._redelivered += 1
-        invocation.queued_ns = time.monotonic_ns()
-        self._queue.give_back(invocation)
-
-    def _abandon(self, invocation: Invocation) -> None:
-        """Its caller went away."""
-        worker = invocation.worker
-        if worker is None:
-            self._queue.remove(invocation)
-        elif worker.state in (WorkerState.BUSY, WorkerState.DRAINING) and invocation in worker.inflight:
-            if worker.revoke(invocation):
-                self._let_go(worker, invocation)
-            else:
-                self._maintenance.kill(worker, "cancelled")
-
     # what workers say -------------------------------------------------------------------------------------------------
 
     def on_ready(self, worker: Worker) -> None:
@@ -334,27 +211,19 @@ class Pool:
     def on_result(self, worker: Worker, result: m.Result) -> None:
         """An answer arrived; it must be to the oldest invocation in flight there."""
         if not worker.inflight or worker.inflight[0].id != result.id:
-            self._maintenance.on_channel_lost(worker, f"answered invocation {result.id}, which it was not asked next")
+            self._maintenance.on_channel_lost(worker, f"answered invocation {result.id}, which was not its next")
             return
         now = time.monotonic_ns()
         invocation = worker.inflight.popleft()
         worker.head_since_ns = now
         worker.settle(invocation)
         worker.served += 1
-        entry = self._entry(worker, invocation.binding)
-        entry.running -= 1
-        entry.observe(result.guest_ns + result.instantiate_ns)
+        self._leases.let_go(worker, invocation).observe(result.guest_ns + result.instantiate_ns)
         invocation.answer(result)
-        if worker.state is WorkerState.BUSY:
-            recycle_after = self._settings.recycle_after
-            if result.retire or (recycle_after and worker.served >= recycle_after):
-                self._maintenance.retire(worker, "recycled")
-                if not worker.inflight:
-                    self._rest(worker, now)
-            else:
-                self._feed(worker, now)
-        elif worker.state is WorkerState.DRAINING and not worker.inflight:
-            self._rest(worker, now)
+        recycle_after = self._settings.recycle_after
+        if result.retire or (recycle_after and worker.served >= recycle_after):
+            self._maintenance.retire(worker, "recycled")
+        self._go_on(worker, now)
 
     def on_skipped(self, worker: Worker, invocation_id: int) -> None:
         """It left out a frame we had taken back, or both sides let go of at once."""
@@ -364,12 +233,8 @@ class Pool:
                 worker.inflight.remove(invocation)
                 self._redeliver(worker, invocation)
                 break
-        now = time.monotonic_ns()
-        if worker.state is WorkerState.BUSY:
-            self._feed(worker, now)
-        elif not worker.inflight:
-            self._rest(worker, now)
-        self._feed_idle()
+        self._go_on(worker, time.monotonic_ns())
+        self._leases.feed_idle()
 
     def on_channel_lost(self, worker: Worker, why: str) -> None:
         """Its socket is of no use any more."""
@@ -379,42 +244,59 @@ class Pool:
 
     def on_worker_ready(self, worker: Worker) -> None:
         """It may get work, if its generation serves already."""
-        if worker.generation is self._maintenance.current:
-            self._idle.insert(0, worker)
-            self._feed_idle()
+        self._leases.join(worker)
 
     def on_worker_unusable(self, worker: Worker) -> None:
-        """Take back what it has not begun; others run it."""
-        if worker in self._idle:
-            self._idle.remove(worker)
+        """No more work for it. One that is to die gives back what it has not begun; one that drains finishes it."""
+        self._leases.sit_out(worker)
         if worker.state is not WorkerState.DRAINING:
             for invocation in reversed(list(worker.inflight)):
                 if worker.revoke(invocation):
                     self._redeliver(worker, invocation)
-            self._feed_idle()
+            self._leases.feed_idle()
 
     def on_worker_gone(self, worker: Worker, why: str) -> None:
         """It is dead. What it had begun is lost and not repeated; what it never began runs elsewhere."""
-        if worker in self._idle:
-            self._idle.remove(worker)
-        if self._busy.pop(worker.serial, None) is not None:
-            self._busy_ns += time.monotonic_ns() - worker.busy_since_ns
+        self._leases.leave(worker)
         for invocation in reversed(list(worker.inflight)):
             if worker.has_begun(invocation):
-                self._let_go(worker, invocation)
+                self._leases.let_go(worker, invocation)
                 detail = f"the worker process running it {why}"
                 invocation.answer(m.Result(id=invocation.id, outcome=Outcome.WORKER_LOST, detail=detail))
             else:
                 self._redeliver(worker, invocation)
         worker.inflight.clear()
-        self._feed_idle()
+        self._leases.feed_idle()
 
     # ------------------------------------------------------------------------------------------------------------------
+
+    def _sent_limit(self, max_concurrency: int, bindings: int) -> int:
+        if max_concurrency:
+            return max_concurrency
+        share = self._settings.max_binding_share if bindings > 1 else 1.0
+        return max(1, math.ceil(self._settings.workers * share)) * (1 + self._settings.look_ahead)
+
+    def _go_on(self, worker: Worker, now_ns: int) -> None:
+        if worker.state is WorkerState.BUSY:
+            self._leases.feed(worker, now_ns)
+        elif worker.state is WorkerState.DRAINING and not worker.inflight:
+            self._leases.rest(worker, now_ns)
+
+    def _abandon(self, invocation: Invocation) -> None:
+        """Its caller went away."""
+        worker = invocation.worker
+        if worker is None:
+            self._leases.queue.remove(invocation)
+        elif worker.state in (WorkerState.BUSY, WorkerState.DRAINING) and invocation in worker.inflight:
+            if worker.revoke(invocation):
+                self._leases.let_go(worker, invocation)
+            else:
+                self._maintenance.kill(worker, "cancelled")
 
     def _sweep(self) -> None:
         """Enforce what no event announces: deadlines passed, waits too long, work stuck behind a long run."""
         now = time.monotonic_ns()
-        for worker in list(self._busy.values()):
+        for worker in list(self._leases.busy.values()):
             if not worker.inflight:
                 continue
             head = worker.inflight[0]
@@ -427,30 +309,38 @@ class Pool:
                     if worker.revoke(invocation):
                         self._redeliver(worker, invocation)
         patience_ns = int(self._settings.queue_timeout_s * 1e9)
-        for head in self._queue.heads():
-            expired = now >= head.deadline_ns
-            if not expired and now - head.queued_ns < patience_ns:
-                continue
-            self._queue.remove(head)
-            if expired:
-                detail = "the deadline passed while waiting for a worker"
-                head.answer(m.Result(id=head.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=detail))
-            elif not head.future.done():
-                waited = f"no worker became free within {self._settings.queue_timeout_s:g} s"
-                head.future.set_exception(self._reject(QueueTimeout(waited)))
-        self._feed_idle()
-        self._maintenance.sweep(now)
-        if self._busy or len(self._queue):
+        for head in self._leases.queue.heads():
+            self._check_waiting(head, now, patience_ns)
+        self._leases.feed_idle()
+        if self._leases.busy or len(self._leases.queue):
             self._loop.call_later(SWEEP_S, self._sweep)
         else:
             self._sweeping = False
+
+    def _check_waiting(self, head: Invocation, now_ns: int, patience_ns: int) -> None:
+        if now_ns >= head.deadline_ns:
+            self._leases.queue.remove(head)
+            detail = "the deadline passed while waiting for a worker"
+            head.answer(m.Result(id=head.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=detail))
+        elif now_ns - head.queued_ns >= patience_ns:
+            self._leases.queue.remove(head)
+            waited = f"no worker became free within {self._settings.queue_timeout_s:g} s"
+            self._refuse(head, self._reject(QueueTimeout(waited)))
+
+    def _redeliver(self, worker: Worker, invocation: Invocation) -> None:
+        if not self._leases.redeliver(worker, invocation):
+            self._refuse(invocation, self._unavailable(invocation.binding))
+
+    def _refuse(self, invocation: Invocation, error: Exception) -> None:
+        if not invocation.future.done():
+            invocation.future.set_exception(error)
 
     def _reject(self, refusal: Rejected) -> Rejected:
         self._rejected[refusal.reason] += 1
         return refusal
 
     def _unavailable(self, binding: str) -> BindingUnavailable:
-        current = self._maintenance.current
+        current = self._leases.current
         if current is None:
             return BindingUnavailable(binding, "the server is still loading its guests", loading=True)
         entry = current.entries.get(binding)

@@ -1,0 +1,208 @@
+"""A real sandboxd process for tests: started on a passed socket, waited for by its own log, always ended."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx2 as httpx
+
+START_TIMEOUT_S = 60.0
+"""Generous: a cold machine compiles guests first."""
+
+
+def listening_socket() -> socket.socket:
+    """A listening socket on a free loopback port: connections made before the server is up wait."""
+    sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    sock.set_inheritable(True)
+    return sock
+
+
+class RunningServer:
+    """`sandboxd serve` as a child process.
+
+    Parameters:
+        resources: folder of component files.
+        options: further command-line options.
+        environ: variables on top of the test's own.
+        cwd: where file:// URLs start.
+        wait: block until the log says `ready`.
+    """
+
+    def __init__(
+        self,
+        resources: Path,
+        *options: str,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        wait: bool = True,
+        listener: socket.socket | None = None,
+    ) -> None:
+        self._own_listener = listener is None
+        self.listener = listener or listening_socket()
+        self.port: int = self.listener.getsockname()[1]
+        self.base_url = f"http://127.0.0.1:{self.port}"
+        self.lines: list[dict[str, Any]] = []
+        self._changed = threading.Condition()
+        env = {**os.environ, "SANDBOXD_LOGGING_FORMAT": "json", "PYTHONUNBUFFERED": "1", **(environ or {})}
+        self.process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "sandboxd",
+                "serve",
+                "--resources-path",
+                str(resources),
+                "--fd",
+                str(self.listener.fileno()),
+                *options,
+            ],
+            pass_fds=[self.listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=env,
+            cwd=cwd,
+        )
+        if self._own_listener:
+            # Only the server listens now: when it is gone, connections are refused.
+            self.listener.close()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        if wait:
+            try:
+                self.wait_for(lambda line: line.get("event") == "ready", timeout_s=START_TIMEOUT_S)
+            except BaseException:
+                self.stop()
+                raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for raw in self.process.stderr:
+            try:
+                line = json.loads(raw)
+            except ValueError:
+                line = {"raw": raw.decode(errors="replace").rstrip("\n")}
+            with self._changed:
+                self.lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self.lines.append({"event": "stderr closed"})
+            self._changed.notify_all()
+
+    def wait_for(
+        self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float = 20.0, since: int = 0
+    ) -> dict[str, Any]:
+        """The first log line, from number `since` on, that is wanted.
+
+        Raises:
+            AssertionError: it did not come in time, or the process ended without it.
+        """
+
+        def found() -> dict[str, Any] | None:
+            return next((line for line in self.lines[since:] if wanted(line)), None)
+
+        with self._changed:
+            self._changed.wait_for(
+                lambda: found() or (self.lines and self.lines[-1].get("event") == "stderr closed"), timeout_s
+            )
+            line = found()
+        assert line is not None, f"not logged: {self.text()}"
+        return line
+
+    def text(self) -> str:
+        """All that was logged, for an assertion's message."""
+        return "\n".join(json.dumps(line) for line in self.lines)
+
+    @contextlib.contextmanager
+    def client(self, **options: Any) -> Iterator[httpx.Client]:
+        """A client of this server."""
+        with httpx.Client(base_url=self.base_url, trust_env=False, timeout=30, **options) as client:
+            yield client
+
+    def invoke(self, binding: str, data: Any = None, metadata: Mapping[str, str] | None = None) -> httpx.Response:
+        """One binding request as Dapr's documentation has it."""
+        body: dict[str, Any] = {"operation": "execute"}
+        if data is not None:
+            body["data"] = data
+        if metadata is not None:
+            body["metadata"] = dict(metadata)
+        with self.client() as client:
+            return client.post(f"/v1.0/bindings/{binding}", content=json.dumps(body).encode())
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The value of one sample of /metrics; 0 if it is not there."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        with self.client() as client:
+            text = client.get("/metrics").text
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == name and all(sample.labels.get(k) == v for k, v in labels.items()):
+                    return float(sample.value)
+        return 0.0
+
+    def processes(self) -> list[int]:
+        """Process ids of the server and everything below it."""
+        out, todo = [], [self.process.pid]
+        while todo:
+            pid = todo.pop()
+            out.append(pid)
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                todo += [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return out
+
+    def terminate(self, timeout_s: float = 20.0) -> int:
+        """SIGTERM; the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> None:
+        """End it, whatever state it is in."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+        self._reader.join(10)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+
+def component(name: str, url: str, **metadata: str) -> str:
+    """A Dapr component document."""
+    lines = [
+        "apiVersion: dapr.io/v1alpha1",
+        "kind: Component",
+        "metadata:",
+        f"  name: {name}",
+        "spec:",
+        "  type: bindings.wasm",
+        "  version: v1",
+        "  metadata:",
+    ]
+    for key, value in {"url": url, **metadata}.items():
+        lines += [f"  - name: {key}", f"    value: {json.dumps(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def write_components(folder: Path, documents: Sequence[str]) -> Path:
+    """A resources folder with these documents."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "components.yaml").write_text("---\n".join(documents))
+    return folder
