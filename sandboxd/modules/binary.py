@@ -1,0 +1,119 @@
+"""A bounds-checked reader of the WebAssembly binary format, as far as import and export sections need it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+MAX_NAME_BYTES = 100_000
+MAX_SECTIONS = 1_000_000
+
+
+class MalformedError(Exception):
+    """The bytes break the format; the text says what and at which offset."""
+
+
+class Reader:
+    """Reads forward over a part of a file; every read past its end raises MalformedError.
+
+    Parameters:
+        data: the whole file, so that offsets in messages are offsets in the file.
+        at: first byte of the part.
+        end: one past its last byte; by default the end of the file.
+    """
+
+    __slots__ = ("_at", "_data", "_end")
+
+    def __init__(self, data: bytes, at: int = 0, end: int | None = None) -> None:
+        self._data = data
+        self._at = at
+        self._end = len(data) if end is None else end
+
+    def __repr__(self) -> str:
+        return f"<Reader at {self._at} of {self._end}>"
+
+    def sections(self) -> Iterator[tuple[int, Reader]]:
+        """Every section as (id, reader of its content). Custom sections included; content is not looked at."""
+        for _ in range(MAX_SECTIONS):
+            if self._at >= self._end:
+                return
+            number = self.byte()
+            size = self.u32()
+            if size > self._end - self._at:
+                raise MalformedError(f"section {number} at offset {self._at} is longer than the file")
+            yield number, Reader(self._data, self._at, self._at + size)
+            self._at += size
+        raise MalformedError(f"more than {MAX_SECTIONS} sections")
+
+    def byte(self) -> int:
+        if self._at >= self._end:
+            raise MalformedError(f"unexpected end at offset {self._at}")
+        value = self._data[self._at]
+        self._at += 1
+        return value
+
+    def u32(self) -> int:
+        """An unsigned LEB128 of at most 32 bits (five bytes)."""
+        value = self._leb(32)
+        if value >= 1 << 32:
+            raise MalformedError(f"integer too large at offset {self._at}")
+        return value
+
+    def count(self, what: str, most: int) -> int:
+        """The length of a vector. Each element takes a byte at least: a length beyond the section is refused."""
+        value = self.u32()
+        if value > most:
+            raise MalformedError(f"{value} {what}, at most {most} are supported")
+        if value > self._end - self._at:
+            raise MalformedError(f"{value} {what} announced at offset {self._at}, more than the section can hold")
+        return value
+
+    def name(self) -> str:
+        length = self.u32()
+        if length > MAX_NAME_BYTES:
+            raise MalformedError(f"name of {length} bytes at offset {self._at}")
+        if length > self._end - self._at:
+            raise MalformedError(f"name at offset {self._at} runs past its section")
+        raw = self._data[self._at : self._at + length]
+        self._at += length
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise MalformedError(f"name at offset {self._at - length} is not UTF-8") from None
+
+    def extern_name(self) -> str:
+        """A component's import or export name, after the byte that tells its form."""
+        if self.byte() > 1:
+            raise MalformedError(f"unknown form of name at offset {self._at - 1}")
+        return self.name()
+
+    def choice(self, names: Sequence[str], what: str) -> str:
+        value = self.byte()
+        if value >= len(names):
+            raise MalformedError(f"unknown {what} {value} at offset {self._at - 1}")
+        return names[value]
+
+    def value_type(self) -> None:
+        """Pass over a value, reference or component value type: a byte, or 0x63/0x64 and a heap type."""
+        if self.byte() in (0x63, 0x64):
+            self._leb(33)
+
+    def limits(self) -> bool:
+        """Pass over limits; True if they are of 64-bit addresses."""
+        flags = self.byte()
+        if flags > 0x0F:
+            raise MalformedError(f"unknown limits {flags:#x} at offset {self._at - 1}")
+        self._leb(64)
+        if flags & 1:
+            self._leb(64)
+        if flags & 8:
+            self.u32()
+        return bool(flags & 4)
+
+    def _leb(self, bits: int) -> int:
+        value = 0
+        for shift in range(0, bits, 7):
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise MalformedError(f"integer representation too long at offset {self._at}")

@@ -1,0 +1,265 @@
+"""One GET of a guest over HTTP: redirects, limits, retries. Knows nothing of the store."""
+
+import asyncio
+import logging
+import random
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import httpx2 as httpx
+
+from sandboxd.limits import MIB
+from sandboxd.modules.errors import SourceError, UnreachableError, one_line
+
+log = logging.getLogger(__name__)
+
+PREFIX = "wasm: failed to parse metadata: "
+"""Dapr, bindings/wasm/output.go: what precedes every failure to get the bytes."""
+
+_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""Worth asking again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FetchSettings:
+    """Limits of a download."""
+
+    max_bytes: int = 256 * MIB
+    """Longest guest, downloaded or read from a file."""
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 30.0
+    """Between two pieces of a reply."""
+    total_timeout_s: float = 300.0
+    """All attempts and pauses together."""
+    attempts: int = 4
+    backoff_s: float = 0.5
+    """Pause before the second attempt; doubles with each, and a random part up to half of it is taken off."""
+    backoff_max_s: float = 8.0
+    max_redirects: int = 10
+    """As Go's http.Client, which Dapr uses."""
+    revalidate_timeout_s: float = 10.0
+    """In place of total_timeout_s, with two attempts, when a kept copy can stand in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """What the origin answered. `data` is None for 304: what is kept is still good."""
+
+    data: bytes | None
+    etag: str = ""
+    last_modified: str = ""
+
+
+class Downloader:
+    """An HTTP client for guests. TLS is verified against the system store; the proxies of the environment
+    (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) and SSL_CERT_FILE / SSL_CERT_DIR are honoured, as in Dapr.
+
+    Parameters:
+        tls: in place of the system store.
+    """
+
+    def __init__(self, settings: FetchSettings, *, tls: ssl.SSLContext | None = None) -> None:
+        self._settings = settings
+        self._tls = tls
+        self._client: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
+
+    async def get(
+        self, url: str, *, etag: str = "", last_modified: str = "", on_bytes: Callable[[int, int], None] | None = None
+    ) -> Reply:
+        """Fetch a guest, asking again after passing failures.
+
+        Parameters:
+            url: http or https; user and password in it are sent as Basic authorization.
+            etag, last_modified: of the kept copy; either makes the request conditional.
+            on_bytes: told how many bytes have come and how many were announced (0: not announced).
+        Raises:
+            UnreachableError: the attempts or the time are used up.
+            SourceError: the answer is final and is no guest: status other than 200, too long, a bad certificate.
+        """
+        settings = self._settings
+        conditional = bool(etag or last_modified)
+        budget = settings.revalidate_timeout_s if conditional else settings.total_timeout_s
+        attempts = min(settings.attempts, 2) if conditional else settings.attempts
+        last: UnreachableError | None = None
+        try:
+            async with asyncio.timeout(budget):
+                for attempt in range(1, attempts + 1):
+                    try:
+                        return await self._attempt(url, etag, last_modified, on_bytes)
+                    except _PassingError as passing:
+                        last = passing.error
+                        if attempt == attempts:
+                            break
+                        pause = self._pause(attempt, passing.retry_after_s)
+                        log.info("%s; asking again in %.1f s", last.message, pause)
+                        await asyncio.sleep(pause)
+        except TimeoutError:
+            why = f" ({last.message.removeprefix(PREFIX)})" if last else ""
+            raise UnreachableError(
+                f'{PREFIX}Get "{redacted(url)}": not done after {budget:g} s{why}',
+                remedy="check the origin, or raise fetch.total_timeout_s",
+            ) from None
+        assert last is not None
+        raise last
+
+    def _pause(self, attempt: int, retry_after_s: float) -> float:
+        settings = self._settings
+        pause = min(settings.backoff_max_s, settings.backoff_s * 2.0 ** (attempt - 1))
+        pause *= random.uniform(0.5, 1.0)  # noqa: S311 -- spreads retries, guards nothing
+        return min(settings.backoff_max_s, max(pause, retry_after_s))
+
+    def _open(self) -> httpx.AsyncClient:
+        if self._client is None:
+            settings = self._settings
+            self._client = httpx.AsyncClient(
+                verify=self._tls if self._tls is not None else True,
+                timeout=httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s, pool=None),
+                headers={"User-Agent": "sandboxd", "Accept": "application/wasm, */*", "Accept-Encoding": "gzip"},
+                follow_redirects=False,
+            )
+        return self._client
+
+    async def _attempt(
+        self, url: str, etag: str, last_modified: str, on_bytes: Callable[[int, int], None] | None
+    ) -> Reply:
+        client = self._open()
+        headers: dict[str, str] = {}
+        if etag:
+            headers["If-None-Match"] = etag
+        if last_modified:
+            headers["If-Modified-Since"] = last_modified
+        shown = redacted(url)
+        try:
+            request = client.build_request("GET", url, headers=headers)
+            for _ in range(self._settings.max_redirects + 1):
+                response = await client.send(request, stream=True)
+                try:
+                    following = response.next_request
+                    if following is None:
+                        return await self._reply(response, shown, bool(headers), on_bytes)
+                finally:
+                    await response.aclose()
+                self._check_redirect(request, following, shown)
+                request = following
+        except httpx.InvalidURL as error:
+            raise SourceError(f"{PREFIX}invalid URL: {shown}", remedy=one_line(str(error), 200)) from None
+        except httpx.UnsupportedProtocol as error:
+            raise SourceError(f'{PREFIX}Get "{shown}": redirected to a URL that is not http or https') from error
+        except httpx.DecodingError as error:
+            raise SourceError(f'{PREFIX}Get "{shown}": the content encoding of the reply is damaged') from error
+        except httpx.RequestError as error:
+            raise _failure(shown, error) from None
+        limit = self._settings.max_redirects
+        raise SourceError(f'{PREFIX}Get "{shown}": stopped after {limit} redirects', remedy="check where the URL leads")
+
+    def _check_redirect(self, request: httpx.Request, following: httpx.Request, shown: str) -> None:
+        if request.url.scheme == "https" and following.url.scheme == "http":
+            raise SourceError(
+                f'{PREFIX}Get "{shown}": redirected from https to http, which anybody on the way could answer',
+                remedy="use the address it leads to, together with a sha256 pin, if that is meant",
+            )
+
+    async def _reply(
+        self, response: httpx.Response, shown: str, conditional: bool, on_bytes: Callable[[int, int], None] | None
+    ) -> Reply:
+        status = response.status_code
+        etag = response.headers.get("ETag", "")
+        last_modified = response.headers.get("Last-Modified", "")
+        if status == 304 and conditional:
+            return Reply(data=None, etag=etag, last_modified=last_modified)
+        if status != 200:
+            text = f'{PREFIX}received {status} status code from "{shown}"'
+            if status in _PASSING_STATUS:
+                raise _PassingError(
+                    UnreachableError(text, remedy="the origin is in trouble; try again later"),
+                    _seconds(response.headers.get("Retry-After", "")),
+                )
+            raise SourceError(text, remedy="check the URL and who may read it")
+        data = await self._body(response, shown, on_bytes)
+        return Reply(data=data, etag=etag, last_modified=last_modified)
+
+    async def _body(self, response: httpx.Response, shown: str, on_bytes: Callable[[int, int], None] | None) -> bytes:
+        most = self._settings.max_bytes
+        announced = response.headers.get("Content-Length", "")
+        total = int(announced) if announced.isdecimal() and len(announced) < 19 else 0
+        too_long = SourceError(
+            f'{PREFIX}Get "{shown}": longer than {most} bytes', remedy="raise fetch.max_bytes if that is meant"
+        )
+        if total > most:
+            raise too_long
+        data = bytearray()
+        told = 0.0
+        async for chunk in response.aiter_bytes(65536):
+            data += chunk
+            if len(data) > most:
+                raise too_long
+            if on_bytes is not None and time.monotonic() - told > 0.1:
+                told = time.monotonic()
+                on_bytes(len(data), total)
+        return bytes(data)
+
+
+class _PassingError(Exception):
+    """A failure after which asking again makes sense."""
+
+    def __init__(self, error: UnreachableError, retry_after_s: float = 0.0) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.retry_after_s = retry_after_s
+
+
+def redacted(url: str) -> str:
+    """The URL as it may be shown: without user, password and query (which may hold a signature)."""
+    scheme, sep, rest = url.partition("://")
+    end = min((i for i in map(rest.find, "/?#") if i >= 0), default=len(rest))
+    authority, path = rest[:end].rpartition("@")[2], rest[end:]
+    path, question, _ = path.partition("?")
+    path = path.partition("#")[0]
+    return one_line(f"{scheme}{sep}{authority}{path}{'?xxxxx' if question else ''}", 500)
+
+
+def _seconds(retry_after: str) -> float:
+    """Retry-After in seconds; its date form is not worth a clock comparison here."""
+    return float(retry_after) if retry_after.isdecimal() and len(retry_after) < 9 else 0.0
+
+
+def _failure(shown: str, error: httpx.RequestError) -> Exception:
+    """The one table from httpx's failures to ours. Nothing is recognised by message text."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return SourceError(
+                f'{PREFIX}Get "{shown}": tls: failed to verify certificate: {one_line(cause.verify_message, 200)}',
+                remedy="add the authority to the system store, or set SSL_CERT_FILE",
+            )
+        following = cause.__cause__ or cause.__context__
+        if following is None and isinstance(cause, OSError) and cause.strerror:
+            break
+        cause = following
+    if isinstance(error, httpx.TimeoutException):
+        what = "connect timed out" if isinstance(error, httpx.ConnectTimeout) else "the origin stopped answering"
+    elif isinstance(cause, OSError):
+        what = one_line(str(cause.strerror), 200).lower()
+    elif isinstance(error, httpx.ProxyError):
+        what = "the proxy refused"
+    elif isinstance(error, httpx.RemoteProtocolError):
+        what = "the origin broke off or broke the protocol"
+    else:
+        what = one_line(str(error), 200) or type(error).__name__
+    host = urlsplit(shown).hostname or ""
+    return _PassingError(UnreachableError(f'{PREFIX}Get "{shown}": {what}', remedy=f"check that {host} can be reached"))

@@ -1,0 +1,279 @@
+"""What a guest is, read from its own bytes without wasmtime: core module or component, imports, entry points.
+
+This decides nothing about validity (the compiler does, in its subprocess); it tells early and in clear words what
+could never run. Core modules: WebAssembly core specification, section 5.5. Components: component-model,
+design/mvp/Binary.md.
+"""
+
+from dataclasses import dataclass
+
+from sandboxd.modules.binary import MalformedError, Reader
+from sandboxd.modules.errors import RefusedError
+
+COMPILE_PREFIX = "wasm: error compiling binary: "
+"""Dapr, bindings/wasm/output.go: what precedes the compiler's own text."""
+
+MAGIC = b"\0asm"
+CORE_VERSION = b"\x01\0\0\0"
+COMPONENT_LAYER = b"\x01\0"
+
+MAX_IMPORTS = 10_000
+MAX_EXPORTS = 200_000
+
+WASIP1 = "wasi_snapshot_preview1"
+LEGACY_HTTP = frozenset({"default-outgoing-HTTP", "types", "streams"})
+"""The host modules of Dapr's wasi-http for core modules."""
+
+WASIP1_FUNCTIONS = frozenset(
+    """args_get args_sizes_get clock_res_get clock_time_get environ_get environ_sizes_get fd_advise fd_allocate fd_close
+    fd_datasync fd_fdstat_get fd_fdstat_set_flags fd_fdstat_set_rights fd_filestat_get fd_filestat_set_size
+    fd_filestat_set_times fd_pread fd_prestat_dir_name fd_prestat_get fd_pwrite fd_read fd_readdir fd_renumber fd_seek
+    fd_sync fd_tell fd_write path_create_directory path_filestat_get path_filestat_set_times path_link path_open
+    path_readlink path_remove_directory path_rename path_symlink path_unlink_file poll_oneoff proc_exit proc_raise
+    random_get sched_yield sock_accept sock_recv sock_send sock_shutdown""".split()  # noqa: SIM905 -- a line for each would be fifty lines
+)
+
+WASIP2_PACKAGES = frozenset({"io", "http", "cli", "clocks", "filesystem", "sockets", "random"})
+
+_CORE_EXTERNS = ("func", "table", "memory", "global", "tag")
+_COMPONENT_EXTERNS = ("core module", "func", "value", "type", "component", "instance")
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import. Components have no module name: theirs is empty and `name` is the interface."""
+
+    module: str
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preamble:
+    """What the bytes say of themselves."""
+
+    kind: str
+    """`module` (core WebAssembly) or `component`."""
+    imports: tuple[Import, ...] = ()
+    exports: frozenset[str] = frozenset()
+    """Names of exported functions (module) or of all exports (component)."""
+    memory64: bool = False
+    """A memory, own or imported, has 64-bit addresses."""
+
+    @property
+    def has_start(self) -> bool:
+        """A core module exports the function `_start`."""
+        return "_start" in self.exports
+
+    @property
+    def imports_http(self) -> bool:
+        """It can make HTTP requests: Dapr's wasi-http (module) or wasi:http (component)."""
+        if self.kind == "component":
+            return any(i.name.startswith("wasi:http/") for i in self.imports)
+        return any(i.module in LEGACY_HTTP for i in self.imports)
+
+    @property
+    def abi(self) -> str:
+        """wasip1, wasip1-http, none, wasip2-command, wasip2-proxy or wasip2-other: a closed set, fit for a label."""
+        if self.kind == "component":
+            if any(e.startswith("wasi:cli/run@") for e in self.exports):
+                return "wasip2-command"
+            if any(e.startswith("wasi:http/incoming-handler@") for e in self.exports):
+                return "wasip2-proxy"
+            return "wasip2-other"
+        if self.imports_http:
+            return "wasip1-http"
+        return "wasip1" if any(i.module == WASIP1 for i in self.imports) else "none"
+
+
+def read(data: bytes) -> Preamble:
+    """Tell what a guest is.
+
+    Parameters:
+        data: the whole file; from anywhere.
+    Raises:
+        RefusedError: it is no WebAssembly binary (Dapr's wording: `invalid magic number`, `invalid version header`),
+            or its import or export section cannot be read.
+    """
+    if data[:4] != MAGIC:
+        raise RefusedError(f"{COMPILE_PREFIX}invalid magic number", remedy=_what_it_looks_like(data))
+    if len(data) < 8 or (data[4:8] != CORE_VERSION and data[6:8] != COMPONENT_LAYER):
+        raise RefusedError(
+            f"{COMPILE_PREFIX}invalid version header", remedy="the file is cut off, or newer than this server knows"
+        )
+    try:
+        return _component(data) if data[6:8] == COMPONENT_LAYER else _module(data)
+    except MalformedError as error:
+        raise RefusedError(f"{COMPILE_PREFIX}{error}", remedy="the file is damaged; build or fetch it again") from error
+
+
+def refuse(guest: Preamble, *, strict_sandbox: bool) -> None:
+    """Refuse what could never run here, before time is spent on compiling it.
+
+    Raises:
+        RefusedError: an ABI or import that sandboxd does not have, 64-bit memory, or wasi-http under strictSandbox
+            (Dapr's text, bindings/wasm/output.go).
+    """
+    if guest.kind == "component":
+        _refuse_component(guest)
+    else:
+        _refuse_module(guest)
+    if strict_sandbox and guest.imports_http:
+        raise RefusedError(
+            "can not instantiate wasi-http with strict sandbox",
+            remedy="take strictSandbox from the component, or use a guest that imports no HTTP",
+        )
+
+
+def _what_it_looks_like(data: bytes) -> str:
+    head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head.startswith((b"(module", b"(component", b";;", b"(;")):
+        return "the file is WebAssembly text; translate it with wat2wasm first"
+    if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "the file is a web page; the URL must lead to the binary itself"
+    if data.startswith(b"version https://git-lfs"):
+        return "the file is a Git LFS pointer; fetch the file it stands for"
+    if data.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")):
+        return "the file is compressed; unpack it first"
+    if data.startswith(b"\x7fELF"):
+        return "the file is a native program or a precompiled artifact; give the .wasm it was made from"
+    return "the file is empty" if not data else "the file is no WebAssembly binary"
+
+
+def _refuse_module(guest: Preamble) -> None:
+    modules = {i.module for i in guest.imports}
+    if "wasi_unstable" in modules:
+        raise RefusedError(
+            "wasm: error instantiating host functions: module[wasi_unstable] not instantiated",
+            remedy="the guest was built for the snapshot before WASI preview 1; rebuild it for wasi_snapshot_preview1 "
+            "(target wasm32-wasip1)",
+        )
+    if guest.memory64:
+        raise RefusedError(
+            f"{COMPILE_PREFIX}64-bit memory is not supported",
+            remedy="WASI preview 1 has 32-bit pointers; build for wasm32",
+        )
+    for i in guest.imports:
+        known = i.module in LEGACY_HTTP or (i.module == WASIP1 and i.name in WASIP1_FUNCTIONS)
+        if not known or i.kind != "func":
+            raise RefusedError(
+                f"wasm: error instantiating host functions: {i.kind} {i.module}.{i.name} is imported "
+                "and there is no such host function",
+                remedy=_import_remedy(i),
+            )
+
+
+def _import_remedy(i: Import) -> str:
+    if i.module == "wasi" and i.name == "thread-spawn":
+        return "threads are not supported; build without them (target wasm32-wasip1, not -threads)"
+    if i.module in ("gojs", "go"):
+        return "the guest was built for browsers (GOOS=js); build it with GOOS=wasip1"
+    if i.module in ("wbg", "__wbindgen_placeholder__"):
+        return "the guest was built for wasm-bindgen; build it for wasm32-wasip1"
+    return f"guests may import {WASIP1} and Dapr's wasi-http (types, streams, default-outgoing-HTTP)"
+
+
+def _refuse_component(guest: Preamble) -> None:
+    for name in sorted({i.name for i in guest.imports} | guest.exports):
+        if name.startswith("wasi:") and "@0.3." in name:
+            raise RefusedError(
+                f"wasm: error instantiating host functions: {name} is WASI 0.3, which is not supported",
+                remedy="sandboxd runs WASI 0.2.0 to 0.2.12; build the guest for wasm32-wasip2",
+            )
+    for i in guest.imports:
+        package, _, version = i.name.partition("@")
+        namespace, _, rest = package.partition(":")
+        supported = namespace == "wasi" and rest.partition("/")[0] in WASIP2_PACKAGES and _is_0_2(version)
+        if not supported:
+            raise RefusedError(
+                f"wasm: error instantiating host functions: {i.kind} {i.name} is imported and is not provided",
+                remedy="components may import wasi:io, http, cli, clocks, filesystem, sockets and random of WASI 0.2",
+            )
+    if guest.abi == "wasip2-other":
+        raise RefusedError(
+            "wasm: the component exports neither wasi:cli/run nor wasi:http/incoming-handler of WASI 0.2",
+            remedy="build it as a command (wasi:cli/command) or as an HTTP handler (wasi:http/proxy)",
+        )
+
+
+def _is_0_2(version: str) -> bool:
+    major_minor, _, patch = version.rpartition(".")
+    return major_minor == "0.2" and patch.isdecimal()
+
+
+def _module(data: bytes) -> Preamble:
+    imports: list[Import] = []
+    exports: set[str] = set()
+    memory64 = False
+    for number, section in Reader(data, 8).sections():
+        if number == 2:
+            for _ in range(section.count("imports", MAX_IMPORTS)):
+                module, name = section.name(), section.name()
+                kind = section.choice(_CORE_EXTERNS, "import kind")
+                memory64 |= _core_extern(section, kind)
+                imports.append(Import(module, name, kind))
+        elif number == 5:
+            for _ in range(section.count("memories", MAX_IMPORTS)):
+                memory64 |= section.limits()
+        elif number == 7:
+            for _ in range(section.count("exports", MAX_EXPORTS)):
+                name = section.name()
+                if section.choice(_CORE_EXTERNS, "export kind") == "func":
+                    exports.add(name)
+                section.u32()
+    return Preamble(kind="module", imports=tuple(imports), exports=frozenset(exports), memory64=memory64)
+
+
+def _core_extern(section: Reader, kind: str) -> bool:
+    """Pass over an import's description; True for a memory with 64-bit addresses."""
+    if kind == "func":
+        section.u32()
+    elif kind == "table":
+        section.value_type()
+        section.limits()
+    elif kind == "memory":
+        return section.limits()
+    elif kind == "global":
+        section.value_type()
+        section.byte()
+    else:
+        section.byte()
+        section.u32()
+    return False
+
+
+def _component(data: bytes) -> Preamble:
+    imports: list[Import] = []
+    exports: set[str] = set()
+    for number, section in Reader(data, 8).sections():
+        if number == 10:
+            for _ in range(section.count("imports", MAX_IMPORTS)):
+                name = section.extern_name()
+                imports.append(Import("", name, _component_extern(section)))
+        elif number == 11:
+            for _ in range(section.count("exports", MAX_EXPORTS)):
+                exports.add(section.extern_name())
+                if section.byte() == 0:  # a core sort has a second byte
+                    section.byte()
+                section.u32()
+                if section.byte() == 1:
+                    _component_extern(section)
+    return Preamble(kind="component", imports=tuple(imports), exports=frozenset(exports))
+
+
+def _component_extern(section: Reader) -> str:
+    kind = section.choice(_COMPONENT_EXTERNS, "import kind")
+    if kind == "core module":
+        section.byte()
+        section.u32()
+    elif kind == "value":
+        if section.byte() == 0:
+            section.u32()
+        else:
+            section.value_type()
+    elif kind == "type":
+        if section.byte() == 0:
+            section.u32()
+    else:
+        section.u32()
+    return kind

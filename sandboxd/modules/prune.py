@@ -1,0 +1,116 @@
+"""Keep the store within bounds: old entries go, least recently used first, never one that is in use."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+
+from sandboxd.limits import MIB
+from sandboxd.modules import trust
+from sandboxd.modules.errors import StoreError
+from sandboxd.modules.store import MAX_RECORD_BYTES, TEMPORARY, Record, Store
+
+UNFINISHED_S = 3600.0
+"""Temporary files and artifacts without an index entry are left alone for this long: somebody may be writing them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PruneSettings:
+    """How large and how old the store may get."""
+
+    max_bytes: int = 4096 * MIB
+    """Artifacts and downloaded modules together."""
+    max_age_s: float = 30 * 24 * 3600.0
+    """Since the last start or reload that used the entry."""
+
+
+@dataclass(slots=True)
+class _Item:
+    used: float
+    size: int
+    folder: str
+    name: str
+    index: tuple[str, ...] = ()
+    """Index entries that lead to it; removed first."""
+
+
+def prune(store: Store, settings: PruneSettings, *, clock: Callable[[], float] = time.time) -> int:
+    """Remove what is too old, then the least recently used until the rest fits.
+
+    Returns:
+        how many bytes were freed. 0 where the store is only readable.
+    """
+    now = clock()
+    freed = 0
+    items = _artifacts(store, now) + _plain(store, "modules")
+    total = sum(item.size for item in items)
+    for item in sorted(items, key=lambda i: i.used):
+        if now - item.used <= settings.max_age_s and total <= settings.max_bytes:
+            continue
+        if _remove(store, item):
+            total -= item.size
+            freed += item.size
+    for item in _plain(store, "downloads"):
+        if now - item.used > settings.max_age_s:
+            _remove(store, item)
+    for folder in ("artifacts", "index", "modules", "downloads"):
+        for item in _plain(store, folder, prefix=TEMPORARY):
+            if now - item.used > UNFINISHED_S and _remove(store, item):
+                freed += item.size
+    return freed
+
+
+def _plain(store: Store, folder: str, prefix: str = "") -> list[_Item]:
+    items: list[_Item] = []
+    with suppress(OSError, StoreError), store.folder(folder) as fd:
+        for name in os.listdir(fd):
+            if name.startswith(TEMPORARY) != (prefix == TEMPORARY):
+                continue
+            with suppress(FileNotFoundError):
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                items.append(_Item(status.st_mtime, status.st_size, folder, name))
+    return items
+
+
+def _artifacts(store: Store, now: float) -> list[_Item]:
+    """Artifacts with the index entries that name them; last used when the latest of those was."""
+    by_name = {item.name: item for item in _plain(store, "artifacts")}
+    written = {name: item.used for name, item in by_name.items()}
+    for item in by_name.values():
+        item.used = 0.0
+    for entry in _plain(store, "index"):
+        data = store.read("index", entry.name, MAX_RECORD_BYTES)
+        try:
+            name = f"{msgspec.json.decode(data or b'', type=Record).artifact}.cwasm"
+        except msgspec.MsgspecError:
+            name = ""
+        found = by_name.get(name)
+        if found is None:
+            if now - entry.used > UNFINISHED_S:
+                _remove(store, entry)
+            continue
+        found.used = max(found.used, entry.used)
+        found.index = (*found.index, entry.name)
+    return [i for i in by_name.values() if i.index or now - written[i.name] > UNFINISHED_S]
+
+
+def _remove(store: Store, item: _Item) -> bool:
+    """Remove one file unless somebody holds a lock on it."""
+    try:
+        with store.folder(item.folder) as folder:
+            fd = trust.open_file(item.name, item.name, dir_fd=folder)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for name in item.index:
+                    with store.folder("index") as index, suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=index)
+                os.unlink(item.name, dir_fd=folder)
+            finally:
+                os.close(fd)
+    except (OSError, StoreError):
+        return False  # in use, only readable, or already gone
+    return True

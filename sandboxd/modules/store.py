@@ -1,0 +1,374 @@
+"""The artifact store: compiled guests by content, and downloaded modules with what revalidates them.
+
+    CACHE/store-1/artifacts/DIGEST.cwasm           machine code; DIGEST is the sha256 of the file itself
+    CACHE/store-1/index/MODULE-ENGINE-CPU.json     which artifact belongs to which guest, engine and CPU
+    CACHE/store-1/modules/DIGEST.wasm              downloaded guests
+    CACHE/store-1/downloads/URLDIGEST.json         ETag and Last-Modified of a URL, and the module it gave
+
+An artifact is named by its own digest, so its name alone says whether it is whole: the process that loads it needs no
+second file, and a path can be handed over. The index is written after the artifact; without it there is nothing to
+find. All files are made as temporary ones, synced, and renamed. Whoever uses an artifact holds a shared lock on it,
+which is what pruning respects. See trust.py for who is believed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import msgspec
+
+from sandboxd.modules import trust
+from sandboxd.modules.errors import StoreError
+from sandboxd.modules.fingerprint import Fingerprint
+
+log = logging.getLogger(__name__)
+
+LAYOUT = "store-1"
+FOLDERS = ("artifacts", "index", "modules", "downloads")
+TEMPORARY = ".tmp-"
+MAX_RECORD_BYTES = 64 * 1024
+
+_ARTIFACT_NAME = re.compile(r"[0-9a-f]{64}\.cwasm")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 1024 * 1024
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An index entry."""
+
+    module: str
+    engine: str
+    machine: str
+    features: tuple[str, ...]
+    kind: str
+    artifact: str
+    bytes: int
+
+
+class Artifact:
+    """A compiled guest, whole and verified. Holds a shared lock until `close`, so that pruning leaves it alone."""
+
+    def __init__(self, path: str, record: Record, lock_fd: int) -> None:
+        self.path = path
+        """Where it is, for `open_verified`."""
+        self.kind = record.kind
+        """`module` or `component`."""
+        self.bytes = record.bytes
+        self.digest = record.artifact
+        self._lock_fd = lock_fd
+
+    def __repr__(self) -> str:
+        return f"<Artifact {self.digest[:12]} {self.kind} {self.bytes} bytes{', closed' if self._lock_fd < 0 else ''}>"
+
+    def close(self) -> None:
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    __del__ = close
+
+
+class Draft:
+    """An artifact being written: an open, locked temporary file. Ends by `commit` or `abandon`."""
+
+    def __init__(self, store: Store, name: str, fd: int) -> None:
+        self._store = store
+        self._name = name
+        self.fd = fd
+        """Write the artifact here."""
+
+    def __repr__(self) -> str:
+        return f"<Draft {self._name}{', ended' if self.fd < 0 else ''}>"
+
+    def commit(self, module: str, fingerprint: Fingerprint, kind: str) -> Artifact:
+        """Make it an entry.
+
+        Parameters:
+            module: sha256 of the guest it was compiled from.
+            fingerprint: of the engine that compiled it.
+            kind: `module` or `component`.
+        Raises:
+            StoreError: the file system is full or failed; the draft is gone.
+        """
+        try:
+            with self._store.folder("artifacts", write=True) as folder, trust.explained("write", str(self._store)):
+                digest, size = digest_of(self.fd)
+                os.fsync(self.fd)
+                name = f"{digest}.cwasm"
+                os.rename(self._name, name, src_dir_fd=folder, dst_dir_fd=folder)
+                os.fsync(folder)
+            record = Record(
+                module=module,
+                engine=fingerprint.engine,
+                machine=fingerprint.machine,
+                features=tuple(sorted(fingerprint.features)),
+                kind=kind,
+                artifact=digest,
+                bytes=size,
+            )
+            self._store.write(
+                "index", f"{module}-{fingerprint.engine}-{fingerprint.cpu}.json", msgspec.json.encode(record)
+            )
+        except BaseException:
+            self.abandon()
+            raise
+        _lock(self.fd, fcntl.LOCK_SH)
+        fd, self.fd = self.fd, -1
+        return Artifact(os.path.join(self._store.path, "artifacts", name), record, fd)
+
+    def abandon(self) -> None:
+        """Remove it. Harmless after `commit`."""
+        if self.fd >= 0:
+            with suppress(OSError, StoreError), self._store.folder("artifacts") as folder:
+                os.unlink(self._name, dir_fd=folder)
+            os.close(self.fd)
+            self.fd = -1
+
+    __del__ = abandon
+
+
+class Store:
+    """The store below a cache folder. Blocking calls; usable from several threads and processes at once.
+
+    Parameters:
+        cache: the configured folder; made if missing. The store is a folder of its own inside, so that `cache` itself
+            may be a mount point that belongs to somebody else.
+    Raises:
+        StoreError: it cannot be made, or somebody else could have written to it.
+    """
+
+    def __init__(self, cache: str | Path) -> None:
+        self.cache = os.path.abspath(cache)
+        self.path = os.path.join(self.cache, LAYOUT)
+        try:
+            with self.folder(None):
+                return
+        except FileNotFoundError:
+            pass
+        with trust.explained("make", self.cache):
+            os.makedirs(self.cache, mode=0o700, exist_ok=True)
+        with self.folder(None, write=True):
+            pass
+
+    def __str__(self) -> str:
+        return f"artifact store {self.path}"
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}>"
+
+    @contextmanager
+    def folder(self, name: str | None, *, write: bool = False) -> Iterator[int]:
+        """A checked descriptor of one of FOLDERS, or of the store itself (None).
+
+        Raises:
+            StoreError: not to be trusted, or `write` and it cannot be made.
+            FileNotFoundError: it is not there and `write` is false.
+        """
+        fd = trust.open_folder(self.path, str(self), create=write)
+        try:
+            if name is not None:
+                inner = trust.open_folder(name, os.path.join(self.path, name), dir_fd=fd, create=write)
+                os.close(fd)
+                fd = inner
+            yield fd
+        finally:
+            os.close(fd)
+
+    # artifacts -------------------------------------------------------------------------------------------------------
+
+    def find(self, module: str, fingerprint: Fingerprint) -> Artifact | None:
+        """The artifact of a guest that this machine can run, verified; None if there is none.
+
+        An entry that is cut off, changed, or not to be trusted is reported in the log and passed over.
+
+        Raises:
+            StoreError: the store as a whole is not to be trusted.
+        """
+        prefix = f"{module}-{fingerprint.engine}-"
+        exact = f"{prefix}{fingerprint.cpu}.json"
+        try:
+            with self.folder("index") as folder:
+                names = [n for n in os.listdir(folder) if n.startswith(prefix) and n.endswith(".json")]
+        except FileNotFoundError:
+            return None
+        for name in sorted(names, key=lambda n: (n != exact, n)):
+            record = self._record(name, module, fingerprint)
+            if record is None:
+                continue
+            artifact = self._open(record)
+            if artifact is not None:
+                self.touch("index", name)
+                return artifact
+        return None
+
+    def draft(self) -> Draft:
+        """Begin an artifact.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        with self.folder("artifacts", write=True) as folder:
+            name, fd = self._temporary(folder)
+        return Draft(self, name, fd)
+
+    def _record(self, name: str, module: str, fingerprint: Fingerprint) -> Record | None:
+        data = self.read("index", name, MAX_RECORD_BYTES)
+        if data is None:
+            return None
+        try:
+            record = msgspec.json.decode(data, type=Record)
+        except msgspec.MsgspecError as error:
+            log.warning("%s: index entry %s is damaged and not used: %s", self, name, error)
+            return None
+        foreign = (
+            record.module != module or record.engine != fingerprint.engine or not DIGEST.fullmatch(record.artifact)
+        )
+        if foreign or record.kind not in ("module", "component"):
+            log.warning("%s: index entry %s belongs to something else and is not used", self, name)
+            return None
+        if record.machine != fingerprint.machine or not fingerprint.features.issuperset(record.features):
+            return None  # for another machine: no damage, just not ours
+        return record
+
+    def _open(self, record: Record) -> Artifact | None:
+        name = f"{record.artifact}.cwasm"
+        path = os.path.join(self.path, "artifacts", name)
+        try:
+            with self.folder("artifacts") as folder:
+                fd = trust.open_file(name, path, dir_fd=folder)
+        except FileNotFoundError:
+            return None
+        except StoreError as error:
+            log.warning("artifact not used: %s", error)
+            return None
+        try:
+            _lock(fd, fcntl.LOCK_SH)
+            status = os.fstat(fd)
+            if status.st_nlink == 0:  # pruned between open and lock
+                os.close(fd)
+                return None
+            if status.st_size == record.bytes and digest_of(fd)[0] == record.artifact:
+                return Artifact(path, record, fd)
+        except OSError as error:
+            os.close(fd)
+            log.warning("artifact %s cannot be read and is not used: %s", path, error.strerror)
+            return None
+        os.close(fd)
+        log.warning("artifact %s is damaged and not used: its content has another digest than its name", path)
+        return None
+
+    # files -----------------------------------------------------------------------------------------------------------
+
+    def read(self, folder: str, name: str, max_bytes: int) -> bytes | None:
+        """A file's content; None if it is missing, too long, not to be trusted, or unreadable (the log says which)."""
+        try:
+            with self.folder(folder) as dir_fd:
+                fd = trust.open_file(name, os.path.join(self.path, folder, name), dir_fd=dir_fd)
+        except FileNotFoundError:
+            return None
+        except StoreError as error:
+            log.warning("%s: not used: %s", self, error)
+            return None
+        with os.fdopen(fd, "rb") as file:
+            try:
+                data = file.read(max_bytes + 1)
+            except OSError as error:
+                log.warning("%s: %s/%s cannot be read: %s", self, folder, name, error.strerror)
+                return None
+        return data if len(data) <= max_bytes else None
+
+    def write(self, folder: str, name: str, data: bytes) -> None:
+        """Put a file in place atomically: temporary file, fsync, rename, fsync of the folder. Raises StoreError."""
+        with self.folder(folder, write=True) as dir_fd:
+            temporary, fd = self._temporary(dir_fd)
+            try:
+                with trust.explained("write", str(self)):
+                    view = memoryview(data)
+                    while view:
+                        view = view[os.write(fd, view) :]
+                    os.fsync(fd)
+                    os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+                    os.fsync(dir_fd)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary, dir_fd=dir_fd)
+                raise
+            finally:
+                os.close(fd)
+
+    def _temporary(self, dir_fd: int) -> tuple[str, int]:
+        name = f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with trust.explained("write", str(self)):
+            fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
+            _lock(fd, fcntl.LOCK_EX)
+        return name, fd
+
+    def touch(self, folder: str, name: str) -> None:
+        """Note the use, for pruning. Fails silently where the store is only readable: nobody prunes there."""
+        with suppress(OSError, StoreError), self.folder(folder) as dir_fd:
+            os.utime(name, dir_fd=dir_fd, follow_symlinks=False)
+
+
+@contextmanager
+def open_verified(path: str) -> Iterator[str]:
+    """Open an artifact for loading, free of races: what is checked is what is loaded.
+
+    Parameters:
+        path: `Artifact.path`, possibly handed over from another process.
+    Yields:
+        a /proc/self/fd path, good inside the block; what is mapped from it stays good afterwards, whatever happens
+        to the file.
+    Raises:
+        StoreError: folder or file are not to be trusted, it is missing, or its content is not what its name says.
+    """
+    folder, name = os.path.split(path)
+    store, inner = os.path.split(folder)
+    if not _ARTIFACT_NAME.fullmatch(name) or inner != "artifacts":
+        raise StoreError(f"{path} is no path of an artifact", remedy="start the server again")
+    try:
+        outer = trust.open_folder(store, store)
+        try:
+            middle = trust.open_folder(inner, folder, dir_fd=outer)
+        finally:
+            os.close(outer)
+        try:
+            fd = trust.open_file(name, path, dir_fd=middle)
+        finally:
+            os.close(middle)
+    except FileNotFoundError as error:
+        raise StoreError(f"artifact {path} is gone", remedy="start the server again; it compiles anew") from error
+    try:
+        with trust.explained("read", path):
+            digest, _ = digest_of(fd)
+        if f"{digest}.cwasm" != name:
+            raise StoreError(f"artifact {path} is damaged", remedy="start the server again; it compiles anew")
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+def digest_of(fd: int) -> tuple[str, int]:
+    """(sha256 in hex, length) of a file's content, leaving its offset alone. Raises OSError."""
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    at = 0
+    while count := os.preadv(fd, [buffer], at):
+        digest.update(view[:count])
+        at += count
+    return digest.hexdigest(), at
+
+
+def _lock(fd: int, how: int) -> None:
+    """Locks are for pruning only; a file system without them prunes by age alone."""
+    with suppress(OSError):
+        fcntl.flock(fd, how)

@@ -1,0 +1,123 @@
+"""Which folders and files are believed: loading an artifact executes it, so nobody else may have been able to write it.
+
+The rule, checked on the open descriptor and never on a path: owner is this user or root, and neither group nor others
+may write. Everything inside is then opened relative to that descriptor, without following symbolic links. Who may write
+to the folders *above* is of no importance: nobody but this user and root can make a folder that this user owns.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sandboxd.modules.errors import StoreError
+
+OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def check(status: os.stat_result, what: str, *, folder: bool) -> None:
+    """Refuse what somebody else could have written.
+
+    Raises:
+        StoreError: wrong type, owner, or mode; the remedy is the command that repairs it.
+    """
+    right_type = stat.S_ISDIR(status.st_mode) if folder else stat.S_ISREG(status.st_mode)
+    if not right_type:
+        raise StoreError(f"{what} is no {'folder' if folder else 'regular file'}", remedy="remove it")
+    user = os.geteuid()
+    if status.st_uid not in (user, 0):
+        raise StoreError(
+            f"{what} belongs to user {status.st_uid}, not to user {user} or root, and is not trusted",
+            remedy=f"set another cache folder, or give it to the server's user: chown -R {user} {what}",
+        )
+    if status.st_mode & OTHERS_MAY_WRITE:
+        raise StoreError(
+            f"{what} has mode {stat.S_IMODE(status.st_mode):04o}: other users may have written to it",
+            remedy=f"remove it, or if nobody did: chmod -R go-w {what}",
+        )
+
+
+def open_folder(name: str, what: str, *, dir_fd: int | None = None, create: bool = False) -> int:
+    """Open a folder of the store and check it. The caller closes the descriptor.
+
+    Parameters:
+        name: path, or a name relative to `dir_fd`; its last part must not be a symbolic link.
+        what: how errors call it.
+        create: make it, with mode 0700, if it is not there.
+    Raises:
+        StoreError: it cannot be opened or made, or is not to be trusted.
+        FileNotFoundError: it is not there and `create` is false.
+    """
+    if create:
+        try:
+            os.mkdir(name, 0o700, dir_fd=dir_fd)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise explain(error, "make", what) from error
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise StoreError(f"{what} is a symbolic link or no folder", remedy="remove it") from error
+        raise explain(error, "open", what) from error
+    try:
+        check(os.fstat(fd), what, folder=True)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def open_file(name: str, what: str, *, dir_fd: int) -> int:
+    """Open a file of the store for reading and check it. The caller closes the descriptor.
+
+    Raises:
+        StoreError: it cannot be opened, or is not to be trusted.
+        FileNotFoundError: it is not there.
+    """
+    try:
+        # O_NONBLOCK: opening a planted FIFO must not wait for a writer.
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise StoreError(f"{what} is a symbolic link", remedy="remove it") from error
+        raise explain(error, "open", what) from error
+    try:
+        check(os.fstat(fd), what, folder=False)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextmanager
+def explained(action: str, what: str) -> Iterator[None]:
+    """OSErrors of the block become StoreErrors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, action, what) from error
+
+
+def explain(error: OSError, action: str, what: str) -> StoreError:
+    """The StoreError for a failed system call on `what`."""
+    reason = (error.strerror or str(error)).lower()
+    if error.errno in _FULL:
+        remedy = "free space or raise the quota there, or set another cache folder"
+    elif error.errno in _READ_ONLY:
+        remedy = (
+            "set a cache folder the server's user can write, or fill this one beforehand with `sandboxd compile` "
+            "under the same user and with the same settings"
+        )
+    else:
+        remedy = "check the file system, or set another cache folder"
+    return StoreError(f"cannot {action} {what}: {reason}", remedy=remedy)
