@@ -1,0 +1,42 @@
+"""sandboxd.yaml: the settings of the server.
+
+Keys are camelCase, as in Dapr's YAML. Each is also a variable (`pool.queueLimit` is SANDBOXD_POOL_QUEUE_LIMIT).
+The command line wins over a variable, a variable over the file, the file over the default. Nothing is read at import.
+"""
+
+from sandboxd.config.load import Reading, load, read
+from sandboxd.config.machine import cpu_count
+from sandboxd.config.model import (
+    Cache,
+    Config,
+    Drain,
+    Egress,
+    Engine,
+    Listen,
+    Logging,
+    MetricsConfig,
+    Modules,
+    PoolConfig,
+    Reload,
+)
+from sandboxd.config.render import reference_table, render
+
+__all__ = [
+    "Cache",
+    "Config",
+    "Drain",
+    "Egress",
+    "Engine",
+    "Listen",
+    "Logging",
+    "MetricsConfig",
+    "Modules",
+    "PoolConfig",
+    "Reading",
+    "Reload",
+    "cpu_count",
+    "load",
+    "read",
+    "reference_table",
+    "render",
+]
