@@ -1,0 +1,117 @@
+"""The part of wasmtime's C API that components need, with plain addresses for every pointer.
+
+wasmtime-py's own prototypes wrap each pointer in an object and go through a Python function each; at some forty calls
+for one small HTTP request of a guest that is most of what a host call costs. Here an address is an `int`.
+
+Two handles on the same library: functions that neither run a guest nor block keep the interpreter's lock (`PyDLL`),
+which saves the release and the re-acquisition; functions that run a guest release it, so that the thread that ticks
+epochs gets its turns.
+
+Layouts are those of `wasmtime/component/val.h` of wasmtime 50 on 64-bit machines; `check_layout` compares them with
+what wasmtime-py was generated from.
+"""
+
+import ctypes
+from typing import Any, Final
+
+from wasmtime import _ffi as ffi
+
+VAL_SIZE = 32
+"""sizeof(wasmtime_component_val_t): the kind in byte 0, the payload from byte 8."""
+PAYLOAD = 8
+ENTRY_SIZE = 48
+"""sizeof(wasmtime_component_valrecord_entry_t): a name of 16 bytes, then a value."""
+
+FUNC_SIZE = 32
+"""sizeof(wasmtime_component_func_t)."""
+INSTANCE_SIZE = 16
+"""sizeof(wasmtime_component_instance_t)."""
+
+_ptr: Final = ctypes.c_void_p
+_size: Final = ctypes.c_size_t
+_u32: Final = ctypes.c_uint32
+_text: Final = ctypes.c_char_p
+
+_holding = ctypes.PyDLL(ffi.dll._name)
+_releasing = ctypes.CDLL(ffi.dll._name)
+
+
+def _declare(library: ctypes.CDLL, name: str, result: Any, *parameters: Any) -> Any:
+    function = getattr(library, name)
+    function.restype = result
+    function.argtypes = parameters
+    return function
+
+
+HostCallback: Final = ctypes.CFUNCTYPE(_size, _ptr, _ptr, _ptr, _ptr, _size, _ptr, _size)
+"""(data, context, type, arguments, argument count, results, result count) -> `wasmtime_error_t` pointer, or 0.
+
+The arguments belong to the caller, who frees them and all they hold: they are read and never consumed. What is written
+to the results passes to the caller.
+"""
+Destructor: Final = ctypes.CFUNCTYPE(_size, _ptr, _ptr, _u32)
+"""(data, context, representation) -> `wasmtime_error_t` pointer, or 0."""
+
+byte_vec_new = _declare(_holding, "wasm_byte_vec_new", None, _ptr, _size, _text)
+
+linker_root = _declare(_holding, "wasmtime_component_linker_root", _ptr, _ptr)
+linker_instance_delete = _declare(_holding, "wasmtime_component_linker_instance_delete", None, _ptr)
+add_instance = _declare(_holding, "wasmtime_component_linker_instance_add_instance", _ptr, _ptr, _text, _size, _ptr)
+add_func = _declare(
+    _holding, "wasmtime_component_linker_instance_add_func", _ptr, _ptr, _text, _size, HostCallback, _ptr, _ptr
+)
+add_resource = _declare(
+    _holding,
+    "wasmtime_component_linker_instance_add_resource",
+    *(_ptr, _ptr, _text, _size, _ptr, Destructor, _ptr, _ptr),
+)
+resource_type_new = _declare(_holding, "wasmtime_component_resource_type_new_host", _ptr, _u32)
+resource_type_delete = _declare(_holding, "wasmtime_component_resource_type_delete", None, _ptr)
+
+instantiate = _declare(_releasing, "wasmtime_component_linker_instantiate", _ptr, _ptr, _ptr, _ptr, _ptr)
+instance_get_func = _declare(_holding, "wasmtime_component_instance_get_func", ctypes.c_bool, _ptr, _ptr, _ptr, _ptr)
+func_call = _declare(_releasing, "wasmtime_component_func_call", _ptr, _ptr, _ptr, _ptr, _size, _ptr, _size)
+
+vallist_new_uninit = _declare(_holding, "wasmtime_component_vallist_new_uninit", None, _ptr, _size)
+valrecord_new_uninit = _declare(_holding, "wasmtime_component_valrecord_new_uninit", None, _ptr, _size)
+valtuple_new_uninit = _declare(_holding, "wasmtime_component_valtuple_new_uninit", None, _ptr, _size)
+val_new = _declare(_holding, "wasmtime_component_val_new", _ptr, _ptr)
+val_delete = _declare(_holding, "wasmtime_component_val_delete", None, _ptr)
+
+resource_host_new = _declare(_holding, "wasmtime_component_resource_host_new", _ptr, ctypes.c_bool, _u32, _u32)
+resource_host_delete = _declare(_holding, "wasmtime_component_resource_host_delete", None, _ptr)
+resource_host_rep = _declare(_holding, "wasmtime_component_resource_host_rep", _u32, _ptr)
+resource_host_type = _declare(_holding, "wasmtime_component_resource_host_type", _u32, _ptr)
+resource_host_to_any = _declare(_holding, "wasmtime_component_resource_host_to_any", _ptr, _ptr, _ptr, _ptr)
+resource_any_to_host = _declare(_holding, "wasmtime_component_resource_any_to_host", _ptr, _ptr, _ptr, _ptr)
+
+
+def check_layout() -> None:
+    """Compare the layouts assumed here with wasmtime-py's.
+
+    Raises:
+        RuntimeError: they differ, so this build of wasmtime cannot be used.
+    """
+    union = ffi.wasmtime_component_valunion_t
+    val: Any = ffi.wasmtime_component_val_t
+    variant: Any = ffi.wasmtime_component_valvariant_t
+    result: Any = ffi.wasmtime_component_valresult_t
+    vector: Any = ffi.wasmtime_component_vallist_t
+    entry: Any = ffi.wasmtime_component_valrecord_entry_t
+    found = (
+        ctypes.sizeof(val),
+        val.of.offset,
+        ctypes.sizeof(entry),
+        entry.val.offset,
+        ctypes.sizeof(union),
+        variant.val.offset,
+        result.val.offset,
+        vector.data.offset,
+        ctypes.sizeof(ffi.wasmtime_component_func_t),
+        ctypes.sizeof(ffi.wasmtime_component_instance_t),
+    )
+    if found != (VAL_SIZE, PAYLOAD, ENTRY_SIZE, 16, 24, 16, 8, 8, FUNC_SIZE, INSTANCE_SIZE):
+        raise RuntimeError(f"component values of this wasmtime are laid out differently: {found}")
+
+
+check_layout()

@@ -1,0 +1,147 @@
+"""What the WASI 0.2 functions of a component work on: the running invocation's handles, streams, clocks and limits."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from hostfuncs.abi import capi as abi
+from hostfuncs.abi.ending import DeadlineExceeded
+from hostfuncs.abi.state import InvocationState
+from hostfuncs.outbound import DeadlineExceeded as OutboundDeadlineExceeded
+from hostfuncs.outbound import Exchanges
+from hostfuncs.wasip1.sources import Sources, SystemSources
+from hostfuncs.wasip2.layout import Scratch
+from hostfuncs.wasip2.stdio import Stdio
+from hostfuncs.wasip2.table import Table
+
+_ERROR_TEXT = b"ended by the host"
+NS = 1_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """What one invocation is given. All of it came from outside except the limits.
+
+    Attributes:
+        args: argv, the program's name first.
+        env: environment, in order; names are unique.
+    """
+
+    args: tuple[bytes, ...] = ()
+    env: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class BeginExchanges(Protocol):
+    """Opens the invocation's outbound requests; called at most once per invocation, when the guest first asks."""
+
+    def __call__(self) -> Exchanges: ...
+
+
+def _no_exchanges() -> Exchanges:
+    raise RuntimeError("this host was set up without outbound HTTP")
+
+
+class Host:
+    """State of one linked component, for one invocation at a time.
+
+    Life: `begin`, `enter` once the store exists, the guest runs, `finish`.
+
+    Parameters:
+        state: shared with the rest of the worker: deadline, cancellation, and why the guest was ended.
+        entries: host objects a guest may hold at once, at least 1.
+    """
+
+    def __init__(self, state: InvocationState, *, entries: int) -> None:
+        self.state = state
+        self.context = 0
+        self.scratch = Scratch()
+        self._entries = entries
+        self.table = Table(entries)
+        self.call = Call()
+        self.stdio = Stdio()
+        self.sources: Sources = SystemSources()
+        self._begin_exchanges: BeginExchanges = _no_exchanges
+        self._exchanges: Exchanges | None = None
+
+    def __repr__(self) -> str:
+        return f"<Host {self.table!r} {self.state!r}>"
+
+    def begin(
+        self,
+        call: Call,
+        *,
+        stdio: Stdio,
+        sources: Sources,
+        exchanges: BeginExchanges = _no_exchanges,
+    ) -> None:
+        """Start anew. `state.begin` is the caller's to call."""
+        self.table = Table(self._entries)
+        self.call = call
+        self.stdio = stdio
+        self.sources = sources
+        self._begin_exchanges = exchanges
+        self._exchanges = None
+
+    def enter(self, context: int) -> None:
+        """The store exists: host functions may be called from now on.
+
+        Parameters:
+            context: address of the store's context, valid until `finish`.
+        """
+        self.context = context
+
+    def finish(self) -> None:
+        """The guest will run no more; what it left behind is let go. Outbound requests are closed by their owner."""
+        self.context = 0
+        self._exchanges = None
+        for entry in self.table.clear():
+            entry.parent = None
+
+    @property
+    def exchanges(self) -> Exchanges:
+        """The invocation's outbound requests."""
+        if self._exchanges is None:
+            self._exchanges = self._begin_exchanges()
+        return self._exchanges
+
+    def fail(self, error: BaseException) -> int:
+        """Record why the guest is ended, and make the error that ends it. Never raises.
+
+        Returns:
+            Address of a new `wasmtime_error_t`, owned by whoever gets it.
+        """
+        abi.trap_delete(self.state.end(error))
+        pointer: int = abi.error_new(_ERROR_TEXT)
+        return pointer
+
+    def turn(self) -> None:
+        """Let outbound requests move without waiting, so that a guest that only ever asks gets an answer some time."""
+        if self._exchanges is not None:
+            self._exchanges.turn()
+
+    def wait(self, ready: Callable[[], bool], due_ns: int | None = None) -> None:
+        """Block until something holds.
+
+        Parameters:
+            ready: asked before and after each sleep. Cheap.
+            due_ns: CLOCK_MONOTONIC instant at which to give up waiting; None waits on.
+
+        Raises:
+            DeadlineExceeded: the invocation's deadline came first.
+            Cancelled: nobody waits for the invocation any more.
+        """
+        if self._exchanges is not None:
+            try:
+                self._exchanges.wait(ready, due_ns)
+            except OutboundDeadlineExceeded:
+                raise DeadlineExceeded from None
+            return
+        while not ready():
+            self.state.check()
+            now = time.monotonic_ns()
+            if due_ns is not None and now >= due_ns:
+                return
+            # Nothing but time can change anything: no request is under way.
+            until = self.state.deadline_ns if due_ns is None else min(due_ns, self.state.deadline_ns)
+            time.sleep(max(0, until - now) / NS)

@@ -1,0 +1,171 @@
+"""Reading values that a component passes: a function compiled for each type of a signature.
+
+What a C value points to is copied out in one piece per list, record or tuple. Arguments belong to wasmtime, so nothing
+is freed here. `list<u8>` is a strided copy: the C API gives every byte 32 bytes of its own.
+"""
+
+import struct
+from collections.abc import Callable, Sequence
+from ctypes import string_at
+from typing import Any
+
+from hostfuncs.abi import capi as abi
+from hostfuncs.wasip2 import capi
+from hostfuncs.wasip2.capi import ENTRY_SIZE, PAYLOAD, VAL_SIZE
+from hostfuncs.wasip2.layout import NUMBERS, Scope, maybe, one_word, two_words
+from hostfuncs.wasip2.types import (
+    NONE,
+    U8,
+    Borrow,
+    Enum,
+    List,
+    Option,
+    Own,
+    Prim,
+    Record,
+    Result,
+    Tag,
+    Tuple,
+    Type,
+    Variant,
+)
+
+Lift = Callable[[bytes, int, Scope], Any]
+"""(bytes that hold C values, where this one begins, scope) -> value"""
+
+_STRIDED_COPY = 4096
+"""`list<u8>` up to this length is copied whole and then thinned out; longer ones are thinned out where they are."""
+
+
+def lifter(kind: Type) -> Lift:
+    """The function that reads values of a type."""
+    match kind:
+        case Prim("string"):
+            return _lift_string
+        case Prim("char"):
+            return lambda raw, at, _scope: chr(one_word(raw, at + PAYLOAD)[0] & 0xFFFFFFFF)
+        case Prim(name):
+            return _number_lifter(name)
+        case List(element):
+            return _lift_bytes if element == U8 else _list_lifter(lifter(element))
+        case Option(inner):
+            return _option_lifter(lifter(inner))
+        case Result(good, bad):
+            return _result_lifter(maybe(lifter, good), maybe(lifter, bad))
+        case Variant(cases):
+            return _variant_lifter({name.encode(): (name, maybe(lifter, t)) for name, t in cases})
+        case Enum(names):
+            return _enum_lifter({name.encode(): name for name in names})
+        case Record(fields):
+            return _sequence_lifter([lifter(t) for _, t in fields], ENTRY_SIZE, 16)
+        case Tuple(items):
+            return _sequence_lifter([lifter(t) for t in items], VAL_SIZE, 0)
+        case Own(resource):
+            return _handle_lifter(resource.RESOURCE, own=True)
+        case Borrow(resource):
+            return _handle_lifter(resource.RESOURCE, own=False)
+
+
+def _number_lifter(name: str) -> Lift:
+    read = struct.Struct("<" + NUMBERS[name][1]).unpack_from
+    return lambda raw, at, _scope: read(raw, at + PAYLOAD)[0]
+
+
+def _lift_string(raw: bytes, at: int, _scope: Scope) -> str:
+    size, data = two_words(raw, at + PAYLOAD)
+    return string_at(data, size).decode() if size else ""
+
+
+def _lift_bytes(raw: bytes, at: int, _scope: Scope) -> bytes:
+    size, data = two_words(raw, at + PAYLOAD)
+    if not size:
+        return b""
+    if size <= _STRIDED_COPY:
+        return string_at(data, size * VAL_SIZE)[PAYLOAD::VAL_SIZE]
+    return abi.view_of(data, size * VAL_SIZE)[PAYLOAD::VAL_SIZE].tobytes()
+
+
+def _list_lifter(element: Lift) -> Lift:
+    def lift(raw: bytes, at: int, scope: Scope) -> list[Any]:
+        size, data = two_words(raw, at + PAYLOAD)
+        if not size:
+            return []
+        values = string_at(data, size * VAL_SIZE)
+        return [element(values, at, scope) for at in range(0, size * VAL_SIZE, VAL_SIZE)]
+
+    return lift
+
+
+def _sequence_lifter(parts: list[Lift], stride: int, skip: int) -> Lift:
+    places = [(part, at * stride + skip) for at, part in enumerate(parts)]
+
+    def lift(raw: bytes, at: int, scope: Scope) -> tuple[Any, ...]:
+        size, data = two_words(raw, at + PAYLOAD)
+        if size != len(places):
+            raise TypeError(f"{size} values where {len(places)} belong")
+        values = string_at(data, size * stride)
+        return tuple([part(values, place, scope) for part, place in places])
+
+    return lift
+
+
+def _option_lifter(inner: Lift) -> Lift:
+    def lift(raw: bytes, at: int, scope: Scope) -> Tag:
+        (pointer,) = one_word(raw, at + PAYLOAD)
+        return Tag("some", inner(string_at(pointer, VAL_SIZE), 0, scope)) if pointer else NONE
+
+    return lift
+
+
+def _result_lifter(good: Lift | None, bad: Lift | None) -> Lift:
+    def lift(raw: bytes, at: int, scope: Scope) -> Tag:
+        is_ok, pointer = two_words(raw, at + PAYLOAD)
+        name, part = ("ok", good) if is_ok & 0xFF else ("err", bad)
+        return Tag(name, part(string_at(pointer, VAL_SIZE), 0, scope) if part else None)
+
+    return lift
+
+
+def _variant_lifter(cases: dict[bytes, tuple[str, Lift | None]]) -> Lift:
+    def lift(raw: bytes, at: int, scope: Scope) -> Tag:
+        size, data = two_words(raw, at + PAYLOAD)
+        name, part = cases[string_at(data, size)]
+        if part is None:
+            return Tag(name)
+        (pointer,) = one_word(raw, at + 24)
+        return Tag(name, part(string_at(pointer, VAL_SIZE), 0, scope))
+
+    return lift
+
+
+def _enum_lifter(names: dict[bytes, str]) -> Lift:
+    def lift(raw: bytes, at: int, _scope: Scope) -> str:
+        size, data = two_words(raw, at + PAYLOAD)
+        return names[string_at(data, size)]
+
+    return lift
+
+
+def _handle_lifter(kind: int, *, own: bool) -> Lift:
+    def lift(raw: bytes, at: int, scope: Scope) -> Any:
+        (handle,) = one_word(raw, at + PAYLOAD)
+        scratch = scope.scratch
+        # Also ends the borrow: wasmtime traps when a call returns with one open.
+        error = capi.resource_any_to_host(scope.context, handle, scratch.address)
+        if error:
+            raise RuntimeError(abi.take_error(error))
+        host = scratch.words[0]
+        rep, found = capi.resource_host_rep(host), capi.resource_host_type(host)
+        capi.resource_host_delete(host)
+        # The component's types made sure of it; that they say the same as ours is what is looked at here.
+        entry = scope.table.get(rep, found)
+        if found != kind:
+            raise TypeError(f"a handle of {entry.NAME} where another resource belongs")
+        return scope.table.take(rep, found) if own else entry
+
+    return lift
+
+
+def argument_lifters(params: Sequence[Type]) -> list[tuple[Lift, int]]:
+    """Lifters of a function's arguments, each with where its value begins."""
+    return [(lifter(kind), at * VAL_SIZE) for at, kind in enumerate(params)]
