@@ -4,7 +4,16 @@ The names are the cases of `variant error-code` in wasi:http/types@0.2. Failures
 errno, getaddrinfo code or OpenSSL's numbers, never by the text of a message.
 """
 
+import asyncio
+import errno
+import socket
+import ssl
 from dataclasses import dataclass
+from enum import StrEnum
+
+import h2.exceptions
+import h11
+import httpcore2
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,49 @@ class FieldSizePayload:
     field_name: str | None = None
     field_size: int | None = None
 
+
+ERROR_CODES = (
+    "DNS-timeout",
+    "DNS-error",
+    "destination-not-found",
+    "destination-unavailable",
+    "destination-IP-prohibited",
+    "destination-IP-unroutable",
+    "connection-refused",
+    "connection-terminated",
+    "connection-timeout",
+    "connection-read-timeout",
+    "connection-write-timeout",
+    "connection-limit-reached",
+    "TLS-protocol-error",
+    "TLS-certificate-error",
+    "TLS-alert-received",
+    "HTTP-request-denied",
+    "HTTP-request-length-required",
+    "HTTP-request-body-size",
+    "HTTP-request-method-invalid",
+    "HTTP-request-URI-invalid",
+    "HTTP-request-URI-too-long",
+    "HTTP-request-header-section-size",
+    "HTTP-request-header-size",
+    "HTTP-request-trailer-section-size",
+    "HTTP-request-trailer-size",
+    "HTTP-response-incomplete",
+    "HTTP-response-header-section-size",
+    "HTTP-response-header-size",
+    "HTTP-response-body-size",
+    "HTTP-response-trailer-section-size",
+    "HTTP-response-trailer-size",
+    "HTTP-response-transfer-coding",
+    "HTTP-response-content-coding",
+    "HTTP-response-timeout",
+    "HTTP-upgrade-failed",
+    "HTTP-protocol-error",
+    "loop-detected",
+    "configuration-error",
+    "internal-error",
+)
+"""Every case of `variant error-code`, in the order of the WIT (the position is the discriminant)."""
 
 Payload = DnsErrorPayload | TlsAlertPayload | FieldSizePayload | int | str | None
 
@@ -58,3 +110,163 @@ class OutboundError(Exception):
 
 class DeadlineExceeded(Exception):  # noqa: N818 - the state is the name, as in TimeoutError's family
     """The invocation's deadline passed while the host waited for an origin. The guest is ended."""
+
+
+# What the engine's own parts raise --------------------------------------------------------------------------------
+
+
+class Unanswered(Exception):  # noqa: N818 - names what happened
+    """The connection ended before any byte of a response; the origin may or may not have acted on the request."""
+
+
+class Cut(Exception):  # noqa: N818 - names what happened
+    """The connection ended within a response."""
+
+
+class Unresolved(Exception):  # noqa: N818 - names what happened
+    """The name resolved to nothing usable, without the resolver saying why."""
+
+
+class Phase(StrEnum):
+    """How far an exchange has come; decides what a timeout is called."""
+
+    WAITING = "waiting"
+    RESOLVING = "resolving"
+    CONNECTING = "connecting"
+    HEAD = "head"
+    BODY = "body"
+
+
+_TIMEOUTS = {
+    Phase.WAITING: "connection-limit-reached",
+    Phase.RESOLVING: "DNS-timeout",
+    Phase.CONNECTING: "connection-timeout",
+    Phase.HEAD: "connection-read-timeout",
+    Phase.BODY: "connection-read-timeout",
+}
+
+_ERRNOS = {
+    errno.ECONNREFUSED: "connection-refused",
+    errno.ECONNRESET: "connection-terminated",
+    errno.ECONNABORTED: "connection-terminated",
+    errno.EPIPE: "connection-terminated",
+    errno.ENOTCONN: "connection-terminated",
+    errno.ESHUTDOWN: "connection-terminated",
+    errno.ETIMEDOUT: "connection-timeout",
+    errno.ENETUNREACH: "destination-IP-unroutable",
+    errno.EHOSTUNREACH: "destination-IP-unroutable",
+    errno.ENETDOWN: "destination-IP-unroutable",
+    errno.EHOSTDOWN: "destination-unavailable",
+    errno.EADDRNOTAVAIL: "destination-unavailable",
+    errno.EAFNOSUPPORT: "destination-IP-unroutable",
+    errno.EACCES: "destination-unavailable",
+    errno.EPERM: "destination-unavailable",
+    errno.EMFILE: "connection-limit-reached",
+    errno.ENFILE: "connection-limit-reached",
+    errno.ENOBUFS: "connection-limit-reached",
+    errno.ENOMEM: "connection-limit-reached",
+}
+
+# getaddrinfo does not pass on the RCODE; each of its errors stands for one (RFC 1035, section 4.1.1).
+_GAI_RCODES = {
+    socket.EAI_NONAME: "NXDOMAIN",
+    getattr(socket, "EAI_NODATA", -5): "NODATA",
+    socket.EAI_AGAIN: "SERVFAIL",
+    socket.EAI_FAIL: "SERVFAIL",
+    getattr(socket, "EAI_ADDRFAMILY", -9): "NODATA",
+}
+
+# OpenSSL's symbolic reason -> the alert the peer sent (RFC 8446, section 6).
+_ALERTS = {
+    "SSLV3_ALERT_UNEXPECTED_MESSAGE": (10, "unexpected_message"),
+    "SSLV3_ALERT_BAD_RECORD_MAC": (20, "bad_record_mac"),
+    "TLSV1_ALERT_RECORD_OVERFLOW": (22, "record_overflow"),
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": (40, "handshake_failure"),
+    "SSLV3_ALERT_BAD_CERTIFICATE": (42, "bad_certificate"),
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": (43, "unsupported_certificate"),
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": (44, "certificate_revoked"),
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": (45, "certificate_expired"),
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": (46, "certificate_unknown"),
+    "SSLV3_ALERT_ILLEGAL_PARAMETER": (47, "illegal_parameter"),
+    "TLSV1_ALERT_UNKNOWN_CA": (48, "unknown_ca"),
+    "TLSV1_ALERT_ACCESS_DENIED": (49, "access_denied"),
+    "TLSV1_ALERT_DECODE_ERROR": (50, "decode_error"),
+    "TLSV1_ALERT_DECRYPT_ERROR": (51, "decrypt_error"),
+    "TLSV1_ALERT_PROTOCOL_VERSION": (70, "protocol_version"),
+    "TLSV1_ALERT_INSUFFICIENT_SECURITY": (71, "insufficient_security"),
+    "TLSV1_ALERT_INTERNAL_ERROR": (80, "internal_error"),
+    "TLSV1_ALERT_INAPPROPRIATE_FALLBACK": (86, "inappropriate_fallback"),
+    "TLSV1_ALERT_USER_CANCELLED": (90, "user_canceled"),
+    "TLSV13_ALERT_MISSING_EXTENSION": (109, "missing_extension"),
+    "TLSV1_UNSUPPORTED_EXTENSION": (110, "unsupported_extension"),
+    "TLSV1_UNRECOGNIZED_NAME": (112, "unrecognized_name"),
+    "TLSV1_BAD_CERTIFICATE_STATUS_RESPONSE": (113, "bad_certificate_status_response"),
+    "TLSV1_ALERT_UNKNOWN_PSK_IDENTITY": (115, "unknown_psk_identity"),
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": (116, "certificate_required"),
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": (120, "no_application_protocol"),
+}
+
+# h11's hint which status a server would answer with -> what that means for a client.
+_H11_HINTS = {431: "HTTP-response-header-section-size", 501: "HTTP-response-transfer-coding"}
+
+# One row per exception type; the first that fits counts, so the special stand before the general.
+_TYPES: tuple[tuple[type[BaseException], str], ...] = (
+    (Unanswered, "connection-terminated"),
+    (Cut, "HTTP-response-incomplete"),
+    (httpcore2.PoolTimeout, "connection-limit-reached"),
+    (httpcore2.ConnectTimeout, "connection-timeout"),
+    (httpcore2.TimeoutException, "connection-read-timeout"),
+    (httpcore2.ProxyError, "destination-unavailable"),
+    (httpcore2.ConnectError, "destination-unavailable"),
+    (httpcore2.NetworkError, "connection-terminated"),
+    (httpcore2.ProtocolError, "HTTP-protocol-error"),
+    (h2.exceptions.H2Error, "HTTP-protocol-error"),
+    (asyncio.IncompleteReadError, "HTTP-response-incomplete"),
+    (ConnectionError, "connection-terminated"),
+)
+
+
+def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
+    """Name a failure as wasi-http does.
+
+    Parameters:
+        failure: what the engine, asyncio, ssl, h11 or httpcore2 raised.
+        phase: how far the exchange was.
+    """
+    if isinstance(failure, OutboundError):
+        return failure.code
+    if isinstance(failure, (Unresolved, UnicodeError)):
+        return ErrorCode("DNS-error", DnsErrorPayload("NODATA"))
+    if isinstance(failure, socket.gaierror):
+        return ErrorCode("DNS-error", DnsErrorPayload(_GAI_RCODES.get(failure.errno or 0, "SERVFAIL")))
+    if isinstance(failure, ssl.SSLError):
+        return _tls_code(failure, phase)
+    if isinstance(failure, h11.RemoteProtocolError):
+        return ErrorCode(_H11_HINTS.get(failure.error_status_hint, "HTTP-protocol-error"))
+    for kind, name in _TYPES:
+        if isinstance(failure, kind) and not (isinstance(failure, OSError) and failure.errno in _ERRNOS):
+            return _within(name, phase)
+    if isinstance(failure, OSError):
+        if isinstance(failure, TimeoutError) and failure.errno is None:
+            return ErrorCode(_TIMEOUTS[phase])
+        known = _ERRNOS.get(failure.errno or 0)
+        if known is not None:
+            return _within(known, phase)
+        return ErrorCode("destination-unavailable" if phase is Phase.CONNECTING else "connection-terminated")
+    return ErrorCode("internal-error", type(failure).__name__)
+
+
+def _within(name: str, phase: Phase) -> ErrorCode:
+    """IANA's registry behind these codes: connection-terminated means before any part of the response was received."""
+    return ErrorCode("HTTP-response-incomplete" if name == "connection-terminated" and phase is Phase.BODY else name)
+
+
+def _tls_code(failure: ssl.SSLError, phase: Phase) -> ErrorCode:
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        return ErrorCode("TLS-certificate-error")
+    if isinstance(failure, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return _within("connection-terminated", phase)
+    alert = _ALERTS.get(failure.reason or "")
+    if alert is not None:
+        return ErrorCode("TLS-alert-received", TlsAlertPayload(*alert))
+    return ErrorCode("TLS-protocol-error")

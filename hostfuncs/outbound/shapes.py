@@ -15,10 +15,11 @@ class Settings:
     ca_files: tuple[str, ...] = ()
     """PEM bundles trusted beside the system's store. Paths."""
     client_certificates: tuple[tuple[str, str, str], ...] = ()
-    """(host pattern as in `Policy`, PEM certificate chain file, PEM key file); the first that matches an origin is used."""
+    """(host pattern as in `Policy`, PEM certificate chain file, PEM key file); the first that matches is used."""
     proxy: str | None = None
     """`http://[user:password@]host:port` of a proxy all requests go through; None connects directly. The environment
-    is never asked."""
+    is never asked. The proxy then resolves names, so addresses are checked here only where the guest names one, and
+    must be enforced there; trailers are not passed on."""
     http2: bool = False
     """Offer HTTP/2 to https origins (ALPN)."""
     connections: int = 64
@@ -72,7 +73,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """A guest's request-options. None means the server's default; a larger value than that is cut to it. Nanoseconds."""
+    """A guest's request-options, in nanoseconds. None means the server's value; a larger one than that is cut to it."""
 
     connect_timeout_ns: int | None = None
     first_byte_timeout_ns: int | None = None

@@ -1,0 +1,279 @@
+"""Sockets: resolve once, check every address, connect to one that passed, and know what the peer did meanwhile.
+
+The event loop stands still while the guest computes, so a stream has to be able to say, without the loop, whether
+something waits in its socket: an idle HTTP/1.1 connection with anything to read has been closed, or is out of step.
+"""
+
+import asyncio
+import contextlib
+import ipaddress
+import select
+import socket
+import ssl
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, cast
+
+import httpcore2
+
+from hostfuncs.outbound.addresses import Address
+
+_HIGH_WATER = 256 * 1024
+
+
+class Resolver(Protocol):
+    """Turns names into addresses."""
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        """Return addresses in the order to try them. Raises socket.gaierror."""
+        ...
+
+
+class SystemResolver:
+    """getaddrinfo on a thread of the loop's executor."""
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        """Ask the system, hosts file and search domains included. Raises socket.gaierror."""
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
+
+
+class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
+    """A TCP or TLS connection; httpcore2's stream interface straight on an asyncio transport."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        self._paused = False
+        self._eof = False
+        self._lost: Exception | None = None
+        self._is_lost = False
+        self._reader: asyncio.Future[None] | None = None
+        self._drain: asyncio.Future[None] | None = None
+        self._full = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the connection stands."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes arrived."""
+        self._chunks.append(data)
+        self._held += len(data)
+        if self._held > _HIGH_WATER and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self._wake(self._reader)
+
+    def eof_received(self) -> None:
+        """asyncio: the peer will send no more."""
+        self._eof = True
+        self._wake(self._reader)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is gone."""
+        self._is_lost = True
+        self._lost = exc
+        self._wake(self._reader)
+        self._wake(self._drain)
+
+    def pause_writing(self) -> None:
+        """asyncio: the transport's buffer is full."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """asyncio: it has drained."""
+        self._full = False
+        self._wake(self._drain)
+
+    # httpcore2.AsyncNetworkStream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Return what has arrived, b"" at the end.
+
+        Raises:
+            OSError, ssl.SSLError: the connection broke, as the transport said it.
+        """
+        while not self._chunks:
+            if self._lost is not None:
+                raise self._lost
+            if self._eof or self._is_lost:
+                return b""
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        chunk = self._chunks.popleft()
+        if len(chunk) > max_bytes:
+            self._chunks.appendleft(chunk[max_bytes:])
+            chunk = chunk[:max_bytes]
+        self._held -= len(chunk)
+        if self._paused and self._held <= _HIGH_WATER // 2 and self._transport is not None and not self._is_lost:
+            self._paused = False
+            self._transport.resume_reading()
+        return chunk
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Hand bytes to the kernel, waiting while the peer does not take them.
+
+        Raises:
+            OSError: the connection is gone.
+        """
+        if not buffer:
+            return
+        if self._is_lost or self._transport is None or self._transport.is_closing():
+            raise self._lost or ConnectionResetError("the connection is closed")
+        self._transport.write(buffer)
+        while self._full and not self._is_lost:
+            self._drain = asyncio.get_running_loop().create_future()
+            await self._drain
+        if self._lost is not None:
+            raise self._lost
+
+    async def aclose(self) -> None:
+        """Close at once. Nothing is flushed: whoever closes has had all it wanted, or wants no more."""
+        self.abort()
+
+    def abort(self) -> None:
+        """As `aclose`, where nothing can be awaited."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> "Stream":
+        """Speak TLS from here on.
+
+        Raises:
+            ssl.SSLError, OSError: the handshake failed.
+        """
+        assert self._transport is not None
+        loop = asyncio.get_running_loop()
+        try:
+            secured = await loop.start_tls(self._transport, self, ssl_context, server_hostname=server_hostname)
+        except BaseException:
+            self._transport.abort()
+            raise
+        assert secured is not None
+        self._transport = secured
+        return self
+
+    def get_extra_info(self, info: str) -> Any:
+        """`ssl_object`, `socket`, `server_addr`, `is_readable`."""
+        if self._transport is None:
+            return None
+        if info == "ssl_object":
+            return self._transport.get_extra_info("ssl_object")
+        if info == "socket":
+            return self._transport.get_extra_info("socket")
+        if info == "server_addr":
+            return self._transport.get_extra_info("peername")
+        if info == "is_readable":
+            return self.stirred()
+        return None
+
+    def stirred(self) -> bool:
+        """Whether the peer did anything since the last read: sent, closed or reset. Asks the kernel, not the loop."""
+        if self._chunks or self._eof or self._is_lost or self._transport is None or self._transport.is_closing():
+            return True
+        sock = self._transport.get_extra_info("socket")
+        descriptor = -1 if sock is None else sock.fileno()
+        if descriptor < 0:
+            return True
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN | select.POLLHUP | select.POLLERR)
+        return bool(poll.poll(0))
+
+    def gone(self) -> bool:
+        """Whether the peer has closed, told from a look into the socket; false while bytes are still to be read."""
+        if self._eof or self._is_lost or self._transport is None or self._transport.is_closing():
+            return True
+        sock = self._transport.get_extra_info("socket")
+        descriptor = -1 if sock is None else sock.fileno()
+        if descriptor < 0:
+            return True
+        twin = socket.socket(fileno=socket.dup(descriptor))
+        try:
+            return twin.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        finally:
+            twin.close()
+
+    @staticmethod
+    def _wake(future: asyncio.Future[None] | None) -> None:
+        if future is not None and not future.done():
+            future.set_result(None)
+
+
+async def connect(addresses: Sequence[Address], port: int) -> Stream:
+    """Connect to the first address that answers, never to anything but these addresses.
+
+    Each attempt but the last gives way to the next after a quarter of a second without an answer and goes on beside
+    it (RFC 8305 section 5); the first to succeed wins.
+
+    Raises:
+        OSError: every attempt failed; the last failure.
+    """
+    loop = asyncio.get_running_loop()
+    attempts: list[asyncio.Task[socket.socket]] = []
+    failure: BaseException = OSError("there was no address to connect to")
+    waiting = list(addresses)
+    winner: socket.socket | None = None
+    try:
+        while winner is None:
+            if waiting:
+                attempts.append(loop.create_task(_connect_one(loop, waiting.pop(0), port)))
+            running = [task for task in attempts if not task.done()]
+            if running:
+                await asyncio.wait(running, timeout=0.25 if waiting else None, return_when=asyncio.FIRST_COMPLETED)
+            for task in [task for task in attempts if task.done()]:
+                attempts.remove(task)
+                error = task.exception()
+                if error is not None:
+                    failure = error
+                elif winner is None:
+                    winner = task.result()
+                else:
+                    task.result().close()
+            if winner is None and not attempts and not waiting:
+                raise failure
+        _, stream = await loop.create_connection(Stream, sock=winner)
+    except BaseException:
+        if winner is not None:
+            winner.close()
+        raise
+    finally:
+        for task in attempts:
+            task.cancel()
+        if attempts:
+            for result in await asyncio.gather(*attempts, return_exceptions=True):
+                if isinstance(result, socket.socket):
+                    result.close()
+    return stream
+
+
+async def _connect_one(loop: asyncio.AbstractEventLoop, address: Address, port: int) -> socket.socket:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        await loop.sock_connect(sock, (str(address), port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def parse_addresses(texts: Iterable[str]) -> list[Address]:
+    """Read what a resolver returned, leaving out what is no address."""
+    found: list[Address] = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            found.append(ipaddress.ip_address(text))
+    return found

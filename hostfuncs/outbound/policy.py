@@ -1,0 +1,213 @@
+"""Who may be called. One frozen value per binding, one fixed order of questions.
+
+The order, for every request:
+
+ 1. scheme: `http` or `https`, and some rule's scheme;
+ 2. host pattern: the first rule that matches scheme, host and port. Without a list every host passes that is not a
+    metadata service's name;
+ 3. limits (requests started so far, header sizes): asked by the engine;
+ 4. resolve, once;
+ 5. every address the name resolved to, in all its forms (IPv4-mapped, NAT64, 6to4, Teredo unwrapped), against
+    `block_networks`, which nothing overrides, and against the default rule: public and private addresses pass,
+    loopback, link-local, metadata, multicast and unspecified ones do not, unless they were listed explicitly:
+    by a rule that names the host literally, or by an address or CIDR rule that holds the address;
+ 6. connect to an address that passed, never to a name.
+
+Addresses that did not pass are left out; if none is left, the request is denied.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from hostfuncs.outbound.addresses import (
+    ALLOWED_BY_DEFAULT,
+    BLOCK_NAMES,
+    METADATA_HOSTS,
+    Address,
+    Network,
+    forms,
+    kind_of,
+    within,
+)
+from hostfuncs.outbound.authority import DEFAULT_PORTS, Authority, parse_host
+from hostfuncs.outbound.errors import ErrorCode
+
+DEFAULT_RULE = "default"
+"""What usage records call the rule that holds without a list."""
+
+_RULE = re.compile(
+    r"(?P<scheme>https?|\*)://(?P<host>\[[^\]]*\](?:/[0-9]+)?|[^\[\]:]+)(?::(?P<port>\*|[0-9]{1,5}))?", re.ASCII
+)
+_EXAMPLES = "write for example https://api.example.com, http://*.svc.cluster.local:8080, https://10.1.0.0/16:* or *"
+
+
+class Denied(Exception):  # noqa: N818 - a decision, not a malfunction
+    """The policy refuses a request.
+
+    Parameters:
+        reason: `host`, `address`, `scheme`, `method` or `limit`.
+        rule: the pattern that had matched before, if any.
+    """
+
+    def __init__(self, reason: str, rule: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.rule = rule
+        self.code = ErrorCode("destination-IP-prohibited" if reason == "address" else "HTTP-request-denied")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One pattern of an allow list."""
+
+    text: str
+    schemes: frozenset[str]
+    port: int | None
+    """None: any port. 0: the scheme's own."""
+    host: str | None = None
+    """Literal name."""
+    suffix: str | None = None
+    """`.example.com` of `*.example.com`; matches names below it at any depth, not itself. Empty string: any host."""
+    network: Network | None = None
+
+    @property
+    def literal(self) -> bool:
+        """Whether the operator named exactly this host, which lifts the default rule for what it resolves to."""
+        return self.host is not None
+
+    def matches(self, scheme: str, authority: Authority) -> bool:
+        """Whether scheme, host and port fit."""
+        if not self.fits(scheme, authority.port):
+            return False
+        if self.network is not None:
+            return authority.address is not None and any(within(a, [self.network]) for a in forms(authority.address))
+        if self.host is not None:
+            return authority.host == self.host
+        assert self.suffix is not None
+        return self.suffix == "" or (authority.address is None and authority.host.endswith(self.suffix))
+
+    def fits(self, scheme: str, port: int) -> bool:
+        """Whether scheme and port fit, whatever the host."""
+        return scheme in self.schemes and (self.port is None or port == (self.port or DEFAULT_PORTS[scheme]))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Who a binding's guests may call. Equal policies share connections."""
+
+    rules: tuple[Rule, ...] | None
+    """None: the default rule alone."""
+    blocked: tuple[Network, ...] = ()
+
+    @classmethod
+    def parse(cls, allowed_hosts: Sequence[str] | None, block_networks: Iterable[str] = ()) -> "Policy":
+        """Read patterns.
+
+        Parameters:
+            allowed_hosts: `scheme://host[:port]` with scheme `http`, `https` or `*`; host a name, `*.` and a name, an
+                address, a CIDR, or `*`; port a number or `*` and by default the scheme's. Or `*` alone. None for the
+                default rule, an empty list for nothing at all.
+            block_networks: CIDRs, addresses, or `private`, `loopback`, `link-local`, `metadata`.
+
+        Raises:
+            ValueError: naming the pattern, what is wrong with it and what to write instead.
+        """
+        blocked: list[Network] = []
+        for text in block_networks:
+            if text in BLOCK_NAMES:
+                blocked.extend(BLOCK_NAMES[text])
+                continue
+            try:
+                blocked.append(ipaddress.ip_network(text, strict=False))
+            except ValueError:
+                names = ", ".join(BLOCK_NAMES)
+                raise ValueError(
+                    f"block network {text!r} is neither a network nor a known name; write a CIDR such as 10.0.0.0/8, "
+                    f"or one of {names}"
+                ) from None
+        if allowed_hosts is None:
+            return cls(None, tuple(blocked))
+        return cls(tuple(_parse_rule(text) for text in allowed_hosts), tuple(blocked))
+
+    def admit(self, scheme: str, authority: Authority) -> Rule | None:
+        """Answer steps 1 and 2: the rule that lets the request through, None for the default rule.
+
+        Raises:
+            Denied: `scheme` if no rule has this scheme, `host` if none matches.
+        """
+        if scheme not in DEFAULT_PORTS:
+            raise Denied("scheme")
+        if self.rules is None:
+            if authority.host in METADATA_HOSTS:
+                raise Denied("host", DEFAULT_RULE)
+            return None
+        # A rule that names the host beats a wildcard before it: it says more, and lifts more.
+        found = [rule for rule in self.rules if rule.matches(scheme, authority)]
+        if found:
+            chosen = next((rule for rule in found if rule.literal or rule.network is not None), found[0])
+            if authority.host in METADATA_HOSTS and not chosen.literal:
+                raise Denied("host", chosen.text)
+            return chosen
+        if self.rules and not any(scheme in rule.schemes for rule in self.rules):
+            raise Denied("scheme")
+        raise Denied("host")
+
+    def check_address(self, rule: Rule | None, scheme: str, port: int, address: Address) -> None:
+        """Answer step 5 for one resolved address.
+
+        Raises:
+            Denied: with reason `address`.
+        """
+        text = DEFAULT_RULE if rule is None else rule.text
+        for form in forms(address):
+            if within(form, self.blocked):
+                raise Denied("address", text)
+            if kind_of(form) in ALLOWED_BY_DEFAULT or (rule is not None and rule.literal):
+                continue
+            if not self._listed(scheme, port, form):
+                raise Denied("address", text)
+
+    def _listed(self, scheme: str, port: int, address: Address) -> bool:
+        return any(
+            rule.network is not None and rule.fits(scheme, port) and within(address, [rule.network])
+            for rule in self.rules or ()
+        )
+
+
+def _parse_rule(text: str) -> Rule:
+    if text == "*":
+        return Rule("*", frozenset(DEFAULT_PORTS), None, suffix="")
+    found = _RULE.fullmatch(text)
+    if found is None:
+        raise ValueError(f"allowed outbound host {text!r} is not scheme://host[:port]; {_EXAMPLES}")
+    schemes = frozenset(DEFAULT_PORTS) if found["scheme"] == "*" else frozenset({found["scheme"]})
+    port_text = found["port"]
+    port = None if port_text == "*" else int(port_text or 0)
+    if port is not None and (port > 65535 or (port_text is not None and port == 0)):
+        raise ValueError(f"allowed outbound host {text!r} has port {port_text}; ports are 1 to 65535, or * for any")
+    host = found["host"]
+    if host == "*":
+        return Rule(text, schemes, port, suffix="")
+    try:
+        if "/" in host:
+            return Rule(text, schemes, port, network=ipaddress.ip_network(_unbracket(host)))
+        if host.startswith("*."):
+            name, address = parse_host(host[2:])
+            if address is not None:
+                raise ValueError("a wildcard needs a name after it, not an address")
+            return Rule(text, schemes, port, suffix="." + name)
+        if "*" in host:
+            raise ValueError("* stands for whole labels at the beginning only")
+        name, address = parse_host(host)
+    except ValueError as exc:
+        raise ValueError(f"allowed outbound host {text!r}: {exc}; {_EXAMPLES}") from None
+    if address is not None:
+        return Rule(text, schemes, port, network=ipaddress.ip_network(address))
+    return Rule(text, schemes, port, host=name)
+
+
+def _unbracket(host: str) -> str:
+    """`[fd00::/8]` and `[fd00::]/8` both mean the network fd00::/8."""
+    return host.replace("[", "").replace("]", "")

@@ -1,0 +1,66 @@
+"""Whom to trust, and which certificate to show to whom."""
+
+import ssl
+from functools import lru_cache
+
+from hostfuncs.outbound.authority import parse_authority
+from hostfuncs.outbound.policy import Policy
+from hostfuncs.outbound.shapes import Settings
+
+
+class Contexts:
+    """The TLS contexts of a worker: one for all origins, and one per client certificate.
+
+    Parameters:
+        settings: ca_files, client_certificates, http2.
+
+    Raises:
+        ValueError: a file cannot be read or is no PEM, or a pattern is wrong; names the file or pattern.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._common = _context(settings)
+        self._special: list[tuple[Policy, ssl.SSLContext]] = []
+        for pattern, chain, key in settings.client_certificates:
+            policy = Policy.parse([pattern])
+            context = _context(settings)
+            try:
+                context.load_cert_chain(chain, key)
+            except (OSError, ssl.SSLError) as exc:
+                raise ValueError(
+                    f"client certificate for {pattern}: {chain} with key {key} cannot be loaded: {exc}; "
+                    "give a PEM chain and its unencrypted PEM key"
+                ) from exc
+            self._special.append((policy, context))
+
+    def for_origin(self, scheme: str, host: str, port: int) -> ssl.SSLContext:
+        """Return the context for an origin: the first client certificate whose pattern matches, else the common one."""
+        if self._special:
+            shown = f"[{host}]" if ":" in host else host
+            authority = parse_authority(f"{shown}:{port}", scheme)
+            for policy, context in self._special:
+                assert policy.rules is not None
+                if policy.rules[0].matches(scheme, authority):
+                    return context
+        return self._common
+
+
+def _context(settings: Settings) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    for path in settings.ca_files:
+        try:
+            context.load_verify_locations(cafile=path)
+        except (OSError, ssl.SSLError) as exc:
+            raise ValueError(f"CA file {path} cannot be loaded: {exc}; give a file of PEM certificates") from exc
+    context.set_alpn_protocols(["h2", "http/1.1"] if settings.http2 else ["http/1.1"])
+    return context
+
+
+@lru_cache(maxsize=4)
+def contexts(settings: Settings) -> Contexts:
+    """Return the contexts for these settings, made once per process.
+
+    Reading the system's store takes tens of milliseconds, and a context survives a fork: whoever forks workers calls
+    this first. Raises ValueError as `Contexts` does.
+    """
+    return Contexts(settings)
