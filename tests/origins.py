@@ -54,11 +54,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import h11
 import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+import h11
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -188,7 +188,7 @@ class Silent(_Listener):
             pass
 
 
-class _Hangup(Exception):
+class _Hangup(Exception):  # noqa: N818 - a jump, not a malfunction
     """Leave the connection."""
 
 

@@ -8,6 +8,8 @@ import asyncio
 import weakref
 from collections.abc import Callable
 
+# httpcore2's locks load this with the first request; loaded before the fork, its pages are shared.
+import anyio._backends._asyncio  # noqa: F401
 import httpcore2
 
 from hostfuncs.outbound.connection import Connection
