@@ -51,7 +51,7 @@ store_context = _declare(_holding, "wasmtime_store_context", POINTER, POINTER)
 store_delete = _declare(_holding, "wasmtime_store_delete", None, POINTER)
 store_limiter = _declare(_holding, "wasmtime_store_limiter", None, POINTER, _I64, _I64, _I64, _I64, _I64)
 store_epoch_deadline_callback = _declare(
-    _holding, "wasmtime_store_epoch_deadline_callback", None, POINTER, EpochCallback, POINTER, POINTER
+    _holding, "wasmtime_store_epoch_deadline_callback", None, POINTER, POINTER, POINTER, POINTER
 )
 context_set_epoch_deadline = _declare(_holding, "wasmtime_context_set_epoch_deadline", None, POINTER, _U64)
 engine_increment_epoch = _declare(_holding, "wasmtime_engine_increment_epoch", None, POINTER)
@@ -64,6 +64,11 @@ instance_export_get = _declare(
 )
 func_call_unchecked = _declare(
     _releasing, "wasmtime_func_call_unchecked", POINTER, POINTER, POINTER, POINTER, SIZE, POINTER
+)
+
+caller_context = _declare(_holding, "wasmtime_caller_context", POINTER, POINTER)
+caller_export_get = _declare(
+    _holding, "wasmtime_caller_export_get", ctypes.c_bool, POINTER, ctypes.c_char_p, SIZE, POINTER
 )
 
 memory_data = _declare(_holding, "wasmtime_memory_data", POINTER, POINTER, POINTER)
@@ -103,6 +108,23 @@ def view_of(address: int, size: int) -> memoryview:
     """A writable view of raw memory. It keeps nothing alive: whoever makes it drops it before the memory goes."""
     view: memoryview = _view_from_memory(address, size, _PYBUF_WRITE)
     return view
+
+
+def write_u8(address: int, value: int) -> None:
+    """Store an 8-bit number through an out parameter."""
+    ctypes.c_uint8.from_address(address).value = value
+
+
+def write_u64(address: int, value: int) -> None:
+    """Store a 64-bit number through an out parameter."""
+    ctypes.c_uint64.from_address(address).value = value
+
+
+def callback_address(callback: Any) -> int:
+    """Where the machine code of a callback is; the callback must outlive its use."""
+    address = ctypes.cast(callback, POINTER).value
+    assert address is not None
+    return address
 
 
 def address_of(managed: Any) -> int:

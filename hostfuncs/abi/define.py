@@ -57,17 +57,19 @@ def func_type(params: str, result: str) -> FuncType:
 
 def callback(
     params: str, result: str, function: Callable[..., Any], state: InvocationState, *, fault: int | None = None
-) -> Callable[[Any, Any, int, int], int]:
+) -> Callable[[Any, int, int, int], int]:
     """The raw callback that `define` hands to wasmtime. Parameters as there."""
     layout = struct.Struct("<" + "".join(_FIELDS[letter] for letter in params))
     unpack = layout.unpack_from
     values = _values
     end = state.end
+    memory = state.memory
 
     if not result:
 
-        def call_without_result(_env: Any, _caller: Any, raw: int, _count: int) -> int:
+        def call_without_result(_env: Any, caller: int, raw: int, _count: int) -> int:
             try:
+                memory.caller = caller
                 function(*unpack(values[raw]))
             except BaseException as error:  # noqa: BLE001 - see the module's docstring
                 return end(error)
@@ -77,8 +79,9 @@ def callback(
 
     if result == "i":
 
-        def call(_env: Any, _caller: Any, raw: int, _count: int) -> int:
+        def call(_env: Any, caller: int, raw: int, _count: int) -> int:
             try:
+                memory.caller = caller
                 view = values[raw]
                 try:
                     view[0] = function(*unpack(view))
@@ -94,8 +97,9 @@ def callback(
 
     pack = struct.Struct("<" + _FIELDS[result]).pack_into
 
-    def call_wide(_env: Any, _caller: Any, raw: int, _count: int) -> int:
+    def call_wide(_env: Any, caller: int, raw: int, _count: int) -> int:
         try:
+            memory.caller = caller
             view = values[raw]
             pack(view, 0, function(*unpack(view)))
         except BaseException as error:  # noqa: BLE001 - see the module's docstring

@@ -5,6 +5,7 @@ view was made, so a failed access asks for the size again, and only then is it a
 never move (`memory_may_move = False`, or the pooling allocator): growing changes the size only.
 """
 
+import ctypes
 import struct
 from typing import Any
 
@@ -12,6 +13,7 @@ from hostfuncs.abi import capi
 from hostfuncs.abi.ending import Fault
 
 _EMPTY = memoryview(bytearray())
+_MEMORY = bytes((capi.EXTERN_MEMORY,))
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
@@ -24,13 +26,16 @@ class GuestMemory:
     nothing can touch it after the guest's store is gone.
     """
 
-    __slots__ = ("_address", "_context", "_handle", "_view")
+    __slots__ = ("_address", "_context", "_extern", "_handle", "_view", "caller")
 
     def __init__(self) -> None:
         self._view = _EMPTY
         self._address = 0
         self._context = 0
         self._handle = 0
+        self._extern = ctypes.create_string_buffer(capi.EXTERN_BYTES)
+        self.caller = 0
+        """Address of the `wasmtime_caller_t` of the host function that is running."""
 
     def __repr__(self) -> str:
         return f"<GuestMemory of {len(self._view)} bytes>" if self._handle else "<GuestMemory detached>"
@@ -57,6 +62,7 @@ class GuestMemory:
         self._context = 0
         self._view = _EMPTY
         self._address = 0
+        self.caller = 0
 
     def size(self) -> int:
         """Its size now, in bytes; 0 without a guest."""
@@ -66,12 +72,23 @@ class GuestMemory:
     def _refresh(self) -> bool:
         """Take notice of growth. True if there was any."""
         if not self._handle:
-            return False
+            return self._attach_to_caller()
         size = capi.memory_data_size(self._context, self._handle)
         if size == len(self._view):
             return False
         self._address = capi.memory_data(self._context, self._handle) or 0
         self._view = capi.view_of(self._address, size) if size else _EMPTY
+        return True
+
+    def _attach_to_caller(self) -> bool:
+        """While a module's start function runs, there is no instance to ask yet; the caller knows the memory."""
+        if not self.caller:
+            return False
+        extern = ctypes.addressof(self._extern)
+        found = capi.caller_export_get(self.caller, b"memory", 6, extern)
+        if not found or self._extern[0] != _MEMORY:
+            return False
+        self.attach(capi.caller_context(self.caller), extern + capi.EXTERN_ITEM_OFFSET)
         return True
 
     def _fault(self, pointer: int, length: int) -> Fault:
@@ -96,6 +113,17 @@ class GuestMemory:
         if end > len(self._view):
             self.check(pointer, length)
         return self._view[pointer:end].tobytes()
+
+    def append_to(self, buffer: bytearray, pointer: int, length: int) -> None:
+        """Append a copy of a range to `buffer`.
+
+        Raises:
+            Fault: it is not in memory. Nothing is appended then.
+        """
+        end = pointer + length
+        if end > len(self._view):
+            self.check(pointer, length)
+        buffer += self._view[pointer:end]
 
     def write(self, pointer: int, data: bytes | bytearray | memoryview) -> None:
         """Copy `data` into memory.

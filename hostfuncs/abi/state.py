@@ -1,5 +1,6 @@
 """What host functions know about the invocation they serve."""
 
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -27,6 +28,7 @@ class InvocationState:
 
     __slots__ = (
         "_cancelled",
+        "_wake",
         "context",
         "deadline_ns",
         "ended",
@@ -40,6 +42,7 @@ class InvocationState:
 
     def __init__(self, cancelled: Callable[[], bool] = _never) -> None:
         self._cancelled = cancelled
+        self._wake = threading.Event()
         self.memory = GuestMemory()
         self.serial = 0
         """Counts invocations, so that what was looked up for one is not used in the next."""
@@ -71,6 +74,8 @@ class InvocationState:
             cancelled: replaces the one given before.
         """
         self.serial += 1
+        if self._wake.is_set():
+            self._wake.clear()
         self.deadline_ns = deadline_ns
         self.ended = None
         self.failure = None
@@ -94,6 +99,23 @@ class InvocationState:
         """Time until the deadline; 0 when it has passed."""
         return max(0, self.deadline_ns - time.monotonic_ns())
 
+    def sleep(self, duration_ns: int) -> None:
+        """Sleep, but not beyond the deadline, and not after the caller went away.
+
+        Raises:
+            Cancelled, DeadlineExceeded: that came first.
+        """
+        until = time.monotonic_ns() + duration_ns
+        limit = min(until, self.deadline_ns)
+        while (left := limit - time.monotonic_ns()) > 0:
+            if self._wake.wait(left / 1e9):
+                break
+        self.check()
+
+    def wake(self) -> None:
+        """End a sleep early, from another thread: there is something for `check` to see."""
+        self._wake.set()
+
     def check(self) -> None:
         """For host functions that take long: is there still someone to work for?
 
@@ -107,11 +129,17 @@ class InvocationState:
             raise DeadlineExceeded
 
     def end(self, error: BaseException) -> int:
-        """Record why the guest is ended, and make the trap that ends it. The first reason counts.
+        """Record why the guest is ended, and make the trap that ends it.
 
         Returns:
             The address of a new `wasm_trap_t`, owned by whoever gets it.
         """
+        self.note(error)
+        pointer: int = capi.trap_new(_TRAP_TEXT, len(_TRAP_TEXT))
+        return pointer
+
+    def note(self, error: BaseException) -> None:
+        """Record why the guest is ended. The first reason counts."""
         if self.ended is None and self.failure is None:
             if isinstance(error, GuestEnded):
                 self.ended = error
@@ -123,5 +151,3 @@ class InvocationState:
             self.interrupt = error
         # The frames of the host function must not outlive the invocation.
         error.__traceback__ = None
-        pointer: int = capi.trap_new(_TRAP_TEXT, len(_TRAP_TEXT))
-        return pointer
