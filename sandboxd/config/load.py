@@ -47,6 +47,8 @@ class Reading:
 
     config: Config | None
     """None if `problems` holds an error."""
+    fallback: Config
+    """The settings with every wrong one at its default: for `sandboxd check` to go on with, never to serve with."""
     problems: tuple[Problem, ...]
 
 
@@ -203,7 +205,7 @@ class _Reader:
             origin = self._origins.get(key, Origin("settings"))
             self._problems.append(origin.problem(message, remedy))
         failed = any(problem.severity is Severity.ERROR for problem in self._problems)
-        return Reading(config=None if failed else config, problems=tuple(self._problems))
+        return Reading(config=None if failed else config, fallback=config, problems=tuple(self._problems))
 
     def _lower_unset(self) -> None:
         """Defaults follow what was set below them: ceilings the engine's memory, limits their ceilings."""
