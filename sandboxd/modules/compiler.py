@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -21,6 +22,9 @@ from sandboxd.modules.store import Artifact, Store
 
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "PYTHONPATH", "PYTHONHOME")
 """A compiler of hostile input is given no secrets: everything else in the environment is left out."""
+
+_OUT_OF_MEMORY = re.compile(r"memory allocation of \d+ bytes failed|MemoryError|\(os error 12\)|Cannot allocate memory")
+"""Rust's allocator aborts with the first, Python raises the second, wasmtime and the loader report ENOMEM."""
 
 _STDERR_KEPT = 16 * 1024
 
@@ -114,7 +118,7 @@ class Compiler:
         except TimeoutError:
             raise CompileError(
                 f"{COMPILE_PREFIX}not done after {settings.timeout_s:g} s, stopped",
-                remedy="raise compile.timeout_s, or use a smaller guest",
+                remedy="raise modules.compileTimeout, or use a smaller guest",
             ) from None
         finally:
             await _end(process)
@@ -127,28 +131,26 @@ class Compiler:
         limit = self._settings.memory_bytes // MIB
         out_of_memory = CompileError(
             f"{COMPILE_PREFIX}the compiler needs more than {limit} MiB of memory",
-            remedy="raise compile.memory_bytes, or use a smaller guest",
+            remedy="raise modules.compileMemory, or use a smaller guest",
         )
         report: object = None
         with suppress(ValueError):
             report = json.loads(answer)
         if isinstance(report, dict):
-            if report.get("memory"):
+            error = one_line(str(report.get("error")))
+            if report.get("memory") or _OUT_OF_MEMORY.search(error):
                 raise out_of_memory
             if isinstance(report.get("errno"), int):
                 number = report["errno"]
                 raise trust.explain(OSError(number, os.strerror(number)), "write", str(self._store))
-            raise CompileError(f"{COMPILE_PREFIX}{one_line(str(report.get('error')))}")
+            raise CompileError(f"{COMPILE_PREFIX}{error}", remedy="check that the file is a whole, valid guest")
         text = noise.decode(errors="replace")
-        # Rust's allocator aborts, Python's raises, the loader and thread creation say so in words of their own.
-        if any(
-            sign in text for sign in ("memory allocation of", "MemoryError", "Cannot allocate memory", "out of memory")
-        ):
+        if _OUT_OF_MEMORY.search(text):
             raise out_of_memory
         if status in (-signal.SIGXCPU, -signal.SIGKILL):
             raise CompileError(
                 f"{COMPILE_PREFIX}the compiler was killed ({signal.Signals(-status).name})",
-                remedy="the machine may be out of memory, or compile.timeout_s of processor time was used up",
+                remedy="the machine may be out of memory, or modules.compileTimeout of processor time was used up",
             )
         how = f"ended by {signal.Signals(-status).name}" if status and status < 0 else f"ended with status {status}"
         last = one_line("\n".join(text.splitlines()[-3:]), 500)

@@ -112,7 +112,7 @@ class Downloader:
             why = f" ({last.message.removeprefix(PREFIX)})" if last else ""
             raise UnreachableError(
                 f'{PREFIX}Get "{redacted(url)}": not done after {budget:g} s{why}',
-                remedy="check the origin, or raise fetch.total_timeout_s",
+                remedy="check the origin, or raise modules.downloadTimeout",
             ) from None
         assert last is not None
         raise last
@@ -198,7 +198,7 @@ class Downloader:
         announced = response.headers.get("Content-Length", "")
         total = int(announced) if announced.isdecimal() and len(announced) < 19 else 0
         too_long = SourceError(
-            f'{PREFIX}Get "{shown}": longer than {most} bytes', remedy="raise fetch.max_bytes if that is meant"
+            f'{PREFIX}Get "{shown}": longer than {most} bytes', remedy="raise modules.maxDownloadSize if that is meant"
         )
         if total > most:
             raise too_long

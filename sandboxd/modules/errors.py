@@ -1,6 +1,11 @@
 """Why a guest could not be made ready. Texts of Dapr's binding are kept where it has one."""
 
+import re
+
 from sandboxd.errors import ExitCode, SandboxdError
+
+_NUMBERED = re.compile(r"^\d+: +")
+"""How wasmtime lists causes."""
 
 
 class ModuleError(SandboxdError):
@@ -31,6 +36,7 @@ class StoreError(ModuleError):
 
 def one_line(text: str, limit: int = 2000) -> str:
     """Text from outside as one printable line of at most `limit` characters."""
-    line = ": ".join(part.strip() for part in text.splitlines() if part.strip())
+    parts = [_NUMBERED.sub("", part.strip()).removesuffix(":") for part in text.splitlines()]
+    line = ": ".join(part for part in parts if part and part != "Caused by")
     line = "".join(c if c.isprintable() else "�" for c in line)
     return line if len(line) <= limit else line[: limit - 1] + "…"

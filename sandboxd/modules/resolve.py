@@ -12,10 +12,11 @@ from typing import Self
 from sandboxd.components.binding import Binding
 from sandboxd.errors import ComponentError, SandboxdError
 from sandboxd.limits import EngineSettings
-from sandboxd.modules import fingerprint, preamble, prune, source
+from sandboxd.modules import fingerprint, preamble, source
 from sandboxd.modules.compiler import Compiler, CompileSettings
 from sandboxd.modules.download import Downloader, FetchSettings
 from sandboxd.modules.errors import ModuleError
+from sandboxd.modules.prune import PruneSettings, prune
 from sandboxd.modules.store import Artifact, Store
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class ModuleSettings:
     engine: EngineSettings = field(default_factory=EngineSettings)
     fetch: FetchSettings = field(default_factory=FetchSettings)
     compile: CompileSettings = field(default_factory=CompileSettings)
-    prune: prune.PruneSettings = field(default_factory=prune.PruneSettings)
+    prune: PruneSettings = field(default_factory=PruneSettings)
     min_init_timeout_s: float = 120.0
     """A binding's initTimeout below this does not count: Dapr's default of 5 s was made for a faster, cruder compiler,
     and components that load there must load here."""
@@ -158,7 +159,7 @@ class Resolver:
 
     async def prune(self) -> int:
         """Bring the store within its bounds; the bytes freed. What any process holds stays."""
-        return await asyncio.to_thread(prune.prune, self._store, self._settings.prune)
+        return await asyncio.to_thread(prune, self._store, self._settings.prune)
 
     async def _resolve(self, binding: Binding, began: float) -> ResolvedGuest:
         fetched = await source.fetch(

@@ -25,6 +25,8 @@ from sandboxd.modules.store import Store
 
 log = logging.getLogger(__name__)
 
+_PIECE = 1024 * 1024
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
@@ -179,17 +181,19 @@ def _read(path: str, max_bytes: int) -> bytes:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(status.st_mode):
                 raise SourceError(f"{PREFIX}open {shown}: no regular file", remedy="name a .wasm file")
-            data = bytearray()
-            while len(data) <= max_bytes and (chunk := file.read(min(max_bytes + 1 - len(data), 16 * 1024 * 1024))):
-                data += chunk
+            # One piece where the size is what the file system says, which it need not stay.
+            pieces = [file.read(min(status.st_size, max_bytes) + 1)]
+            while pieces[-1] and sum(map(len, pieces)) <= max_bytes:
+                pieces.append(file.read(_PIECE))
     except IsADirectoryError:
         raise SourceError(f"{PREFIX}read {shown}: is a directory", remedy="name a .wasm file") from None
     except (OSError, ValueError) as error:
         why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
         remedy = f"a relative path begins at the working directory, {os.getcwd()}" if not path.startswith("/") else ""
         raise SourceError(f"{PREFIX}open {shown}: {why}", remedy=remedy) from error
+    data = pieces[0] if len(pieces) == 2 and not pieces[1] else b"".join(pieces)
     if len(data) > max_bytes:
         raise SourceError(
-            f"{PREFIX}{shown} is longer than {max_bytes} bytes", remedy="raise fetch.max_bytes if that is meant"
+            f"{PREFIX}{shown} is longer than {max_bytes} bytes", remedy="raise modules.maxDownloadSize if that is meant"
         )
-    return bytes(data)
+    return data

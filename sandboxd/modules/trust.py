@@ -111,6 +111,10 @@ def explained(action: str, what: str) -> Iterator[None]:
 def explain(error: OSError, action: str, what: str) -> StoreError:
     """The StoreError for a failed system call on `what`."""
     reason = (error.strerror or str(error)).lower()
+    if error.errno == errno.EFBIG:
+        return StoreError(
+            f"cannot {action} {what}: {reason}", remedy="the compiled guest passes a limit; use a smaller guest"
+        )
     if error.errno in _FULL:
         remedy = "free space or raise the quota there, or set another cache folder"
     elif error.errno in _READ_ONLY:
