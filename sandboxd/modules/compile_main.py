@@ -6,6 +6,7 @@ byte, and answers with one line of JSON on stdout.
 
 import argparse
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -21,6 +22,14 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NO_NEW_PRIVS = 38
 
 
+class WriteError(Exception):
+    """The artifact could not be written. Parameter: the errno."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="sandboxd.modules.compile_main")
     for name in ("input", "output", "parent", "memory", "cpu", "file"):
@@ -34,8 +43,8 @@ def main() -> int:
         compile_guest(options.input, options.output, options.kind, settings)
     except MemoryError:
         answer = {"error": "out of memory", "memory": True}
-    except OSError as error:
-        answer = {"error": f"artifact cannot be written: {error.strerror}", "errno": error.errno}
+    except WriteError as error:
+        answer = {"error": "artifact cannot be written", "errno": error.number}
     except Exception as error:  # noqa: BLE001 -- whatever the compiler raises is the answer; nothing else runs here
         answer = {"error": one_line(str(error)) or type(error).__name__}
     else:
@@ -69,7 +78,7 @@ def compile_guest(source: int, target: int, kind: str, settings: EngineSettings)
 
     Raises:
         wasmtime.WasmtimeError: the guest is not valid.
-        OSError: the artifact cannot be written.
+        WriteError: the artifact cannot be written.
     """
     # Late: the limits come first, and importing wasmtime loads its library.
     import wasmtime
@@ -86,8 +95,11 @@ def compile_guest(source: int, target: int, kind: str, settings: EngineSettings)
     else:
         artifact = wasmtime.Module(built, data).serialize()
     view = memoryview(artifact)
-    while view:
-        view = view[os.write(target, view) :]
+    try:
+        while view:
+            view = view[os.write(target, view) :]
+    except OSError as error:
+        raise WriteError(error.errno or errno.EIO) from error
 
 
 if __name__ == "__main__":

@@ -23,8 +23,10 @@ from sandboxd.modules.store import Artifact, Store
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "PYTHONPATH", "PYTHONHOME")
 """A compiler of hostile input is given no secrets: everything else in the environment is left out."""
 
-_OUT_OF_MEMORY = re.compile(r"memory allocation of \d+ bytes failed|MemoryError|\(os error 12\)|Cannot allocate memory")
-"""Rust's allocator aborts with the first, Python raises the second, wasmtime and the loader report ENOMEM."""
+_OUT_OF_MEMORY = re.compile(
+    r"memory allocation of \d+ bytes failed|MemoryError|\(os error 12\)|Cannot allocate memory|failed to map segment"
+)
+"""Rust's allocator aborts with the first, Python raises the second; wasmtime, libc and the loader say the others."""
 
 _STDERR_KEPT = 16 * 1024
 
@@ -90,6 +92,10 @@ class Compiler:
                     await self._run(source, draft.fd, kind)
                 finally:
                     os.close(source)
+                if os.fstat(draft.fd).st_size == 0:
+                    raise CompileError(
+                        f"{COMPILE_PREFIX}the compiler wrote no artifact", remedy="check the installation"
+                    )
                 artifact = await asyncio.to_thread(draft.commit, digest, self._fingerprint, kind)
             finally:
                 draft.abandon()

