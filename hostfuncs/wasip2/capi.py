@@ -84,6 +84,17 @@ resource_host_rep = _declare(_holding, "wasmtime_component_resource_host_rep", _
 resource_host_type = _declare(_holding, "wasmtime_component_resource_host_type", _u32, _ptr)
 resource_host_to_any = _declare(_holding, "wasmtime_component_resource_host_to_any", _ptr, _ptr, _ptr, _ptr)
 resource_any_to_host = _declare(_holding, "wasmtime_component_resource_any_to_host", _ptr, _ptr, _ptr, _ptr)
+_error_wasm_trace = _declare(_holding, "wasmtime_error_wasm_trace", None, _ptr, _ptr)
+_frame_vec_delete = _declare(_holding, "wasm_frame_vec_delete", None, _ptr)
+
+
+def has_guest_frames(error: int) -> bool:
+    """Whether an error arose while guest code ran."""
+    frames = (ctypes.c_uint64 * 2)()
+    _error_wasm_trace(error, ctypes.addressof(frames))
+    found = bool(frames[0])
+    _frame_vec_delete(ctypes.addressof(frames))
+    return found
 
 
 def check_layout() -> None:

@@ -2,7 +2,8 @@
 
 from time import monotonic_ns
 
-from hostfuncs.wasip2.host import NS, Host
+from hostfuncs.wasip1.sources import SECOND
+from hostfuncs.wasip2.host import Host
 from hostfuncs.wasip2.interface import Interface
 from hostfuncs.wasip2.io_poll import Pollable
 from hostfuncs.wasip2.types import U32, U64, Own, Record
@@ -50,13 +51,13 @@ def subscribe_duration(host: Host, duration: int) -> Pollable:
 @WALL.function("now", result=DATETIME)
 def wall_now(host: Host) -> tuple[int, int]:
     """Seconds and nanoseconds since 1970-01-01T00:00:00Z."""
-    return divmod(host.sources.realtime(), NS)
+    return divmod(host.sources.realtime(), SECOND)
 
 
 @WALL.function("resolution", result=DATETIME)
 def wall_resolution(host: Host) -> tuple[int, int]:
     """Between two readings that can differ."""
-    return divmod(host.sources.realtime_resolution, NS)
+    return divmod(host.sources.realtime_resolution, SECOND)
 
 
 INTERFACES = (MONOTONIC, WALL)

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hostfuncs.abi import capi as abi
-from hostfuncs.abi.ending import DeadlineExceeded
+from hostfuncs.abi.ending import DeadlineExceeded, HostTrap
 from hostfuncs.abi.state import InvocationState
 from hostfuncs.outbound import DeadlineExceeded as OutboundDeadlineExceeded
 from hostfuncs.outbound import Exchanges
@@ -15,8 +15,10 @@ from hostfuncs.wasip2.layout import Scratch
 from hostfuncs.wasip2.stdio import Stdio
 from hostfuncs.wasip2.table import Table
 
+if TYPE_CHECKING:
+    from hostfuncs.wasip2.http_incoming import Responder
+
 _ERROR_TEXT = b"ended by the host"
-NS = 1_000_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +65,7 @@ class Host:
         self.sources: Sources = SystemSources()
         self._begin_exchanges: BeginExchanges = _no_exchanges
         self._exchanges: Exchanges | None = None
+        self._responder: Responder | None = None
 
     def __repr__(self) -> str:
         return f"<Host {self.table!r} {self.state!r}>"
@@ -74,14 +77,24 @@ class Host:
         stdio: Stdio,
         sources: Sources,
         exchanges: BeginExchanges = _no_exchanges,
+        responder: "Responder | None" = None,
     ) -> None:
-        """Start anew. `state.begin` is the caller's to call."""
+        """Start anew. `state.begin` is the caller's to call.
+
+        Parameters:
+            call: arguments and environment.
+            stdio: the standard streams.
+            sources: clocks and randomness.
+            exchanges: opens outbound HTTP; without it a guest that tries is a fault of the host.
+            responder: takes the answer of a guest that is called with a request.
+        """
         self.table = Table(self._entries)
         self.call = call
         self.stdio = stdio
         self.sources = sources
         self._begin_exchanges = exchanges
         self._exchanges = None
+        self._responder = responder
 
     def enter(self, context: int) -> None:
         """The store exists: host functions may be called from now on.
@@ -105,13 +118,24 @@ class Host:
             self._exchanges = self._begin_exchanges()
         return self._exchanges
 
+    @property
+    def responder(self) -> "Responder":
+        """Where the answer to the request goes.
+
+        Raises:
+            HostTrap: the guest was not called with a request.
+        """
+        if self._responder is None:
+            raise HostTrap("wasi:http/types: there is no request to respond to")
+        return self._responder
+
     def fail(self, error: BaseException) -> int:
         """Record why the guest is ended, and make the error that ends it. Never raises.
 
         Returns:
             Address of a new `wasmtime_error_t`, owned by whoever gets it.
         """
-        abi.trap_delete(self.state.end(error))
+        self.state.note(error)
         pointer: int = abi.error_new(_ERROR_TEXT)
         return pointer
 
@@ -138,10 +162,8 @@ class Host:
                 raise DeadlineExceeded from None
             return
         while not ready():
-            self.state.check()
             now = time.monotonic_ns()
             if due_ns is not None and now >= due_ns:
                 return
             # Nothing but time can change anything: no request is under way.
-            until = self.state.deadline_ns if due_ns is None else min(due_ns, self.state.deadline_ns)
-            time.sleep(max(0, until - now) / NS)
+            self.state.sleep((self.state.deadline_ns if due_ns is None else due_ns) - now)
