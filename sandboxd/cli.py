@@ -137,10 +137,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
-    from sandboxd.prepare import compile_all
+    from sandboxd.prepare import compile_all_bindings
 
     config, problems = _load(arguments)
-    return compile_all(config, problems)
+    return compile_all_bindings(config, problems)
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ MIB = 1024 * KIB
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Ceilings of one invocation of one binding. Every value is inclusive: reaching it is allowed, passing it is not."""
+    """Ceilings of one invocation of one binding. Reaching a value is allowed, passing it is not."""
 
     timeout_ms: int = 30_000
     """From the moment the request is understood to its result, waiting for a worker included. Milliseconds."""

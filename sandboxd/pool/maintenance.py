@@ -7,9 +7,10 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Coroutine
+from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from sandboxd.errors import ExitCode, SandboxdError
+from sandboxd.errors import ComponentError, ExitCode, SandboxdError
 from sandboxd.pool.generation import Generation
 from sandboxd.pool.state import WorkerEvent, WorkerState
 from sandboxd.pool.worker import Worker, WorkerEvents
@@ -69,20 +70,31 @@ class Maintenance:
     def __repr__(self) -> str:
         return f"<Maintenance of {self.size} workers, generations {[g.number for g in self.generations]}>"
 
-    async def start(self, load: m.Load, limits: dict[str, int]) -> tuple[Generation, tuple[tuple[str, str], ...]]:
+    async def start(
+        self, load: m.Load, limits: dict[str, int], required: AbstractSet[str]
+    ) -> tuple[Generation, tuple[tuple[str, str], ...]]:
         """Start a generation beside the current one and wait until all of its workers are READY.
+
+        Parameters:
+            load: what its zygote is given.
+            limits: invocations at once, by binding.
+            required: bindings that must load.
 
         Returns:
             the generation, which does not serve yet, and (binding, why) for guests that failed to load.
 
         Raises:
             ZygoteError: the zygote could not load; nothing was changed.
+            ComponentError: a required guest could not be loaded; likewise.
             SandboxdError: its workers do not start; it was taken down again.
         """
         number = self.generations[-1].number + 1 if self.generations else 1
         generation = Generation(number, load, limits, self)
         try:
             failed = await generation.start()
+            for binding, why in failed:
+                if binding in required:
+                    raise ComponentError(f"binding {binding} cannot be loaded: {why}")
         except BaseException:
             await generation.client.close()
             raise

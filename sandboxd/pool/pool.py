@@ -6,7 +6,10 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+
+import msgspec
 
 from sandboxd.errors import SandboxdError
 from sandboxd.outcome import Outcome
@@ -69,12 +72,15 @@ class Pool:
         """Completes if the pool can no longer replace workers."""
         return self._maintenance.failure
 
-    async def load(self, load: m.Load, max_concurrency: Mapping[str, int]) -> tuple[tuple[str, str], ...]:
+    async def load(
+        self, load: m.Load, max_concurrency: Mapping[str, int], required: AbstractSet[str] = frozenset()
+    ) -> tuple[tuple[str, str], ...]:
         """Start a generation with these guests, warm it up, and let it take over. Also how a reload is done.
 
         Parameters:
             load: engine, outbound settings and guests.
             max_concurrency: per binding; 0 or absent means the pool's share rule alone.
+            required: bindings without which the generation must not take over.
 
         Returns:
             (binding, why) for guests that could not be loaded; calls to them are answered BindingUnavailable.
@@ -84,7 +90,9 @@ class Pool:
         """
         names = [spec.binding for spec in load.guests]
         generation, failed = await self._maintenance.start(
-            load, {name: self._sent_limit(max_concurrency.get(name, 0), len(names)) for name in names}
+            load,
+            {name: self._sent_limit(max_concurrency.get(name, 0), len(names)) for name in names},
+            required,
         )
         self._maintenance.promote(generation)
         for invocation in self._leases.swap(generation):
@@ -219,6 +227,8 @@ class Pool:
         worker.settle(invocation)
         worker.served += 1
         self._leases.let_go(worker, invocation).observe(result.guest_ns + result.instantiate_ns)
+        # The struct is frozen for everyone else; copying it would cost more than the whole step.
+        msgspec.structs.force_setattr(result, "queue_ns", invocation.sent_ns - invocation.queued_ns)
         invocation.answer(result)
         recycle_after = self._settings.recycle_after
         if result.retire or (recycle_after and worker.served >= recycle_after):

@@ -125,6 +125,8 @@ class Result(Message, frozen=True, kw_only=True, tag="result"):
     http: HttpResponse | None = None
     retire: bool = False
     """The worker asks to be replaced: it holds a state it cannot vouch for."""
+    queue_ns: int = 0
+    """Time the invocation waited for the worker. Set by the pool, not by the worker."""
 
 
 class Skipped(Message, frozen=True, tag="skipped"):

@@ -50,8 +50,8 @@ def run(channel: socket.socket, page_fd: int, prepared: Prepared) -> int:
     number = 0
     # Collections run between invocations, never inside one: a pause there would be a guest's latency.
     gc.disable()
-    channel.sendall(codec.encode(m.Ready(os.getpid())))
     try:
+        channel.sendall(codec.encode(m.Ready(os.getpid())))
         while True:
             size = channel.recv_into(buffer)
             if not size:

@@ -2,22 +2,49 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import subprocess
 import sys
 from typing import Protocol
 
+from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 
+log = logging.getLogger("sandboxd.worker")
+
 RECEIVE_BYTES = 1 << 16
+MAX_LINE = 8192
 MAX_FDS = 48
 FDS_PER_WORKER = 3
 
 
-class ZygoteError(Exception):
+class ZygoteError(SandboxdError):
     """The zygote could not be started, or could not load the engine."""
+
+    exit_code = ExitCode.WORKERS
+
+
+class _StandardError(asyncio.Protocol):
+    """What the zygote and its workers print (tracebacks, fatal signals) becomes lines of the server's log."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MAX_LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            if line:
+                log.error("%s", line.decode("utf-8", "replace"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._rest:
+            log.error("%s", self._rest.decode("utf-8", "replace"))
 
 
 class ZygoteEvents(Protocol):
@@ -76,10 +103,12 @@ class ZygoteClient:
                 [sys.executable, "-m", "sandboxd.zygote.main", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 start_new_session=True,
             )
         finally:
             theirs.close()
+        await loop.connect_read_pipe(_StandardError, self._process.stderr)
         ours.setblocking(False)
         self._socket = ours
         self._loaded = loop.create_future()

@@ -17,6 +17,10 @@ import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
+import msgspec
+
+from sandboxd.errors import SandboxdError
+from sandboxd.modules import store
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from sandboxd.wire.page import PAGE_BYTES
@@ -93,8 +97,10 @@ class Zygote:
         failed: list[tuple[str, str]] = []
         for spec in load.guests:
             try:
-                guests.append(worker_guests.load(engine, spec))
-            except worker_guests.GuestError as error:
+                # Loading an artifact executes it, so it comes from the verified file and nowhere else.
+                with store.open_verified(spec.artifact) as path:
+                    guests.append(worker_guests.load(engine, msgspec.structs.replace(spec, artifact=path)))
+            except (worker_guests.GuestError, SandboxdError) as error:
                 guests.append(None)
                 failed.append((spec.binding, str(error)))
         self._prepared = worker_main.Prepared(engine, guests, load.outbound)
