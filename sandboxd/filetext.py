@@ -25,7 +25,7 @@ def read_text(path: Path, *, max_bytes: int) -> str:
     except OSError as error:
         raise FileTextError(error.strerror or str(error)) from None
     except ValueError:
-        raise FileTextError("the path holds a NUL character") from None
+        raise FileTextError("no possible path") from None
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise FileTextError("not a regular file")

@@ -49,8 +49,16 @@ class Problem:
         return one_line(f"{self.place}: {self.severity}: {self.message}{remedy}")
 
 
+_MAX_LINE = 4_000
+
+
 def one_line(text: str) -> str:
-    """`text` with everything that is not printable escaped, so that a file cannot forge lines of a log or terminal."""
+    """`text` with everything that is not printable escaped, so that a file cannot forge lines of a log or terminal.
+
+    Cut after 4,000 characters.
+    """
+    if len(text) > _MAX_LINE:
+        text = text[:_MAX_LINE] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

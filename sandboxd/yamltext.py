@@ -31,12 +31,15 @@ _SPECIAL: dict[str, bool | float | None] = {
 _CORE = "tag:yaml.org,2002:"
 _SCALAR_TAGS = {_CORE + name for name in ("str", "int", "float", "bool", "null", "timestamp")}
 _MERGE = "<<"
+_MAX_MESSAGE = 500
 
 
 class YamlError(Exception):
     """A document cannot be read. `line` counts from 1 within the text given; 0 if there is no one line to blame."""
 
     def __init__(self, message: str, line: int = 0) -> None:
+        if len(message) > _MAX_MESSAGE:  # a tag or a key of the file may be all of it
+            message = message[:_MAX_MESSAGE] + "..."
         super().__init__(message)
         self.message = message
         self.line = line

@@ -19,8 +19,8 @@ class Binding:
     sha256: str | None = None
     """Digest the guest's bytes must have, lower-case hex."""
     strict_sandbox: bool = False
-    env: tuple[tuple[str, str], ...] = ()
-    """Environment fixed by the operator, in order; a request cannot override these names."""
+    env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Environment fixed by the operator, in order; a request cannot override these names. Its values may be secrets."""
     limits: Limits = field(default_factory=Limits)
     max_concurrency: int = 0
     """Invocations at once over the whole pool; 0 means as many as there are workers."""

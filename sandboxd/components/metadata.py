@@ -68,7 +68,10 @@ def _url(prop: Property, draft: _Draft) -> Mapping[str, Any]:
     if scheme == "oci":
         raise _InvalidError(f"{_WASM}TODO oci", "OCI images are not supported; serve the guest over http or a file")
     if scheme not in ("file", "http", "https"):
-        raise _InvalidError(f"{_WASM}unsupported URL scheme: {scheme}", "file, http and https are supported")
+        raise _InvalidError(
+            f"{_WASM}unsupported URL scheme: {prop.shown if prop.confidential else scheme}",
+            "file, http and https are supported",
+        )
     wrong = _InvalidError(f"{_WASM}invalid URL: {_plain(prop)}", f"write {scheme}:// and where the guest is")
     least = 0x20 if scheme == "file" else 0x21  # a file's name may hold spaces
     if not rest.startswith("//") or len(rest) == 2 or any(ord(c) < least or ord(c) == 0x7F for c in rest):

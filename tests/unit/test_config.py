@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandboxd.config import Config, load, read, reference_table, render
+from sandboxd.config import Config, Egress, load, read, reference_table, render
 from sandboxd.config.settings import settings as all_settings
 from sandboxd.errors import ConfigError, ExitCode
 from sandboxd.limit_keys import DEFAULT_CEILINGS, ENGINE, LIMITS
 from sandboxd.limits import EngineSettings, Limits
 from sandboxd.problems import Severity
+from sandboxd.wire.messages import OutboundSettings
 
 ENVIRON = {"HOME": "/home/me"}
 
@@ -93,6 +94,16 @@ def test_every_setting_has_a_variable_that_works() -> None:
         assert getattr(section, setting.field) == setting.from_text(text), setting
         if setting.about.kind.name != "NUMBER" or setting.default not in (setting.about.low + 1, dataclasses.MISSING):
             assert getattr(section, setting.field) != getattr(before, setting.field), setting
+
+
+def test_egress_is_what_workers_are_told() -> None:
+    assert {field.name for field in dataclasses.fields(Egress)} == set(OutboundSettings.__struct_fields__)
+
+
+def test_long_nonsense_makes_a_short_line(tmp_path: Path) -> None:
+    for text in ("? " + "k" * 100_000 + "\n: 1\n", "!" + "t" * 100_000 + " x\n"):
+        for problem in read(written(tmp_path, text), environ=ENVIRON).problems:
+            assert len(str(problem)) < 4_100
 
 
 def test_variables_are_unique_and_no_setting_is_forgotten() -> None:
