@@ -1,0 +1,105 @@
+"""What a guest gets besides its stdin: arguments and environment out of a request's metadata.
+
+`args` is Dapr's (components-contrib bindings/wasm/output.go, Invoke); `argv` and `env.NAME` are sandboxd's own.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Final
+
+from sandboxd.front.ports import Served
+
+Args = tuple[bytes, ...]
+Env = tuple[tuple[bytes, bytes], ...]
+
+_TRACE_NAMES: Final = (("tracestate", b"TRACESTATE"), ("baggage", b"BAGGAGE"))
+
+
+class MetadataError(Exception):
+    """The metadata asks for something that cannot be. The text is for the caller.
+
+    Parameters:
+        as_dapr: Dapr refuses it too, with these words, as a failed invocation.
+    """
+
+    def __init__(self, message: str, *, as_dapr: bool = False) -> None:
+        super().__init__(message)
+        self.as_dapr = as_dapr
+
+
+def arguments(metadata: Mapping[str, str], served: Served) -> Args:
+    """Arguments behind argv[0]: `argv`, a JSON array of strings, or else `args`, split at every comma.
+
+    Empty `args` are no arguments; `,` are two empty ones.
+
+    Raises:
+        MetadataError: `argv` is no such array, an argument contains NUL, or they are too long together.
+    """
+    given = metadata.get("argv")
+    if given is not None:
+        texts = _json_array(given)
+    else:
+        plain = metadata.get("args", "")
+        texts = plain.split(",") if plain else []
+    args = tuple(text.encode() for text in texts)
+    size = sum(map(len, args)) + len(args)
+    if size > served.args_room:
+        limit = served.binding.limits.args_bytes
+        raise MetadataError(f"the arguments take {size} bytes; at most {limit} with the program's name are allowed")
+    if any(b"\0" in arg for arg in args):
+        # The words of wazero, internal/sys/sys.go, NewContext.
+        raise MetadataError("args invalid: contains NUL character", as_dapr=True)
+    return args
+
+
+def _json_array(text: str) -> list[str]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, list) or not all(isinstance(item, str) and _encodable(item) for item in found):
+        raise MetadataError("metadata argv must be a JSON array of strings")
+    return found
+
+
+def _encodable(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def environment(metadata: Mapping[str, str], served: Served, traceparent: str) -> Env:
+    """The environment a request adds: its `env.NAME` members and the trace context.
+
+    Names the operator set are left out, silently: a caller cannot know them and must not be able to ask for them.
+
+    Parameters:
+        traceparent: of the new span, for TRACEPARENT.
+
+    Raises:
+        MetadataError: a name is empty or contains `=`, something contains NUL, or it is too long together.
+    """
+    fixed = served.fixed_env
+    env: dict[bytes, bytes] = {}
+    for key, text in metadata.items():
+        if key.startswith("env."):
+            name = key[4:]
+            if not name or "=" in name or "\0" in name:
+                raise MetadataError(f"metadata {json.dumps(key)}: a name must not be empty nor contain '=' or NUL")
+            if "\0" in text:
+                raise MetadataError(f"metadata {json.dumps(key)}: a value must not contain NUL")
+            if name not in fixed:
+                env[name.encode()] = text.encode()
+    for key, variable in _TRACE_NAMES:
+        value = metadata.get(key)
+        if value and variable.decode() not in fixed:
+            if "\0" in value:
+                raise MetadataError(f"metadata {json.dumps(key)}: a value must not contain NUL")
+            env[variable] = value.encode()
+    if "TRACEPARENT" not in fixed:
+        env[b"TRACEPARENT"] = traceparent.encode()
+    size = sum(map(len, env)) + sum(map(len, env.values())) + 2 * len(env)
+    if size > served.env_room:
+        limit = served.binding.limits.env_bytes
+        raise MetadataError(
+            f"the environment takes {size} bytes beside the configured one; at most {limit} are allowed"
+        )
+    return tuple(env.items())

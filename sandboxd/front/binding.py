@@ -1,0 +1,310 @@
+"""`POST /v1.0/bindings/{name}`: the hot path, raw ASGI.
+
+Order of checks as in Dapr (pkg/api/http/http.go, onOutputBindingMessage; pkg/runtime/processor/binding/send.go,
+sendToOutputBinding): body, baggage, operation, binding, operation supported, invocation.
+"""
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final
+
+from sandboxd.front import gojson
+from sandboxd.front.arguments import MetadataError, arguments, environment
+from sandboxd.front.departures import Departures
+from sandboxd.front.outcomes import INVOKE, MALFORMED, NO_WORKER, TABLE, failure, refusal, result_detail, result_message
+from sandboxd.front.ports import Bindings, FrontSettings, Invoker, Receive, Scope, Send, Served
+from sandboxd.front.replies import JSON
+from sandboxd.front.tracing import baggage_fault, new_span
+from sandboxd.log import fields
+from sandboxd.metrics import BindingMetrics, Metrics
+from sandboxd.outcome import Outcome
+from sandboxd.pool.errors import BindingUnavailable, Rejected
+from sandboxd.wire.messages import Result
+
+log = logging.getLogger("sandboxd.request")
+
+INLINE_BYTES: Final = 32 * 1024
+"""Longer bodies are decoded in a thread: a hostile one may take the decoder seconds."""
+OPERATION: Final = "execute"
+
+
+class _Failure(Exception):  # noqa: N818 - an answer on its way out, not an error of the program
+    """The request is answered with an error."""
+
+    def __init__(
+        self, outcome: Outcome, status: int, code: str, message: str, *, detail: str = "", retry_after_s: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+        self.status = status
+        self.body = gojson.error_body(code, message, detail)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class _CallerGone(Exception):  # noqa: N818 - likewise
+    """Nobody waits for the answer."""
+
+
+class BindingEndpoint:
+    """Answers binding requests.
+
+    Parameters:
+        settings: limits of requests.
+        invoker: runs guests.
+        metrics: where requests are counted.
+    """
+
+    def __init__(self, settings: FrontSettings, invoker: Invoker, metrics: Metrics) -> None:
+        self.bindings = Bindings()
+        """What is served. Assign another snapshot to change it; requests already begun keep theirs."""
+        self._max_body = settings.max_body_bytes
+        self._invoke = invoker.invoke
+        self._unnamed = metrics.binding("")
+        self._dapr = metrics.dapr is not None
+        self._departures = Departures()
+        self._decoder = ThreadPoolExecutor(max_workers=2, thread_name_prefix="gojson")
+
+    def __repr__(self) -> str:
+        return f"<BindingEndpoint of {len(self.bindings.by_name)} bindings>"
+
+    async def __call__(self, served: Served | None, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request.
+
+        Parameters:
+            served: the binding; None if there is none of that name.
+            name: as the caller wrote it.
+        """
+        began = time.monotonic_ns()
+        metrics = served.metrics if served is not None else self._unnamed
+        parent = state = baggage = None
+        for header, value in scope["headers"]:
+            if header == b"traceparent":
+                parent = value
+            elif header == b"tracestate":
+                state = value if state is None else state + b"," + value
+            elif header == b"baggage":
+                baggage = value if baggage is None else baggage + b"," + value
+        span = new_span(parent)
+        try:
+            request = await self._request(receive)
+            if state is not None or baggage is not None:
+                request = _with_trace(request, state if parent and span[3:35].encode() in parent else None, baggage)
+            result = await self._run(served, name, request, span, receive)
+        except _Failure as failed:
+            self._record(metrics, failed.outcome, began)
+            if log.isEnabledFor(TABLE[failed.outcome].level):
+                log.log(
+                    TABLE[failed.outcome].level,
+                    "request failed",
+                    extra=fields(
+                        binding=served.binding.name if served is not None else "",
+                        outcome=failed.outcome.value,
+                        request_id=span[36:52],
+                        trace_id=span[3:35],
+                        status=failed.status,
+                        error_code=failed.code,
+                        duration_ms=(time.monotonic_ns() - began) / 1e6,
+                    ),
+                )
+            headers = [JSON, (b"content-length", b"%d" % len(failed.body)), (b"traceparent", span.encode())]
+            if failed.retry_after_s:
+                headers.append((b"retry-after", b"%d" % failed.retry_after_s))
+            await send({"type": "http.response.start", "status": failed.status, "headers": headers})
+            await send({"type": "http.response.body", "body": failed.body})
+            return
+        except (_CallerGone, asyncio.CancelledError) as ended:
+            self._record(metrics, Outcome.CANCELLED, began)
+            if isinstance(ended, asyncio.CancelledError):
+                raise
+            return
+        assert served is not None
+        self._record(metrics, Outcome.COMPLETED, began)
+        if log.isEnabledFor(logging.DEBUG):
+            _log_run(logging.DEBUG, served, result, span, began)
+        stdout = result.stdout
+        headers = [*served.success_headers, (b"content-length", b"%d" % len(stdout)), (b"traceparent", span.encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": stdout})
+
+    def close(self) -> None:
+        """End the decoding threads."""
+        self._decoder.shutdown(wait=False, cancel_futures=True)
+
+    def _record(self, metrics: BindingMetrics, outcome: Outcome, began_ns: int) -> None:
+        metrics.ended(outcome, (time.monotonic_ns() - began_ns) * 1e-9)
+
+    async def _request(self, receive: Receive) -> gojson.Request:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _CallerGone
+        body: bytes = message.get("body", b"")
+        if message.get("more_body", False):
+            body = await self._rest_of_body(body, receive)
+        cut = len(body) > self._max_body
+        if cut:
+            body = body[: self._max_body]
+        try:
+            if len(body) <= INLINE_BYTES:
+                return gojson.decode(body, cut=cut)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._decoder, partial(gojson.decode, body, cut=cut))
+        except gojson.MalformedError as error:
+            text = f"failed deserializing HTTP body: {error}"
+            raise _Failure(Outcome.BAD_REQUEST, 400, MALFORMED, text) from None
+
+    async def _rest_of_body(self, first: bytes, receive: Receive) -> bytes:
+        """The body up to one message beyond the limit."""
+        parts = [first] if first else []
+        size = len(first)
+        while size <= self._max_body:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _CallerGone
+            part = message.get("body", b"")
+            if part:
+                parts.append(part)
+                size += len(part)
+            if not message.get("more_body", False):
+                break
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _run(
+        self, served: Served | None, name: str, request: gojson.Request, span: str, receive: Receive
+    ) -> Result:
+        if not request.operation:
+            raise _Failure(Outcome.BAD_REQUEST, 500, INVOKE, failure(name, "operation field is missing from request"))
+        if served is None:
+            raise _Failure(Outcome.NOT_FOUND, 500, INVOKE, failure(name, f"couldn't find output binding {name}"))
+        began = time.monotonic_ns()
+        try:
+            result = await self._execute(served, name, request, span, receive, began)
+        except _Failure:
+            if self._dapr:
+                seconds = (time.monotonic_ns() - began) * 1e-9
+                served.metrics.dapr_event(execute=request.operation == OPERATION, success=False, seconds=seconds)
+            raise
+        if self._dapr:
+            served.metrics.dapr_event(execute=True, success=True, seconds=(time.monotonic_ns() - began) * 1e-9)
+        return result
+
+    async def _execute(
+        self, served: Served, name: str, request: gojson.Request, span: str, receive: Receive, began: int
+    ) -> Result:
+        if request.operation != OPERATION:
+            reason = f"binding {name} does not support operation {request.operation}. supported operations:{OPERATION}"
+            raise _Failure(Outcome.BAD_REQUEST, 500, INVOKE, failure(name, reason))
+        metadata = request.metadata
+        try:
+            args = arguments(metadata, served) if metadata else ()
+            env = environment(metadata or {}, served, span)
+        except MetadataError as error:
+            if error.as_dapr:
+                raise _Failure(Outcome.BAD_REQUEST, 500, INVOKE, failure(name, str(error))) from None
+            text = f"invalid request metadata: {error}"
+            raise _Failure(Outcome.BAD_REQUEST, 400, MALFORMED, text) from None
+        served.runs = number = served.runs + 1
+        presence = self._departures.enter(receive)
+        try:
+            result = await self._invoke(
+                served.binding.name,
+                args=args,
+                env=env,
+                stdin=request.data,
+                deadline_ns=began + served.timeout_ns,
+            )
+        except asyncio.CancelledError:
+            if not presence.gone:
+                raise
+            presence.task.uncancel()
+            raise _CallerGone from None
+        except Rejected as rejected:
+            raise _Failure(
+                Outcome.REJECTED,
+                503,
+                NO_WORKER,
+                failure(name, refusal(rejected)),
+                retry_after_s=rejected.retry_after_s,
+            ) from None
+        except BindingUnavailable as unavailable:
+            raise _unavailable(name, unavailable) from None
+        except Exception:
+            log.exception("invoking failed", extra=fields(binding=served.binding.name, request_id=span[36:52]))
+            reason = TABLE[Outcome.HOST_FAILED].message
+            raise _Failure(Outcome.HOST_FAILED, 500, INVOKE, failure(name, reason)) from None
+        finally:
+            self._departures.leave(presence)
+        served.metrics.ran(result, len(request.data))
+        if result.stderr and log.isEnabledFor(logging.INFO):
+            _log_stderr(served, result, span)
+        if result.outcome is Outcome.COMPLETED:
+            return result
+        row = TABLE[result.outcome]
+        if log.isEnabledFor(logging.DEBUG):
+            _log_run(logging.DEBUG, served, result, span, began)
+        reason = result_message(result, served.argv0, number)
+        raise _Failure(result.outcome, row.status, row.code, failure(name, reason), detail=result_detail(result))
+
+
+def _unavailable(name: str, unavailable: BindingUnavailable) -> _Failure:
+    """A binding that is loading may be tried again; one that failed to load is, as in Dapr, not there."""
+    if unavailable.loading:
+        text = failure(name, f"binding {name} is still loading")
+        return _Failure(Outcome.REJECTED, 503, NO_WORKER, text, retry_after_s=1)
+    text = failure(name, f"couldn't find output binding {name}")
+    return _Failure(Outcome.NOT_FOUND, 500, INVOKE, text, detail=unavailable.why)
+
+
+def _with_trace(request: gojson.Request, state: bytes | None, baggage: bytes | None) -> gojson.Request:
+    """The request with the headers that Dapr copies into its metadata.
+
+    Raises:
+        _Failure: the baggage is malformed.
+    """
+    metadata = dict(request.metadata or {})
+    if baggage is not None:
+        text = baggage.decode("utf-8", "replace")
+        fault = baggage_fault(text)
+        if fault:
+            raise _Failure(Outcome.BAD_REQUEST, 400, MALFORMED, f"invalid baggage header: {fault}")
+        metadata["baggage"] = text
+    if state is not None:
+        metadata["tracestate"] = state.decode("utf-8", "replace")
+    return request._replace(metadata=metadata)
+
+
+def _log_stderr(served: Served, result: Result, span: str) -> None:
+    log.info(
+        "guest wrote to stderr",
+        extra=fields(
+            binding=served.binding.name,
+            request_id=span[36:52],
+            trace_id=span[3:35],
+            stderr_bytes=result.stderr_total,
+            stderr=result.stderr.decode("utf-8", "replace"),
+        ),
+    )
+
+
+def _log_run(level: int, served: Served, result: Result, span: str, began_ns: int) -> None:
+    log.log(
+        level,
+        "guest ran",
+        extra=fields(
+            binding=served.binding.name,
+            outcome=result.outcome.value,
+            request_id=span[36:52],
+            trace_id=span[3:35],
+            duration_ms=(time.monotonic_ns() - began_ns) / 1e6,
+            queue_ms=result.queue_ns / 1e6,
+            instantiate_ms=result.instantiate_ns / 1e6,
+            guest_ms=result.guest_ns / 1e6,
+            exit_code=result.exit_code,
+            memory_bytes=result.memory_bytes,
+            stdout_bytes=len(result.stdout),
+            outbound_requests=len(result.outbound),
+        ),
+    )

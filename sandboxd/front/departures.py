@@ -1,0 +1,80 @@
+"""Notices callers that hang up while their invocation runs.
+
+A watching task per request would cost more than most invocations do. So requests only enter a table, and a sweep
+starts watching those that have been in it for a while.
+"""
+
+import asyncio
+from typing import Final
+
+from sandboxd.front.ports import Receive
+
+SWEEP_S: Final = 0.02
+"""Pause between sweeps. A request is watched after one to two of them."""
+
+
+class Presence:
+    """One request in the table. `gone` tells, once its task was cancelled, that the caller hung up."""
+
+    __slots__ = ("gone", "receive", "round", "task", "watcher")
+
+    def __init__(self, receive: Receive, task: "asyncio.Task[None]", round: int) -> None:
+        self.receive = receive
+        self.task = task
+        self.round = round
+        self.gone = False
+        self.watcher: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Presence {'gone' if self.gone else 'watched' if self.watcher else 'unwatched'}>"
+
+
+class Departures:
+    """The table. All of it happens on one event loop."""
+
+    def __init__(self) -> None:
+        # Insertion order is age, so a sweep stops at the first that is too young.
+        self._unwatched: dict[Presence, None] = {}
+        self._round = 0
+        self._sweeping = False
+
+    def __repr__(self) -> str:
+        return f"<Departures {len(self._unwatched)} unwatched>"
+
+    def enter(self, receive: Receive) -> Presence:
+        """From now on the current task is cancelled if `receive` reports a disconnect."""
+        task = asyncio.current_task()
+        assert task is not None
+        presence = Presence(receive, task, self._round)
+        self._unwatched[presence] = None
+        if not self._sweeping:
+            self._sweeping = True
+            task.get_loop().call_later(SWEEP_S, self._sweep)
+        return presence
+
+    def leave(self, presence: Presence) -> None:
+        """The invocation is over. Its task will not be cancelled any more."""
+        self._unwatched.pop(presence, None)
+        if presence.watcher is not None:
+            presence.watcher.cancel()
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._unwatched:
+            presence = next(iter(self._unwatched))
+            if presence.round == self._round:
+                break
+            del self._unwatched[presence]
+            presence.watcher = loop.create_task(self._watch(presence))
+        self._round += 1
+        if self._unwatched:
+            loop.call_later(SWEEP_S, self._sweep)
+        else:
+            self._sweeping = False
+
+    async def _watch(self, presence: Presence) -> None:
+        # What is left of a body beyond the limit arrives here too and is dropped.
+        while (await presence.receive())["type"] != "http.disconnect":
+            pass
+        presence.gone = True
+        presence.task.cancel()

@@ -1,0 +1,135 @@
+"""What the front needs of the rest of the server, as protocols, and the snapshot of what it serves."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from sandboxd.components.binding import Binding
+from sandboxd.metrics import BindingMetrics, Metrics
+from sandboxd.pool.stats import PoolStats
+from sandboxd.wire.messages import HttpRequest, Result
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+
+class Invoker(Protocol):
+    """Runs guests: the pool, or a stand-in."""
+
+    async def invoke(
+        self,
+        binding: str,
+        *,
+        args: tuple[bytes, ...] = (),
+        env: tuple[tuple[bytes, bytes], ...] = (),
+        stdin: bytes = b"",
+        deadline_ns: int,
+        http: HttpRequest | None = None,
+    ) -> Result:
+        """Run a guest once. Cancelling the awaiting task cancels the invocation.
+
+        Parameters:
+            deadline_ns: CLOCK_MONOTONIC instant by which it must be over.
+
+        Raises:
+            Rejected: no worker could be had.
+            BindingUnavailable: the binding cannot run.
+        """
+        ...
+
+    def ready(self) -> bool:
+        """Whether a worker could take an invocation."""
+        ...
+
+    def stats(self) -> PoolStats:
+        """A reading for the metrics."""
+        ...
+
+
+class Health(Protocol):
+    """What the health endpoints ask."""
+
+    def not_ready(self) -> list[str]:
+        """Names of what still keeps the server from being ready; empty when it is."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontSettings:
+    """What the front is told by the configuration."""
+
+    version: str
+    app_id: str = "sandboxd"
+    api_token: str | None = field(default=None, repr=False)
+    """DAPR_API_TOKEN; None or empty switches authentication off."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins that get CORS headers; `*` for all."""
+    max_body_bytes: int = 4 * 1024 * 1024
+    """Longest request body read. Bytes, at least 1."""
+
+
+@dataclass(slots=True)
+class Served:
+    """One binding as the endpoint needs it: everything that can be known before a request is."""
+
+    binding: Binding
+    metrics: BindingMetrics
+    argv0: str
+    success_headers: Headers
+    timeout_ns: int
+    fixed_env: frozenset[str]
+    """Names a request cannot set."""
+    args_room: int
+    """Bytes left for arguments beside argv[0]."""
+    env_room: int
+    """Bytes left for the environment beside the operator's."""
+    runs: int = 0
+    """Invocations so far: the number in Dapr's name of an instance."""
+
+    @classmethod
+    def of(cls, binding: Binding, metrics: BindingMetrics) -> "Served":
+        """Prepare a binding."""
+        argv0 = guest_name(binding.url)
+        operator = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in binding.env)
+        return cls(
+            binding=binding,
+            metrics=metrics,
+            argv0=argv0,
+            success_headers=[(b"content-type", binding.content_type.encode("latin-1", "replace"))],
+            timeout_ns=binding.limits.timeout_ms * 1_000_000,
+            fixed_env=frozenset(name for name, _ in binding.env),
+            args_room=binding.limits.args_bytes - len(argv0.encode()) - 1,
+            env_room=binding.limits.env_bytes - operator,
+        )
+
+
+def guest_name(url: str) -> str:
+    """argv[0]: the base name of the URL's path without `.wasm`.
+
+    Source: Dapr components-contrib, common/wasm/wasm.go: GuestName is the file name up to its last dot.
+    """
+    path = url.split("?", 1)[0].split("#", 1)[0]
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    return name.removesuffix(".wasm")
+
+
+@dataclass(frozen=True, slots=True)
+class Bindings:
+    """All bindings at one instant. A reload makes a new one and swaps it in with one assignment."""
+
+    by_name: Mapping[str, Served] = field(default_factory=lambda: MappingProxyType({}))
+    by_path: Mapping[bytes, Served] = field(default_factory=lambda: MappingProxyType({}))
+    """By the path as it stands in the request line, for the usual spelling."""
+
+    @classmethod
+    def of(cls, bindings: Iterable[Binding], metrics: Metrics) -> "Bindings":
+        """Prepare bindings."""
+        by_name = {binding.name: Served.of(binding, metrics.binding(binding.name)) for binding in bindings}
+        by_path = {f"/v1.0/bindings/{quote(name, safe='')}".encode(): served for name, served in by_name.items()}
+        return cls(MappingProxyType(by_name), MappingProxyType(by_path))

@@ -1,0 +1,239 @@
+"""Fronts with other settings: token, CORS, body and head limits, hang-ups, the end."""
+
+import contextlib
+import json
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import httpx2 as httpx
+import pytest
+
+from tests.server.fronts import ENGINES, Front, started
+
+TOKEN = "s3cret<&>"
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def post(front: Front, body: bytes, **more: object) -> httpx.Response:
+    return httpx.post(f"{front.base_url}/v1.0/bindings/echo", content=body, timeout=30, **more)  # type: ignore[arg-type]
+
+
+def test_token_and_cors(engine: str) -> None:
+    body = b'{"operation":"execute","data":1}'
+    with started(engine, token=TOKEN, origins="http://a.example,http://*.b.example") as front:
+        refused = post(front, b"", headers={"dapr-api-token": "wrong"})
+        assert (refused.status_code, refused.text) == (401, "invalid api token\n")
+        assert refused.headers["content-type"] == "text/plain; charset=utf-8"
+        assert refused.headers["x-content-type-options"] == "nosniff"
+        assert httpx.get(f"{front.base_url}/v1.0/metadata").status_code == 401
+        assert httpx.post(f"{front.base_url}/v1.0/healthz").status_code == 401
+        for path in ("/v1.0/healthz", "/v1.0/healthz/outbound", "/livez", "/readyz", "/metrics"):
+            assert httpx.get(front.base_url + path).status_code < 300
+        allowed = post(front, body, headers={"dapr-api-token": TOKEN, "origin": "http://x.b.example"})
+        assert (allowed.status_code, allowed.content) == (200, b"1")
+        assert allowed.headers["access-control-allow-origin"] == "http://x.b.example"
+        assert allowed.headers["vary"] == "Origin"
+        other = post(front, body, headers={"dapr-api-token": TOKEN, "origin": "http://evil.example"})
+        assert other.status_code == 200
+        assert "access-control-allow-origin" not in other.headers
+        # Preflights carry no token and are answered before it is asked for.
+        preflight = httpx.options(
+            f"{front.base_url}/v1.0/bindings/echo",
+            headers={
+                "origin": "http://a.example",
+                "access-control-request-method": "POST",
+                "access-control-request-headers": "content-type, dapr-api-token",
+            },
+        )
+        assert (preflight.status_code, preflight.content) == (200, b"")
+        assert preflight.headers["access-control-allow-origin"] == "http://a.example"
+        assert preflight.headers["access-control-allow-methods"] == "POST"
+        assert preflight.headers["access-control-allow-headers"] == "Content-Type, Dapr-Api-Token"
+    assert TOKEN not in front.log
+
+
+def test_all_origins_and_not_ready(engine: str) -> None:
+    with started(engine, origins="*", missing="components,workers") as front:
+        answer = httpx.get(f"{front.base_url}/v1.0/healthz", headers={"origin": "http://a"})
+        assert answer.status_code == 500
+        assert answer.json() == {
+            "errorCode": "ERR_HEALTH_NOT_READY",
+            "message": "dapr is not ready: [components workers]",
+        }
+        assert answer.headers["access-control-allow-origin"] == "*"
+        outbound = httpx.get(f"{front.base_url}/v1.0/healthz/outbound")
+        assert outbound.json() == {
+            "errorCode": "ERR_OUTBOUND_HEALTH_NOT_READY",
+            "message": "dapr outbound is not ready",
+        }
+        assert httpx.get(f"{front.base_url}/readyz").status_code == 503
+        assert httpx.get(f"{front.base_url}/livez").status_code == 200
+
+
+def test_body_limit(engine: str) -> None:
+    whole = b'{"operation":"execute","data":"' + b"x" * 9_960 + b'"}'
+    limit = len(whole)
+    too_large = {"errorCode": "ERR_MALFORMED_REQUEST", "message": "failed deserializing HTTP body: stream too large"}
+    with started(engine, max_body=limit) as front:
+        assert post(front, whole).status_code == 200
+        assert post(front, whole + b" " * 500).status_code == 200
+        # Beyond the limit by far, the first value within it: still answered, the rest is not read.
+        assert post(front, whole + b" " * 1_000_000).status_code == 200
+        for excess in (1, 1000, 1_000_000):
+            longer = whole[:-2] + b"x" * excess + b'"}'
+            for content in (longer, iter([longer[:5000], longer[5000:]])):
+                answer = httpx.post(f"{front.base_url}/v1.0/bindings/echo", content=content, timeout=30)
+                assert answer.status_code == 400
+                assert answer.json() == too_large
+
+
+def test_head_limit(engine: str) -> None:
+    with started(engine, max_header=8192) as front:
+        assert httpx.get(f"{front.base_url}/livez", headers={"x": "y" * 6000}).status_code == 200
+        for pieces in ([b"y" * 200_000], [b"y" * 1000] * 200):
+            answer = b""
+            with connected(front) as connection:
+                # The server may close the connection before everything is sent.
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\nx: ")
+                    for piece in pieces:
+                        connection.sendall(piece)
+                    connection.sendall(b"\r\n\r\n")
+                with contextlib.suppress(ConnectionError):
+                    while part := connection.recv(65536):
+                        answer += part
+            assert not answer or answer.split()[1] in (b"400", b"431")
+        assert httpx.get(f"{front.base_url}/livez").status_code == 200
+
+
+def test_slow_heads_are_cut_off(engine: str) -> None:
+    with started(engine, header_timeout=0.5) as front:
+        for sent in (b"", b"GET /livez HTTP/1.1\r\nhost:"):
+            with connected(front) as connection:
+                connection.sendall(sent)
+                assert connection.recv(65536) == b""
+
+
+def counts(front: Front) -> tuple[int, int]:
+    """Invocations begun and cancelled, this one included."""
+    begun, cancelled = post(front, b'{"operation":"execute","metadata":{"args":"do=counts"}}').json()
+    return begun, cancelled
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 15) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not come about in time"
+        time.sleep(0.01)
+
+
+HANG = b'{"operation":"execute","metadata":{"args":"do=hang"}}'
+
+
+def connected(front: Front) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", front.port), timeout=20)
+
+
+@contextlib.contextmanager
+def hanging(front: Front) -> Iterator[socket.socket]:
+    with connected(front) as connection:
+        head = b"POST /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
+        connection.sendall(head % len(HANG) + HANG)
+        yield connection
+
+
+def test_a_caller_that_hangs_up_cancels_its_invocation(engine: str) -> None:
+    with started(engine, log="debug") as front:
+        for n in range(1, 4):
+            before = counts(front)[0]
+            with hanging(front):
+                wait_for(lambda before=before: counts(front)[0] >= before + 2)  # type: ignore[misc]
+            wait_for(lambda n=n: counts(front)[1] == n)  # type: ignore[misc]
+        text = httpx.get(f"{front.base_url}/metrics").text
+        assert 'sandboxd_requests_total{binding="echo",outcome="cancelled",protocol="http"} 3.0' in text
+    assert "Traceback" not in front.log
+
+
+def test_a_caller_that_hangs_up_within_its_body(engine: str) -> None:
+    with started(engine) as front:
+        with connected(front) as connection:
+            connection.sendall(
+                b'POST /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"operation'
+            )
+        cancelled = 'sandboxd_requests_total{binding="echo",outcome="cancelled",protocol="http"} 1.0'
+        wait_for(lambda: cancelled in httpx.get(f"{front.base_url}/metrics").text)
+    assert "Traceback" not in front.log
+
+
+def test_the_end_lets_requests_finish(engine: str) -> None:
+    with started(engine, timeout_ms=1500, drain=10) as front, hanging(front) as connection:
+        wait_for(lambda: counts(front)[0] >= 2)
+        front.process.send_signal(signal.SIGTERM)
+        answer = b""
+        while part := connection.recv(65536):
+            answer += part
+        assert b"context deadline exceeded" in answer
+        assert front.end() == 0
+    assert "Traceback" not in front.log
+
+
+def test_the_end_does_not_wait_for_ever(engine: str) -> None:
+    with started(engine, drain=0.3) as front, hanging(front) as connection, connected(front) as stalled:
+        # The second caller never finishes its request.
+        stalled.sendall(b"POST /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        wait_for(lambda: counts(front)[0] >= 2)
+        front.process.send_signal(signal.SIGTERM)
+        assert front.end(timeout=15) == 0
+        connection.settimeout(15)
+        with contextlib.suppress(ConnectionError):
+            while connection.recv(65536):
+                pass
+
+
+def test_log_lines_are_json_without_payload(engine: str) -> None:
+    with started(engine, log="debug") as front:
+        secret = "payload-that-must-not-appear"
+        body = {"operation": "execute", "data": secret, "metadata": {"env.X": secret, "args": f"do=exit,{secret}"}}
+        assert post(front, json.dumps(body).encode()).status_code == 500
+        assert post(front, json.dumps({"operation": secret}).encode()).status_code == 500
+    assert "payload" not in front.log
+    lines = [json.loads(line) for line in front.log.splitlines()]
+    failed = next(line for line in lines if line["message"] == "request failed" and line["outcome"] == "exit_nonzero")
+    assert failed["binding"] == "echo"
+    assert failed["status"] == 500
+    assert {"time", "level", "logger", "request_id", "trace_id", "duration_ms"} <= failed.keys()
+    assert any(line["message"] == "guest wrote to stderr" and line["stderr"].endswith("<bad>") for line in lines)
+
+
+@pytest.mark.parametrize("tail", [b"", b"x"])
+def test_http2_with_prior_knowledge(tail: bytes) -> None:
+    import h2.config
+    import h2.connection
+    import h2.events
+
+    with started("hypercorn") as front, connected(front) as connection:
+        client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="ascii"))
+        client.initiate_connection()
+        body = b'{"operation":"execute","data":"h2"}' + tail
+        path = [(":method", "POST"), (":path", "/v1.0/bindings/echo"), (":scheme", "http"), (":authority", "x")]
+        client.send_headers(1, path)
+        client.send_data(1, body, end_stream=True)
+        connection.sendall(client.data_to_send())
+        data = b""
+        ended = False
+        while not ended:
+            received = connection.recv(65536)
+            assert received
+            for event in client.receive_data(received):
+                if isinstance(event, h2.events.DataReceived):
+                    data += event.data
+                ended = ended or isinstance(event, h2.events.StreamEnded)
+            connection.sendall(client.data_to_send())
+        assert data == b'"h2"'
