@@ -23,9 +23,6 @@ MAX_VALUES = 16
 _TYPES: dict[str, Callable[[], ValType]] = {"i": ValType.i32, "I": ValType.i64, "f": ValType.f32, "F": ValType.f64}
 _FIELDS = {"i": "I12x", "I": "Q8x", "f": "f12x", "F": "d8x"}
 
-_kept: list[Any] = []
-"""Callbacks live as long as the process: an artifact's code may hold their address, and there is one set per guest."""
-
 
 class _RawValues(dict[int, memoryview]):
     """Views of `wasmtime_val_raw_t` arrays by address.
@@ -140,7 +137,7 @@ def define(
         raise ValueError(f"{module}.{name}: an error number needs a result of type i, not {result!r}")
     kind = func_type(params, result)
     native = capi.HostCallback(callback(params, result, function, state, fault=fault))
-    _kept.append((native, kind))
+    state.callbacks.append(native)
     module_name, function_name = module.encode(), name.encode()
     error = capi.linker_define_func_unchecked(
         capi.address_of(linker),

@@ -169,11 +169,19 @@ class GuestMemory:
 
     def write_u32(self, pointer: int, value: int) -> None:
         """Store a number. Raises Fault."""
-        self.pack(_U32, pointer, value)
+        try:
+            _U32.pack_into(self._view, pointer, value)
+        except struct.error:
+            self.check(pointer, 4)
+            _U32.pack_into(self._view, pointer, value)
 
     def write_u64(self, pointer: int, value: int) -> None:
         """Store a number. Raises Fault."""
-        self.pack(_U64, pointer, value)
+        try:
+            _U64.pack_into(self._view, pointer, value)
+        except struct.error:
+            self.check(pointer, 8)
+            _U64.pack_into(self._view, pointer, value)
 
     def unpack_array(self, layout: struct.Struct, pointer: int, count: int) -> list[tuple[Any, ...]]:
         """`count` records that follow each other.

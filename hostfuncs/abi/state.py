@@ -29,6 +29,7 @@ class InvocationState:
     __slots__ = (
         "_cancelled",
         "_wake",
+        "callbacks",
         "context",
         "deadline_ns",
         "ended",
@@ -43,6 +44,8 @@ class InvocationState:
     def __init__(self, cancelled: Callable[[], bool] = _never) -> None:
         self._cancelled = cancelled
         self._wake = threading.Event()
+        self.callbacks: list[object] = []
+        """Native callbacks of the host functions that serve this. They must live as long as a guest could call them."""
         self.memory = GuestMemory()
         self.serial = 0
         """Counts invocations, so that what was looked up for one is not used in the next."""

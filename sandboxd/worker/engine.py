@@ -109,6 +109,8 @@ def _pool(config: wasmtime.Config, settings: EngineSettings) -> None:
             "max_tables_per_component": _TABLES,
             "table_elements": _TABLE_ELEMENTS,
             "total_gc_heaps": 4,
+            # Stacks of asynchronous calls, of which there are none. Each would cost two mappings in every fork.
+            "total_stacks": 1,
             "linear_memory_keep_resident": settings.keep_resident_bytes,
             "table_keep_resident": 64 * KIB,
             # One slot per memory stays mapped with its module's image, so that the next run finds it ready.
