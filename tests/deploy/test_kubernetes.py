@@ -1,5 +1,8 @@
 """The manifests are valid Kubernetes, hang together, and start sandboxd with options and settings it has."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from sandboxd.cli import _parser
 from sandboxd.config import Config, load
 from sandboxd.units import parse_duration_ms
 from tests.deploy.files import DEPLOY
+from tests.guests.cache import ROOT
 
 FOLDER = DEPLOY / "kubernetes"
 OLDEST = "1.29"
@@ -142,3 +146,31 @@ def test_the_autoscaler_scales_the_deployment_by_the_adapters_metric() -> None:
     rules = yaml.safe_load((FOLDER / "prometheus-adapter-rules.yaml").read_text())["rules"]["custom"]
     wanted = {metric["pods"]["metric"]["name"] for metric in spec["metrics"] if metric["type"] == "Pods"}
     assert wanted == {rule["name"]["as"] for rule in rules}
+
+
+def as_the_kubelet_mounts(config_map: dict[str, Any], folder: Path) -> Path:
+    """A ConfigMap volume: files are links into `..data`, itself a link to a folder that each update replaces."""
+    version = folder / "..2026_01_01"
+    version.mkdir(parents=True)
+    (folder / "..data").symlink_to(version.name)
+    for name, text in config_map["data"].items():
+        (version / name).write_text(text)
+        (folder / name).symlink_to(f"..data/{name}")
+    return folder
+
+
+def test_the_server_accepts_configuration_and_components_as_they_are_mounted(tmp_path: Path) -> None:
+    components = as_the_kubelet_mounts(one("ConfigMap", "sandboxd-components"), tmp_path / "components")
+    config = as_the_kubelet_mounts(one("ConfigMap"), tmp_path / "etc") / "sandboxd.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "sandboxd", "check", "--config", str(config), "--resources-path", str(components)],
+        cwd=ROOT,
+        env=os.environ | {"SANDBOXD_CACHE_FOLDER": str(tmp_path / "cache/store"), "NAMESPACE": "sandboxd"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in one("ConfigMap", "sandboxd-components")["data"]:
+        assert f"{name.removesuffix('.yaml')}: ready" in done.stdout + done.stderr
