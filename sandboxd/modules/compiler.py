@@ -86,7 +86,8 @@ class Compiler:
             began = time.monotonic()
             draft = await asyncio.to_thread(self._store.draft)
             try:
-                source = os.memfd_create("guest", os.MFD_CLOEXEC)
+                with trust.explained("hold", "the guest in memory"):
+                    source = os.memfd_create("guest", os.MFD_CLOEXEC)
                 try:
                     await asyncio.to_thread(_fill, source, data)
                     await self._run(source, draft.fd, kind)
@@ -103,18 +104,31 @@ class Compiler:
 
     async def _run(self, source: int, target: int, kind: str) -> None:
         settings = self._settings
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "sandboxd.modules.compile_main"),
-            *("--input", str(source), "--output", str(target), "--parent", str(os.getpid()), "--kind", kind),
-            *("--memory", str(settings.memory_bytes), "--cpu", str(int(settings.timeout_s * _cores()) + 1)),
-            *("--file", str(settings.artifact_bytes), "--settings", msgspec.json.encode(self._engine).decode()),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=(source, target),
-            start_new_session=True,
-            env=_environment(),
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "sandboxd.modules.compile_main"),
+                *("--input", str(source), "--output", str(target), "--parent", str(os.getpid()), "--kind", kind),
+                *("--memory", str(settings.memory_bytes), "--cpu", str(int(settings.timeout_s * _cores()) + 1)),
+                *("--file", str(settings.artifact_bytes), "--settings", msgspec.json.encode(self._engine).decode()),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=(source, target),
+                start_new_session=True,
+                env=_environment(),
+            )
         )
+        try:
+            process = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # Halfway through: the child may exist already, and nobody else knows of it.
+            await asyncio.shield(_discard(starting))
+            raise
+        except OSError as error:
+            raise CompileError(
+                f"{COMPILE_PREFIX}the compiler could not be started: {(error.strerror or str(error)).lower()}",
+                remedy="check the limits of processes and memory, and the installation",
+            ) from error
         assert process.stdout is not None
         assert process.stderr is not None
         try:
@@ -178,6 +192,11 @@ def _environment() -> dict[str, str]:
     # Every arena reserves 64 MiB of address space; with one per thread the memory limit would say nothing.
     kept["MALLOC_ARENA_MAX"] = "2"
     return kept
+
+
+async def _discard(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
+    with suppress(OSError):  # it could not be started, which no longer matters
+        await _end(await starting)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -177,6 +177,10 @@ def test_a_compiler_that_crashes_is_reported(store: Store, monkeypatch: pytest.M
     crash.write_text("#!/bin/sh\nexit 0\n")
     with pytest.raises(CompileError, match="no artifact"):
         compile_one(store, SMALL)
+    crash.unlink()
+    with pytest.raises(CompileError, match="could not be started: no such file or directory"):
+        compile_one(store, SMALL)
+    assert left_behind(store) == []
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
