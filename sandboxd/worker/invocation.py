@@ -70,7 +70,7 @@ class CoreGuest:
             self._environ = wasip1.Strings([name + b"=" + value for name, value in spec.env])
         except ValueError as error:
             raise GuestError(f"the name or an env value of the binding {error}") from None
-        self._extensions = linking.extensions_for(spec, module, self._state)
+        self._extensions = linking.extensions_for(spec, module, self._program)
         self._pre = linking.link(engine, module, self._program, self._extensions)
 
     def __repr__(self) -> str:

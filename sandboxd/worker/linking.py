@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import wasmtime
 
 from hostfuncs import wasip1
-from hostfuncs.abi import InvocationState
 from sandboxd.wire.messages import GuestSpec, OutboundUsage
 from sandboxd.worker.guests import GuestError, Services
 
@@ -17,6 +16,9 @@ PAGE_BYTES = 65536
 
 class Extension(Protocol):
     """Import namespaces beside WASI preview 1, linked for one guest."""
+
+    functions: Mapping[str, Collection[str]]
+    """Import module -> the names it has."""
 
     def link(self, linker: wasmtime.Linker) -> None:
         """Define the functions. Before the fork."""
@@ -28,49 +30,38 @@ class Extension(Protocol):
         """An invocation begins."""
 
     def finish(self) -> tuple[OutboundUsage, ...]:
-        """It is over, however it ended: release everything, and say what was used. Must not raise."""
+        """It is over, however it ended: release everything, and say what was used."""
 
 
-class ExtensionKind(Protocol):
-    """How to make an Extension for a guest that imports one of `modules`."""
-
-    modules: frozenset[str]
-
-    def __call__(self, spec: GuestSpec, module: wasmtime.Module, state: InvocationState) -> Extension:
-        """Raises GuestError if the guest lacks an export the functions need."""
-
-
-EXTENSIONS: list[Callable[[], ExtensionKind]] = []
-"""Loaders, so that a worker without such guests does not import what they need."""
-
-
-def extensions_for(spec: GuestSpec, module: wasmtime.Module, state: InvocationState) -> list[Extension]:
-    """The extensions a module imports from.
+def extensions_for(spec: GuestSpec, module: wasmtime.Module, program: wasip1.Program) -> list[Extension]:
+    """The extensions a module imports from, having made sure that it imports nothing nobody has.
 
     Raises:
-        GuestError: it imports from a namespace nobody provides, or something WASI does not have.
+        GuestError: it imports from an unknown namespace, or something a known one does not have.
     """
-    wanted = {item.module: item.name for item in reversed(module.imports)}
+    known: dict[str, Collection[str]] = {wasip1.MODULE: wasip1.FUNCTIONS}
     found: list[Extension] = []
-    known = {wasip1.MODULE}
-    for load_kind in EXTENSIONS:
-        if wanted.keys() <= known:
-            break
-        kind = load_kind()
-        if wanted.keys() & kind.modules:
-            found.append(kind(spec, module, state))
-        known |= kind.modules
-    for name, item in wanted.items():
-        if name == "wasi_unstable":
+    if any(item.module not in known for item in module.imports):
+        # Not at the top: it brings the HTTP client along, which guests without requests do without.
+        from sandboxd.worker.legacy import LegacyHttp
+
+        legacy = LegacyHttp(spec, module, program)
+        known |= legacy.functions
+        if any(item.module in legacy.functions for item in module.imports):
+            found.append(legacy)
+    for item in module.imports:
+        if item.module == "wasi_unstable":
             raise GuestError(
                 "module[wasi_unstable] not instantiated: this is the WASI of 2019, which no current tool makes; "
                 "build the guest again for wasm32-wasip1 (wasi_snapshot_preview1)"
             )
-        if name not in known:
-            raise GuestError(f"module[{name}] not instantiated: the guest imports {name}.{item}, which no one provides")
-    for imported in module.imports:
-        if imported.module == wasip1.MODULE and imported.name not in wasip1.FUNCTIONS:
-            raise GuestError(f'"{imported.name}" is not exported in module "{wasip1.MODULE}"')
+        if item.module not in known:
+            raise GuestError(
+                f"module[{item.module}] not instantiated: the guest imports {item.module}.{item.name}, "
+                "which this server does not have"
+            )
+        if item.name not in known[item.module]:
+            raise GuestError(f'"{item.name}" is not exported in module "{item.module}"')
     return found
 
 

@@ -1,5 +1,6 @@
 """Invocations of real guests through the code workers run, without the processes around it."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -334,6 +335,7 @@ def test_a_table_above_the_limit(worker: Worker) -> None:
             '(module (import "wasi_unstable" "fd_write" (func)))',
             r"module\[wasi_unstable\] not instantiated.*wasm32-wasip1",
         ),
+        ('(module (import "types" "nothing" (func)))', '"nothing" is not exported in module "types"'),
         (f'(module (import "{WASI}" "nothing" (func)))', f'"nothing" is not exported in module "{WASI}"'),
         (f'(module (import "{WASI}" "fd_write" (func)))', "imports do not fit.*fd_write"),
         ('(module (memory (export "memory") i64 1))', "64-bit"),
@@ -391,6 +393,67 @@ def test_strict_sandbox_runs_alike_twice(worker: Worker) -> None:
     assert invoke(runtime).stdout == first.stdout
     system = worker.load("random")
     assert invoke(system).stdout != invoke(system).stdout
+
+
+# outbound HTTP --------------------------------------------------------------------------------------------------------
+
+LEGACY = """(module
+    (import "types" "log-it" (func $log (param i32 i32)))
+    (import "types" "new-outgoing-request" (func $request
+        (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+    (import "types" "new-fields" (func $fields (param i32 i32) (result i32)))
+    (import "types" "future-incoming-response-get" (func $get (param i32 i32)))
+    (import "default-outgoing-HTTP" "handle" (func $handle (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "http://") (data (i32.const 16) "AUTHORITY") (data (i32.const 64) "/")
+    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    (func (export "_start")
+        (call $log (i32.const 16) (i32.const AUTHORITY_LENGTH))
+        (call $get
+            (call $handle (call $request (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 64) (i32.const 1)
+                (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0)
+                (i32.const 16) (i32.const AUTHORITY_LENGTH) (call $fields (i32.const 0) (i32.const 0)))
+                (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+            (i32.const 512))
+        (if (i32.load (i32.const 516)) (then unreachable))))"""
+
+
+def legacy(authority: str) -> str:
+    return LEGACY.replace("AUTHORITY_LENGTH", str(len(authority))).replace("AUTHORITY", authority)
+
+
+def test_a_core_module_reaches_an_origin(worker: Worker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as origin:
+        heard: list[bytes] = []
+
+        def serve() -> None:
+            connection, _ = origin.accept()
+            with connection:
+                heard.append(connection.recv(65536))
+                connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        authority = f"127.0.0.1:{origin.getsockname()[1]}"
+        result = worker.run(legacy(authority), allowed_outbound_hosts=(f"http://{authority}",))
+        thread.join(10)
+    assert result.outcome is Outcome.COMPLETED, result
+    assert heard[0].startswith(b"GET / HTTP/1.1\r\n")
+    assert result.stderr == authority.encode() + b"\n"
+    assert [usage.outcome for usage in result.outbound] == ["ok"]
+
+
+def test_a_core_module_is_held_to_its_policy(worker: Worker) -> None:
+    result = worker.run(legacy("127.0.0.1:9"), allowed_outbound_hosts=())
+    assert (result.outcome, result.detail) == (Outcome.TRAPPED, "wasm error: unreachable")
+    assert [usage.denied for usage in result.outbound] == ["host"]
+
+
+def test_a_waiting_request_ends_with_the_deadline(worker: Worker) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as origin:
+        authority = f"127.0.0.1:{origin.getsockname()[1]}"
+        result = worker.run(legacy(authority), seconds=0.3, allowed_outbound_hosts=(f"http://{authority}",))
+    assert result.outcome is Outcome.DEADLINE_EXCEEDED
 
 
 # the engine -----------------------------------------------------------------------------------------------------------
