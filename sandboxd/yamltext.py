@@ -18,7 +18,7 @@ MAX_NODES = 20_000
 MAX_DEPTH = 64
 """Levels of nesting."""
 
-_INT = re.compile(r"[-+]?(?:0b[01]+|0o?[0-7]+|0x[0-9a-fA-F]+|0|[1-9][0-9]*)")
+_INT = re.compile(r"[-+]?(?:0[bB][01]+|0[oO]?[0-7]+|0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _SPECIAL: dict[str, bool | float | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -287,12 +287,12 @@ def resolve(text: str) -> str | int | float | bool | None:
         return _SPECIAL[text]
     if not text or text[0] not in "+-.0123456789" or len(text) > 400:
         return text
-    plain = text.replace("_", "")
+    plain = text if text[0] == "." else text.replace("_", "")
     if _INT.fullmatch(plain):
         value = _integer(plain)
         # Go falls back to float64 for what does not fit 64 bits.
         return value if -(1 << 63) <= value < (1 << 64) else float(value)
-    if _FLOAT.fullmatch(plain):
+    if _FLOAT.fullmatch(plain) and abs(float(plain)) != float("inf"):
         return float(plain)
     return text
 
