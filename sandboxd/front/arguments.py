@@ -12,7 +12,7 @@ from sandboxd.front.ports import Served
 Args = tuple[bytes, ...]
 Env = tuple[tuple[bytes, bytes], ...]
 
-_TRACE_NAMES: Final = (("tracestate", b"TRACESTATE"), ("baggage", b"BAGGAGE"))
+_TRACE_NAMES: Final = ("tracestate", "baggage")
 
 
 class MetadataError(Exception):
@@ -35,18 +35,22 @@ def arguments(metadata: Mapping[str, str], served: Served) -> Args:
     Raises:
         MetadataError: `argv` is no such array, an argument contains NUL, or they are too long together.
     """
-    given = metadata.get("argv")
-    if given is not None:
-        texts = _json_array(given)
+    if "argv" in metadata:
+        args = tuple(text.encode() for text in _json_array(metadata["argv"]))
+        size = sum(map(len, args)) + len(args)
+        nul = any(b"\0" in arg for arg in args)
     else:
-        plain = metadata.get("args", "")
-        texts = plain.split(",") if plain else []
-    args = tuple(text.encode() for text in texts)
-    size = sum(map(len, args)) + len(args)
+        plain = metadata.get("args")
+        if not plain:
+            return ()
+        joined = plain.encode()
+        args = tuple(joined.split(b","))
+        size = len(joined) + 1  # every comma makes room for a terminating zero
+        nul = b"\0" in joined
     if size > served.args_room:
         limit = served.binding.limits.args_bytes
         raise MetadataError(f"the arguments take {size} bytes; at most {limit} with the program's name are allowed")
-    if any(b"\0" in arg for arg in args):
+    if nul:
         # The words of wazero, internal/sys/sys.go, NewContext.
         raise MetadataError("args invalid: contains NUL character", as_dapr=True)
     return args
@@ -66,7 +70,7 @@ def _encodable(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def environment(metadata: Mapping[str, str], served: Served, traceparent: str) -> Env:
+def environment(metadata: Mapping[str, str] | None, served: Served, traceparent: bytes) -> Env:
     """The environment a request adds: its `env.NAME` members and the trace context.
 
     Names the operator set are left out, silently: a caller cannot know them and must not be able to ask for them.
@@ -77,25 +81,22 @@ def environment(metadata: Mapping[str, str], served: Served, traceparent: str) -
     Raises:
         MetadataError: a name is empty or contains `=`, something contains NUL, or it is too long together.
     """
+    if served.traced and (not metadata or (len(metadata) == 1 and "args" in metadata)):
+        return ((b"TRACEPARENT", traceparent),)
     fixed = served.fixed_env
     env: dict[bytes, bytes] = {}
-    for key, text in metadata.items():
+    for key, text in (metadata or {}).items():
         if key.startswith("env."):
             name = key[4:]
             if not name or "=" in name or "\0" in name:
                 raise MetadataError(f"metadata {json.dumps(key)}: a name must not be empty nor contain '=' or NUL")
-            if "\0" in text:
-                raise MetadataError(f"metadata {json.dumps(key)}: a value must not contain NUL")
-            if name not in fixed:
-                env[name.encode()] = text.encode()
-    for key, variable in _TRACE_NAMES:
-        value = metadata.get(key)
-        if value and variable.decode() not in fixed:
-            if "\0" in value:
-                raise MetadataError(f"metadata {json.dumps(key)}: a value must not contain NUL")
-            env[variable] = value.encode()
+            _put(env, name, key, text, fixed)
+    for key in _TRACE_NAMES:
+        # After the caller's own: what the headers say is what counts.
+        if metadata and metadata.get(key):
+            _put(env, key.upper(), key, metadata[key], fixed)
     if "TRACEPARENT" not in fixed:
-        env[b"TRACEPARENT"] = traceparent.encode()
+        env[b"TRACEPARENT"] = traceparent
     size = sum(map(len, env)) + sum(map(len, env.values())) + 2 * len(env)
     if size > served.env_room:
         limit = served.binding.limits.env_bytes
@@ -103,3 +104,10 @@ def environment(metadata: Mapping[str, str], served: Served, traceparent: str) -
             f"the environment takes {size} bytes beside the configured one; at most {limit} are allowed"
         )
     return tuple(env.items())
+
+
+def _put(env: dict[bytes, bytes], name: str, key: str, text: str, fixed: frozenset[str]) -> None:
+    if "\0" in text:
+        raise MetadataError(f"metadata {json.dumps(key)}: a value must not contain NUL")
+    if name not in fixed:
+        env[name.encode()] = text.encode()

@@ -15,7 +15,7 @@ from sandboxd.front import gojson
 from sandboxd.front.arguments import MetadataError, arguments, environment
 from sandboxd.front.departures import Departures
 from sandboxd.front.outcomes import INVOKE, MALFORMED, NO_WORKER, TABLE, failure, refusal, result_detail, result_message
-from sandboxd.front.ports import Bindings, FrontSettings, Invoker, Receive, Scope, Send, Served
+from sandboxd.front.ports import Bindings, FrontSettings, Invoker, Message, Receive, Scope, Send, Served
 from sandboxd.front.replies import JSON
 from sandboxd.front.tracing import baggage_fault, new_span
 from sandboxd.log import fields
@@ -29,6 +29,7 @@ log = logging.getLogger("sandboxd.request")
 INLINE_BYTES: Final = 32 * 1024
 """Longer bodies are decoded in a thread: a hostile one may take the decoder seconds."""
 OPERATION: Final = "execute"
+_TRACE_HEADERS: Final = frozenset((b"traceparent", b"tracestate", b"baggage"))
 
 
 class _Failure(Exception):  # noqa: N818 - an answer on its way out, not an error of the program
@@ -62,6 +63,7 @@ class BindingEndpoint:
         self.bindings = Bindings()
         """What is served. Assign another snapshot to change it; requests already begun keep theirs."""
         self._max_body = settings.max_body_bytes
+        self._inline = min(INLINE_BYTES, settings.max_body_bytes)
         self._invoke = invoker.invoke
         self._unnamed = metrics.binding("")
         self._dapr = metrics.dapr is not None
@@ -82,18 +84,28 @@ class BindingEndpoint:
         metrics = served.metrics if served is not None else self._unnamed
         parent = state = baggage = None
         for header, value in scope["headers"]:
-            if header == b"traceparent":
-                parent = value
-            elif header == b"tracestate":
-                state = value if state is None else state + b"," + value
-            elif header == b"baggage":
-                baggage = value if baggage is None else baggage + b"," + value
+            if header in _TRACE_HEADERS:
+                if header == b"traceparent":
+                    parent = value
+                elif header == b"tracestate":
+                    state = value if state is None else state + b"," + value
+                else:
+                    baggage = value if baggage is None else baggage + b"," + value
         span = new_span(parent)
+        trace = span.encode()
         try:
-            request = await self._request(receive)
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                body = message["body"]
+            else:
+                body = await self._whole_body(message, receive)
+            if len(body) <= self._inline:
+                request = _decode(body, cut=False)
+            else:
+                request = await self._decode_large(body)
             if state is not None or baggage is not None:
-                request = _with_trace(request, state if parent and span[3:35].encode() in parent else None, baggage)
-            result = await self._run(served, name, request, span, receive)
+                request = _with_trace(request, state if parent and trace[3:35] in parent else None, baggage)
+            result = await self._run(served, name, request, trace, receive)
         except _Failure as failed:
             self._record(metrics, failed.outcome, began)
             if log.isEnabledFor(TABLE[failed.outcome].level):
@@ -110,7 +122,7 @@ class BindingEndpoint:
                         duration_ms=(time.monotonic_ns() - began) / 1e6,
                     ),
                 )
-            headers = [JSON, (b"content-length", b"%d" % len(failed.body)), (b"traceparent", span.encode())]
+            headers = [JSON, (b"content-length", b"%d" % len(failed.body)), (b"traceparent", trace)]
             if failed.retry_after_s:
                 headers.append((b"retry-after", b"%d" % failed.retry_after_s))
             await send({"type": "http.response.start", "status": failed.status, "headers": headers})
@@ -126,7 +138,7 @@ class BindingEndpoint:
         if log.isEnabledFor(logging.DEBUG):
             _log_run(logging.DEBUG, served, result, span, began)
         stdout = result.stdout
-        headers = [*served.success_headers, (b"content-length", b"%d" % len(stdout)), (b"traceparent", span.encode())]
+        headers = [*served.success_headers, (b"content-length", b"%d" % len(stdout)), (b"traceparent", trace)]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": stdout})
 
@@ -137,43 +149,31 @@ class BindingEndpoint:
     def _record(self, metrics: BindingMetrics, outcome: Outcome, began_ns: int) -> None:
         metrics.ended(outcome, (time.monotonic_ns() - began_ns) * 1e-9)
 
-    async def _request(self, receive: Receive) -> gojson.Request:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _CallerGone
-        body: bytes = message.get("body", b"")
-        if message.get("more_body", False):
-            body = await self._rest_of_body(body, receive)
+    async def _decode_large(self, body: bytes) -> gojson.Request:
         cut = len(body) > self._max_body
         if cut:
             body = body[: self._max_body]
-        try:
-            if len(body) <= INLINE_BYTES:
-                return gojson.decode(body, cut=cut)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._decoder, partial(gojson.decode, body, cut=cut))
-        except gojson.MalformedError as error:
-            text = f"failed deserializing HTTP body: {error}"
-            raise _Failure(Outcome.BAD_REQUEST, 400, MALFORMED, text) from None
+        if len(body) <= INLINE_BYTES:
+            return _decode(body, cut=cut)
+        return await asyncio.get_running_loop().run_in_executor(self._decoder, partial(_decode, body, cut=cut))
 
-    async def _rest_of_body(self, first: bytes, receive: Receive) -> bytes:
-        """The body up to one message beyond the limit."""
-        parts = [first] if first else []
-        size = len(first)
-        while size <= self._max_body:
-            message = await receive()
+    async def _whole_body(self, message: Message, receive: Receive) -> bytes:
+        """The body that `message` begins, up to one message beyond the limit."""
+        parts: list[bytes] = []
+        size = 0
+        while True:
             if message["type"] == "http.disconnect":
                 raise _CallerGone
             part = message.get("body", b"")
             if part:
                 parts.append(part)
                 size += len(part)
-            if not message.get("more_body", False):
-                break
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+            if size > self._max_body or not message.get("more_body", False):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            message = await receive()
 
     async def _run(
-        self, served: Served | None, name: str, request: gojson.Request, span: str, receive: Receive
+        self, served: Served | None, name: str, request: gojson.Request, trace: bytes, receive: Receive
     ) -> Result:
         if not request.operation:
             raise _Failure(Outcome.BAD_REQUEST, 500, INVOKE, failure(name, "operation field is missing from request"))
@@ -181,7 +181,7 @@ class BindingEndpoint:
             raise _Failure(Outcome.NOT_FOUND, 500, INVOKE, failure(name, f"couldn't find output binding {name}"))
         began = time.monotonic_ns()
         try:
-            result = await self._execute(served, name, request, span, receive, began)
+            result = await self._execute(served, name, request, trace, receive, began)
         except _Failure:
             if self._dapr:
                 seconds = (time.monotonic_ns() - began) * 1e-9
@@ -192,7 +192,7 @@ class BindingEndpoint:
         return result
 
     async def _execute(
-        self, served: Served, name: str, request: gojson.Request, span: str, receive: Receive, began: int
+        self, served: Served, name: str, request: gojson.Request, trace: bytes, receive: Receive, began: int
     ) -> Result:
         if request.operation != OPERATION:
             reason = f"binding {name} does not support operation {request.operation}. supported operations:{OPERATION}"
@@ -200,7 +200,7 @@ class BindingEndpoint:
         metadata = request.metadata
         try:
             args = arguments(metadata, served) if metadata else ()
-            env = environment(metadata or {}, served, span)
+            env = environment(metadata, served, trace)
         except MetadataError as error:
             if error.as_dapr:
                 raise _Failure(Outcome.BAD_REQUEST, 500, INVOKE, failure(name, str(error))) from None
@@ -232,21 +232,31 @@ class BindingEndpoint:
         except BindingUnavailable as unavailable:
             raise _unavailable(name, unavailable) from None
         except Exception:
-            log.exception("invoking failed", extra=fields(binding=served.binding.name, request_id=span[36:52]))
+            log.exception(
+                "invoking failed", extra=fields(binding=served.binding.name, request_id=trace[36:52].decode())
+            )
             reason = TABLE[Outcome.HOST_FAILED].message
             raise _Failure(Outcome.HOST_FAILED, 500, INVOKE, failure(name, reason)) from None
         finally:
             self._departures.leave(presence)
         served.metrics.ran(result, len(request.data))
         if result.stderr and log.isEnabledFor(logging.INFO):
-            _log_stderr(served, result, span)
+            _log_stderr(served, result, trace.decode())
         if result.outcome is Outcome.COMPLETED:
             return result
         row = TABLE[result.outcome]
         if log.isEnabledFor(logging.DEBUG):
-            _log_run(logging.DEBUG, served, result, span, began)
+            _log_run(logging.DEBUG, served, result, trace.decode(), began)
         reason = result_message(result, served.argv0, number)
         raise _Failure(result.outcome, row.status, row.code, failure(name, reason), detail=result_detail(result))
+
+
+def _decode(body: bytes, *, cut: bool) -> gojson.Request:
+    try:
+        return gojson.decode(body, cut=cut)
+    except gojson.MalformedError as error:
+        text = f"failed deserializing HTTP body: {error}"
+        raise _Failure(Outcome.BAD_REQUEST, 400, MALFORMED, text) from None
 
 
 def _unavailable(name: str, unavailable: BindingUnavailable) -> _Failure:

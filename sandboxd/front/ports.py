@@ -89,6 +89,8 @@ class Served:
     """Bytes left for arguments beside argv[0]."""
     env_room: int
     """Bytes left for the environment beside the operator's."""
+    traced: bool
+    """TRACEPARENT is free for the server to set, and there is room for it."""
     runs: int = 0
     """Invocations so far: the number in Dapr's name of an instance."""
 
@@ -106,6 +108,7 @@ class Served:
             fixed_env=frozenset(name for name, _ in binding.env),
             args_room=binding.limits.args_bytes - len(argv0.encode()) - 1,
             env_room=binding.limits.env_bytes - operator,
+            traced=binding.limits.env_bytes - operator >= 80 and all(name != "TRACEPARENT" for name, _ in binding.env),
         )
 
 

@@ -37,7 +37,9 @@ def new_span(header: bytes | None) -> str:
             known = version != b"ff" and not (version == b"00" and rest is not None)
             if known and trace.strip(b"0") and parent.strip(b"0"):
                 return f"00-{trace.decode()}-{_bits(64) or 1:016x}-{int(flags, 16) & 1:02x}"
-    return f"00-{_bits(128) or 1:032x}-{_bits(64) or 1:016x}-00"
+    # One number for both ids; that either is zero is too unlikely to happen.
+    digits = f"{_bits(192):048x}"
+    return f"00-{digits[:32]}-{digits[32:]}-00"
 
 
 def baggage_fault(header: str) -> str:

@@ -30,6 +30,14 @@ DAPR_MILLISECONDS: Final = (
 )  # fmt: skip
 """daprd's buckets (pkg/diagnostics/utils, default latency distribution)."""
 
+_UNNAMED: Final = (
+    Outcome.BAD_REQUEST,
+    Outcome.NOT_FOUND,
+    Outcome.UNAUTHORIZED,
+    Outcome.CANCELLED,
+)
+"""How requests can end that name no configured binding."""
+
 DENIAL_REASONS: Final = frozenset(("host", "address", "scheme", "method", "limit"))
 
 
@@ -224,8 +232,7 @@ class BindingMetrics:
         self._metrics = metrics
         self._name = name
         self._requests: dict[Outcome, Count] = {
-            outcome: metrics.requests.cell(name, protocol, outcome.value)
-            for outcome in (Outcome if name else (Outcome.BAD_REQUEST, Outcome.NOT_FOUND, Outcome.UNAUTHORIZED))
+            outcome: metrics.requests.cell(name, protocol, outcome.value) for outcome in (Outcome if name else _UNNAMED)
         }
         self._durations: dict[Outcome, Distribution] = {}
         self._dapr: dict[tuple[bool, bool], tuple[Count, Distribution]] = {}
@@ -254,11 +261,11 @@ class BindingMetrics:
         Parameters:
             seconds: since its head arrived.
         """
-        count = self._requests.get(outcome)
-        if count is None:
-            count = self._requests[outcome] = self._metrics.requests.cell(self._name, "http", outcome.value)
-        count.value += 1
-        self._duration(outcome).add(seconds)
+        self._requests[outcome].value += 1
+        if outcome is Outcome.COMPLETED and self._completed is not None:
+            self._completed.add(seconds)
+        else:
+            self._duration(outcome).add(seconds)
 
     def ran(self, result: Result, stdin_bytes: int) -> None:
         """A worker ran the guest.

@@ -1,0 +1,167 @@
+"""Small parts of the front: routing, guest names, engine choice, sockets, hang-ups."""
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from sandboxd.components.binding import Binding
+from sandboxd.errors import ConfigError
+from sandboxd.front.cors import Cors
+from sandboxd.front.departures import Departures
+from sandboxd.front.engines import EngineConfig, choose, listen
+from sandboxd.front.outcomes import TABLE, result_detail
+from sandboxd.front.ports import Bindings, guest_name
+from sandboxd.front.routing import binding_name, clean
+from sandboxd.front.tracing import new_span
+from sandboxd.metrics import Metrics
+from sandboxd.outcome import Outcome
+from sandboxd.wire.messages import Result
+
+
+@pytest.mark.parametrize(
+    ("path", "cleaned"),
+    [
+        (b"/", b"/"),
+        (b"//", b"/"),
+        (b"///a//b/", b"/a/b"),
+        (b"/a/./b/../c", b"/a/c"),
+        (b"/../..", b"/"),
+        (b"/a%2Fb/", b"/a%2Fb"),
+        (b"/%", None),
+        (b"/%4", None),
+        (b"/%gg", None),
+    ],
+)
+def test_clean(path: bytes, cleaned: bytes | None) -> None:
+    assert clean(path) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (b"/v1.0/bindings/a", "a"),
+        (b"/v1.0/bindings/a+b%2Bc%2Fd", "a b+c/d"),
+        (b"/v1.0/bindings/%C3%A9", "é"),
+        (b"/v1.0/bindings/%ff%e2%80", "\ufffd\ufffd\ufffd"),
+        (b"/v1.0/bindings", None),
+        (b"/v1.0/bindings/a/b", None),
+        (b"/v1.0/bindingsx/a", None),
+    ],
+)
+def test_binding_name(path: bytes, name: str | None) -> None:
+    assert binding_name(path) == name
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("file://hello.wasm", "hello"),
+        ("file:///a/b.c/ruby-3.2.0-slim.wasm", "ruby-3.2.0-slim"),
+        ("https://x.example/p/python.wasm?x=/y.wasm", "python"),
+        ("http://x.example/plain", "plain"),
+    ],
+)
+def test_guest_name(url: str, name: str) -> None:
+    assert guest_name(url) == name
+
+
+def test_bindings_are_found_by_name_and_by_usual_path() -> None:
+    made = Bindings.of([Binding(name="a b", version="v1", url="file://x.wasm")], Metrics(version="1"))
+    assert made.by_name["a b"] is made.by_path[b"/v1.0/bindings/a%20b"]
+    with pytest.raises(TypeError):
+        made.by_name["c"] = made.by_name["a b"]  # type: ignore[index]
+
+
+def test_every_outcome_has_an_answer() -> None:
+    assert set(TABLE) == set(Outcome)
+
+
+def test_detail_of_a_cut_tail_does_not_begin_within_a_character() -> None:
+    result = Result(id=1, outcome=Outcome.EXIT_NONZERO, stderr=("é" * 1000 + "x").encode(), stderr_total=2001)
+    assert result_detail(result) == "stderr: " + "é" * 511 + "x"
+
+
+def test_new_span_keeps_the_trace_and_the_sampling_flag() -> None:
+    parent = f"00-{'a' * 32}-{'b' * 16}-03".encode()
+    span = new_span(parent)
+    assert span.startswith(f"00-{'a' * 32}-")
+    assert span.endswith("-01")
+    assert len({new_span(parent) for _ in range(100)}) == 100
+    assert new_span(f"cc-{'a' * 32}-{'b' * 16}-00-more".encode()).startswith(f"00-{'a' * 32}-")
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        (["*"], b"http://any", True),
+        (["http://A.example"], b"HTTP://a.EXAMPLE", True),
+        (["http://a.example"], b"http://a.example.evil", False),
+        (["http://*.example"], b"http://x.example", True),
+        (["http://*aa"], b"http://a", False),
+    ],
+)
+def test_origins(origins: list[str], origin: bytes, allowed: bool) -> None:
+    scope: dict[str, Any] = {
+        "method": "OPTIONS",
+        "headers": [(b"origin", origin), (b"access-control-request-method", b"PUT")],
+    }
+    answer = Cors(origins).preflight(scope)
+    assert answer is not None
+    assert (b"access-control-allow-methods", b"PUT") in answer if allowed else len(answer) == 4
+
+
+def test_engine_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose(EngineConfig()) == "uvicorn"
+    assert choose(EngineConfig(tls_certificate="x.pem")) == "hypercorn"
+    with pytest.raises(ConfigError, match="no TLS"):
+        choose(EngineConfig(kind="uvicorn", tls_certificate="x.pem"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert choose(EngineConfig()) == "hypercorn"
+    with pytest.raises(ConfigError, match="not installed"):
+        choose(EngineConfig(kind="uvicorn"))
+
+
+def test_listen_refuses_a_taken_port() -> None:
+    with listen("127.0.0.1", 0) as first:
+        with pytest.raises(OSError, match="in use"):
+            listen("127.0.0.1", first.getsockname()[1])
+        with socket.create_connection(first.getsockname(), timeout=10):
+            pass
+
+
+def test_departures_cancel_only_while_inside() -> None:
+    async def main() -> tuple[bool, bool, str]:
+        departures = Departures()
+        hang_up = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await hang_up.wait()
+            return {"type": "http.disconnect"}
+
+        async def request() -> bool:
+            presence = departures.enter(receive)
+            try:
+                await asyncio.sleep(20)
+            except asyncio.CancelledError:
+                return presence.gone
+            finally:
+                departures.leave(presence)
+            return False
+
+        async def finished() -> bool:
+            presence = departures.enter(receive)
+            async with asyncio.timeout(20):
+                while presence.watcher is None:
+                    await asyncio.sleep(0)
+            departures.leave(presence)
+            hang_up.set()
+            await asyncio.wait({presence.watcher})
+            return presence.watcher.cancelled() and not presence.gone
+
+        over = await finished()
+        gone = await asyncio.wait_for(asyncio.create_task(request()), 10)
+        return over, gone, repr(departures)
+
+    assert asyncio.run(main()) == (True, True, "<Departures 0 unwatched>")

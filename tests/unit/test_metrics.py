@@ -1,0 +1,146 @@
+"""The metrics: cells against prometheus_client's own, label sets, and what is exposed."""
+
+import random
+
+import pytest
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from sandboxd.metrics import DENIAL_REASONS, SECONDS, DaprLabels, Metrics
+from sandboxd.metrics.cells import CountFamily, DistributionFamily
+from sandboxd.outcome import Outcome
+from sandboxd.pool.stats import PoolStats
+from sandboxd.wire.messages import OutboundUsage, Result
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    text, _ = metrics.expose("")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in parse_text(text.decode())
+        for sample in family.samples
+    }
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    return samples(metrics)[name, frozenset(labels.items())]
+
+
+def test_a_distribution_exposes_what_prometheus_client_would() -> None:
+    theirs = CollectorRegistry()
+    histogram = Histogram("h", "text", ["a"], buckets=SECONDS, registry=theirs)
+    family = DistributionFamily("h", "text", ["a"], SECONDS)
+    ours = CollectorRegistry(auto_describe=False)
+    ours.register(family)  # type: ignore[arg-type]  # a collector by shape
+    rng = random.Random(1)
+    for _ in range(1000):
+        observed = rng.choice([rng.expovariate(10), *SECONDS, 0, 1e9])
+        histogram.labels("x").observe(observed)
+        family.cell("x").add(observed)
+
+    def without_created(registry: CollectorRegistry) -> list[str]:
+        return [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+
+    assert without_created(ours) == without_created(theirs)
+
+
+def test_every_outcome_has_a_series_from_the_start() -> None:
+    metrics = Metrics(version="1")
+    metrics.binding("b")
+    for outcome in Outcome:
+        assert value(metrics, "sandboxd_requests_total", binding="b", protocol="http", outcome=outcome) == 0
+
+
+def test_a_run_is_counted() -> None:
+    metrics = Metrics(version="1")
+    binding = metrics.binding("b")
+    assert metrics.binding("b") is binding
+    result = Result(
+        id=1,
+        outcome=Outcome.COMPLETED,
+        stdout=b"12345",
+        instantiate_ns=20_000,
+        guest_ns=2_000_000,
+        queue_ns=1_500_000_000,
+        memory_bytes=1 << 20,
+        outbound=(
+            OutboundUsage(rule="https://*.example", outcome="ok", duration_ns=5_000_000),
+            OutboundUsage(rule="", outcome="HTTP-request-denied", duration_ns=0, denied="host"),
+            OutboundUsage(rule="", outcome="HTTP-request-denied", duration_ns=0, denied="made up by a guest"),
+        ),
+    )
+    binding.ran(result, 7)
+    binding.ended(Outcome.COMPLETED, 0.004)
+    binding.ended(Outcome.REJECTED, 2)
+    assert value(metrics, "sandboxd_requests_total", binding="b", protocol="http", outcome="completed") == 1
+    assert value(metrics, "sandboxd_request_duration_seconds_sum", binding="b", outcome="rejected") == 2
+    assert value(metrics, "sandboxd_queue_wait_seconds_sum", binding="b") == 1.5
+    assert value(metrics, "sandboxd_guest_duration_seconds_sum", binding="b") == 0.002
+    assert value(metrics, "sandboxd_guest_stdin_bytes_sum", binding="b") == 7
+    assert value(metrics, "sandboxd_guest_stdout_bytes_sum", binding="b") == 5
+    assert value(metrics, "sandboxd_guest_memory_peak_bytes_bucket", binding="b", le="1048576.0") == 1
+    assert value(metrics, "sandboxd_outbound_requests_total", binding="b", rule="https://*.example", outcome="ok") == 1
+    reasons = {dict(labels)["reason"] for name, labels in samples(metrics) if name == "sandboxd_outbound_denied_total"}
+    assert reasons == {"host", "limit"} <= DENIAL_REASONS
+
+
+def test_pool_numbers_are_read_at_scrape_time() -> None:
+    metrics = Metrics(version="1")
+    readings = iter([PoolStats(workers_idle=1), PoolStats(workers_idle=2, rejected_total={"queue_timeout": 4})])
+    metrics.watch_pool(lambda: next(readings))
+    assert value(metrics, "sandboxd_pool_workers", pool="default", state="idle") == 1
+    second = samples(metrics)
+    assert second["sandboxd_pool_workers", frozenset({("pool", "default"), ("state", "idle")})] == 2
+    rejected = "sandboxd_pool_rejected_total"
+    assert second[rejected, frozenset({("pool", "default"), ("reason", "queue_timeout")})] == 4
+    assert second[rejected, frozenset({("pool", "default"), ("reason", "queue_full")})] == 0
+
+
+def test_modules_and_forgetting() -> None:
+    metrics = Metrics(version="1", dapr=DaprLabels(app_id="a"))
+    metrics.binding("b").dapr_event(execute=True, success=False, seconds=0.5)
+    metrics.binding_ready("b", True)
+    metrics.module_loaded("b", digest="ab", scheme="file", abi="module", seconds=1.0, cached=False)
+    metrics.module_reloaded("b", ok=True)
+    assert value(metrics, "sandboxd_binding_ready", binding="b") == 1
+    assert value(metrics, "sandboxd_compile_cache_total", result="miss") == 1
+    assert value(metrics, "sandboxd_compile_cache_total", result="hit") == 0
+    assert value(metrics, "sandboxd_module_info", binding="b", digest="ab", scheme="file", abi="module") == 1
+    labels = {"app_id": "a", "component": "b", "namespace": "", "operation": "execute", "success": "false"}
+    assert value(metrics, "dapr_component_output_binding_count", **labels) == 1
+    assert value(metrics, "dapr_component_output_binding_latencies_bucket", **labels, le="500.0") == 1
+    metrics.forget_binding("b")
+    assert not [labels for _, labels in samples(metrics) if ("binding", "b") in labels or ("component", "b") in labels]
+
+
+def test_dapr_names_are_absent_unless_asked_for() -> None:
+    metrics = Metrics(version="1")
+    metrics.binding("b").dapr_event(execute=True, success=True, seconds=1)
+    assert b"dapr_" not in metrics.expose("")[0]
+
+
+def test_open_metrics_is_well_formed() -> None:
+    metrics = Metrics(version="1", dapr=DaprLabels(app_id="a"))
+    metrics.watch_pool(PoolStats)
+    metrics.binding('na"me\n').ended(Outcome.COMPLETED, 1)
+    metrics.binding("b").dapr_event(execute=False, success=True, seconds=1)
+    text, content_type = metrics.expose("application/openmetrics-text; version=1.0.0")
+    assert content_type.startswith("application/openmetrics-text")
+    assert {family.name for family in parse_open(text.decode())} >= {"sandboxd_requests", "sandboxd_pool_workers"}
+
+
+def test_reprs() -> None:
+    metrics = Metrics(version="1")
+    binding = metrics.binding("b")
+    assert repr(metrics) == "<Metrics of 1 bindings>"
+    assert repr(binding) == "<BindingMetrics 'b'>"
+    family = CountFamily("c", "text", ["a"])
+    family.cell("x").add(2)
+    assert repr(family.cell("x")) == "<Count 2>"
+    assert repr(family) == "<CountFamily c of 1>"
+
+
+def test_the_wrong_number_of_labels() -> None:
+    with pytest.raises(AssertionError):
+        CountFamily("c", "text", ["a"]).cell("x", "y")
