@@ -136,7 +136,10 @@ def test_departures_cancel_only_while_inside() -> None:
         departures = Departures()
         hang_up = asyncio.Event()
 
+        asked = asyncio.Event()
+
         async def receive() -> dict[str, Any]:
+            asked.set()
             await hang_up.wait()
             return {"type": "http.disconnect"}
 
@@ -152,9 +155,8 @@ def test_departures_cancel_only_while_inside() -> None:
 
         async def finished() -> bool:
             presence = departures.enter(receive)
-            async with asyncio.timeout(20):
-                while presence.watcher is None:
-                    await asyncio.sleep(0)
+            await asyncio.wait_for(asked.wait(), 20)
+            assert presence.watcher is not None
             departures.leave(presence)
             hang_up.set()
             await asyncio.wait({presence.watcher})
