@@ -26,11 +26,12 @@ class GuestMemory:
     nothing can touch it after the guest's store is gone.
     """
 
-    __slots__ = ("_address", "_context", "_extern", "_handle", "_view", "caller")
+    __slots__ = ("_context", "_extern", "_handle", "_last", "_last_address", "_view", "caller")
 
     def __init__(self) -> None:
         self._view = _EMPTY
-        self._address = 0
+        self._last = _EMPTY
+        self._last_address = 0
         self._context = 0
         self._handle = 0
         self._extern = ctypes.create_string_buffer(capi.EXTERN_BYTES)
@@ -49,19 +50,22 @@ class GuestMemory:
         """
         self._context = context
         self._handle = handle
-        address = capi.memory_data(context, handle) or 0
-        size = capi.memory_data_size(context, handle)
+        self._look(capi.memory_data_size(context, handle))
+
+    def _look(self, size: int) -> None:
+        """Make the view span the memory as it is now."""
+        address = capi.memory_data(self._context, self._handle) or 0
         # The allocator tends to give the same slot again, and then last time's view is right as it is.
-        if address != self._address or size != len(self._view):
-            self._view = capi.view_of(address, size) if size else _EMPTY
-            self._address = address
+        if address != self._last_address or size != len(self._last):
+            self._last = capi.view_of(address, size) if size else _EMPTY
+            self._last_address = address
+        self._view = self._last
 
     def detach(self) -> None:
         """Forget the guest; every later access is a Fault. Call before its store is deleted."""
         self._handle = 0
         self._context = 0
         self._view = _EMPTY
-        self._address = 0
         self.caller = 0
 
     def size(self) -> int:
@@ -76,8 +80,7 @@ class GuestMemory:
         size = capi.memory_data_size(self._context, self._handle)
         if size == len(self._view):
             return False
-        self._address = capi.memory_data(self._context, self._handle) or 0
-        self._view = capi.view_of(self._address, size) if size else _EMPTY
+        self._look(size)
         return True
 
     def _attach_to_caller(self) -> bool:
