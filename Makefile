@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml
 install: $(STAMP)  ## Make .venv with everything
 
 run: install  ## Serve the quickstart on 127.0.0.1:3500
-	@$(BIN)/python deploy/quickstart/try.py
+	@echo 'When it is ready, try:'; sed -n 's/^# try: /  /p' deploy/quickstart/components/*.yaml
 	@exec $(BIN)/sandboxd serve --resources-path deploy/quickstart/components --host 127.0.0.1 --port 3500
 
 test: install  ## All tests

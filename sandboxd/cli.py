@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sandboxd import __version__
+from sandboxd.components import strict_sandbox
 from sandboxd.config import Config, load, reference_table, render
-from sandboxd.errors import ExitCode, SandboxdError
-from sandboxd.problems import Problem
+from sandboxd.errors import ConfigError, ExitCode, SandboxdError
+from sandboxd.problems import Problem, Severity
 from sandboxd.units import parse_duration_ms
 
 CONFIG_VARIABLE = "SANDBOXD_CONFIG"
@@ -49,6 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--config", type=Path, default=None, metavar="FILE", help=f"sandboxd.yaml (or the variable {CONFIG_VARIABLE})"
+    )
+    common.add_argument(
+        "--dapr-config",
+        type=Path,
+        metavar="FILE",
+        help="Dapr Configuration whose spec.wasm.strictSandbox applies to all bindings",
     )
     common.add_argument("--app-id", metavar="ID", help="Dapr's app id, for scopes and templates")
 
@@ -94,7 +101,15 @@ def _config_path(arguments: argparse.Namespace) -> Path | None:
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     paths = getattr(arguments, "resources_path", None)
+    dapr_config = getattr(arguments, "dapr_config", None)
+    strict = False
+    if dapr_config is not None:
+        strict, problems = strict_sandbox(dapr_config)
+        for problem in problems:
+            if problem.severity is Severity.ERROR:
+                raise ConfigError(f"{problem.place}: {problem.message}", remedy=problem.remedy)
     return {
+        "strictSandbox": True if strict else None,
         "listen.host": getattr(arguments, "host", None),
         "listen.port": getattr(arguments, "port", None),
         "pool.workers": getattr(arguments, "workers", None),

@@ -3,19 +3,23 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from hostfuncs.outbound.policy import Policy
 from sandboxd import components
 from sandboxd.components.binding import Binding
-from sandboxd.config import Config, read
+from sandboxd.config import Config
 from sandboxd.errors import ComponentError, ExitCode
 from sandboxd.modules.compiler import CompileSettings
 from sandboxd.modules.download import FetchSettings
 from sandboxd.modules.resolve import ModuleSettings, Progress, ResolvedGuest, Resolver, compile_all
 from sandboxd.problems import Problem, Severity
 from sandboxd.wire import messages as m
+
+Report = Callable[[Progress], None]
+"""Is told of every step of a download or compilation."""
 
 
 def module_settings(config: Config) -> ModuleSettings:
@@ -93,6 +97,7 @@ def read_components(config: Config, environ: Mapping[str, str]) -> components.Lo
         limits=config.limits,
         ceilings=config.ceilings,
         strict_sandbox=config.strict_sandbox,
+        check_pattern=check_pattern,
     )
 
 
@@ -129,7 +134,8 @@ def compile_all_bindings(config: Config, problems: tuple[Problem, ...]) -> int:
         the exit status: COMPONENT if a guest that must load cannot.
     """
     loaded = read_components(config, os.environ)
-    _print_problems((*problems, *loaded.problems))
+    for problem in (*problems, *loaded.problems):
+        print(problem, file=sys.stderr)
     results = asyncio.run(
         compile_all(loaded.bindings, module_settings(config), progress=ProgressLine(sys.stderr)),
     )
@@ -139,7 +145,7 @@ def compile_all_bindings(config: Config, problems: tuple[Problem, ...]) -> int:
             print(f"sandboxd: {binding.path}:{binding.line}: {result}", file=sys.stderr)
             failed = failed or not binding.ignore_errors
         else:
-            print(f"{binding.name}: {result.kind} {result.digest[:16]} {result.artifact.path}")
+            print(f"{binding.name} {result.kind} {result.digest[:16]} {result.artifact.path}")
     return ExitCode.COMPONENT if failed else ExitCode.OK
 
 
@@ -149,20 +155,22 @@ def check_all(path: Path | None, environ: Mapping[str, str], overrides: Mapping[
     Returns:
         the exit status: FAILED if there is a problem to repair.
     """
-    reading = read(path, environ=environ, overrides=overrides)
-    problems = list(reading.problems)
-    if reading.config is not None:
-        config = reading.config
-        loaded = read_components(config, environ)
-        problems += loaded.problems
-        problems += asyncio.run(_check_modules(config, loaded.bindings))
-    _print_problems(problems, sys.stdout)
-    found = sum(1 for p in problems if p.severity is not Severity.NOTE)
-    print(f"{found} problem{'' if found == 1 else 's'} found" if found else "no problems found")
-    return ExitCode.FAILED if found else ExitCode.OK
+    checked = components.check(
+        path,
+        environ=environ,
+        overrides=overrides,
+        check_modules=lambda bindings, config: asyncio.run(_check_modules(config, bindings)),
+        check_pattern=check_pattern,
+    )
+    return ExitCode.FAILED if components.report(checked, sys.stdout) else ExitCode.OK
 
 
-async def _check_modules(config: Config, bindings: tuple[Binding, ...]) -> list[Problem]:
+def check_pattern(pattern: str) -> None:
+    """Raise ValueError for what is no egress pattern."""
+    Policy.parse([pattern])
+
+
+async def _check_modules(config: Config, bindings: Sequence[Binding]) -> list[Problem]:
     async with Resolver(module_settings(config), progress=ProgressLine(sys.stderr)) as resolver:
         results = await resolver.resolve_all(bindings)
     problems = []
@@ -181,11 +189,3 @@ async def _check_modules(config: Config, bindings: tuple[Binding, ...]) -> list[
         else:
             result.close()
     return problems
-
-
-def _print_problems(problems: "list[Problem] | tuple[Problem, ...]", stream: TextIO | None = None) -> None:
-    for problem in problems:
-        print(problem, file=stream or sys.stderr)
-
-
-Report = Callable[[Progress], None]

@@ -97,6 +97,7 @@ class Server:
                 queue_timeout_s=config.pool.queue_timeout_ms / 1000,
                 look_ahead=config.pool.look_ahead,
                 recycle_after=config.pool.recycle_after,
+                max_binding_share=config.pool.max_binding_share / 100,
             )
         )
         self._metrics.watch_pool(self._pool.stats)

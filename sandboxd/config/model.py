@@ -153,6 +153,14 @@ class PoolConfig:
     recycle_after: int = _number(
         "recycleAfter", _C, 0, 1_000_000_000, "invocations after which a worker is replaced; 0 = never", default=0
     )
+    max_binding_share: int = _number(
+        "maxBindingShare",
+        _C,
+        1,
+        100,
+        "percentage of the workers that one binding may hold where several are served",
+        default=75,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
