@@ -38,8 +38,9 @@ METADATA_NETWORKS = _networks(
     "fd00:ec2::/32",  # AWS over IPv6: ::254 and ::23
     "fd20:ce::254/128",  # GCP over IPv6
 )
-METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata.goog", "metadata", "instance-data"})
-"""Names that stand for a metadata service inside a cloud, whatever they resolve to."""
+METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata.goog", "metadata.tencentyun.com"})
+"""Names that mean a metadata service and nothing else. Short ones (`metadata`) may be a cluster's own services; what
+they resolve to decides."""
 
 # Order matters: the first network that holds an address names its kind.
 _KINDS: tuple[tuple[Kind, tuple[Network, ...]], ...] = (

@@ -266,7 +266,7 @@ def _tls_code(failure: ssl.SSLError, phase: Phase) -> ErrorCode:
         return ErrorCode("TLS-certificate-error")
     if isinstance(failure, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return _within("connection-terminated", phase)
-    alert = _ALERTS.get(failure.reason or "")
+    alert = _ALERTS.get(getattr(failure, "reason", None) or "")
     if alert is not None:
         return ErrorCode("TLS-alert-received", TlsAlertPayload(*alert))
     return ErrorCode("TLS-protocol-error")

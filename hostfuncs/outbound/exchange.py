@@ -226,8 +226,8 @@ class Exchanges:
         if self._live:
             tasks = []
             for exchange in list(self._live):
-                exchange.close()
                 tasks.append(exchange.task)
+                exchange.close()
             loop = self.loop
             pending = [task for task in tasks if not task.done()]
             if pending:
@@ -338,6 +338,7 @@ class Exchange:
         }
         self._timer: asyncio.TimerHandle | None = None
         self._expired = False
+        self._begun = False
         self.task: asyncio.Task[None] = owner.loop.create_task(self._run())
 
     def __repr__(self) -> str:
@@ -363,9 +364,15 @@ class Exchange:
 
     def close(self) -> None:
         """The guest dropped it: cancel what is still running. More than once is fine."""
+        if self._closed:
+            return
         self._closed = True
         if not self.task.done():
             self.task.cancel()
+            if not self._begun:
+                # A task that is cancelled before its first step never gets to its clean-up.
+                self._drop()
+                self._owner.ended(self, "dropped")
         if self._request_body is not None:
             self._request_body.close()
 
@@ -400,6 +407,7 @@ class Exchange:
         self.task.cancel()
 
     async def _run(self) -> None:
+        self._begun = True
         outcome = "dropped"
         try:
             async with self._owner.slots:
@@ -417,10 +425,13 @@ class Exchange:
             if self._request_body is not None:
                 self._request_body.close()
             if outcome == "dropped":
-                self.body.discard()
-                self._error = self._error or ErrorCode("connection-terminated")
-                self.body.fail(self._error)
+                self._drop()
             self._owner.ended(self, outcome, self._denied)
+
+    def _drop(self) -> None:
+        self.body.discard()
+        self._error = self._error or ErrorCode("connection-terminated")
+        self.body.fail(self._error)
 
     def _fail(self, exc: BaseException) -> str:
         if isinstance(exc, AddressDenied):

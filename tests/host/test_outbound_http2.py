@@ -1,0 +1,95 @@
+"""HTTP/2: streams on one connection, trailers, bodies both ways. Notices when httpcore2's insides change."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from hostfuncs.outbound import ErrorCode, Outbound, OutboundLimits, Policy, Settings
+from tests.host.outbound_client import fetch, invocation, read_all, request
+from tests.origins import Authority, Http2Origin, pattern
+
+POLICY = Policy.parse(["https://localhost:*"])
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def origin(authority: Authority) -> Iterator[Http2Origin]:
+    with Http2Origin(authority.server_context("localhost", http2=True)) as running:
+        yield running
+
+
+@pytest.fixture
+def outbound(authority: Authority) -> Iterator[Outbound]:
+    engine = Outbound(Settings(ca_files=(str(authority.ca_file),), http2=True))
+    yield engine
+    engine.close()
+
+
+def url(origin: Http2Origin, path: str) -> str:
+    return f"https://localhost:{origin.port}{path}"
+
+
+def test_methods_headers_and_reuse(origin: Http2Origin, outbound: Outbound) -> None:
+    for method in ("GET", "POST", "PUT"):
+        content = None if method == "GET" else b"data"
+        got = fetch(outbound, url(origin, "/echo"), method, headers=[(b"X-A", b"1")], content=content, policy=POLICY)
+        assert (got.status, got.body, got.get("x-method")) == (200, content or b"", [method.encode()])
+        assert origin.seen[-1].get("x-a") == "1"
+        assert origin.seen[-1].get("host") == f"localhost:{origin.port}"
+    assert origin.connections == 1
+
+
+def test_a_mebibyte_both_ways(origin: Http2Origin, outbound: Outbound) -> None:
+    assert fetch(outbound, url(origin, "/bytes/1048576"), policy=POLICY).body == pattern(1 << 20)
+    assert fetch(outbound, url(origin, "/echo"), "POST", content=pattern(1 << 20), policy=POLICY).body == pattern(
+        1 << 20
+    )
+
+
+def test_trailers_both_ways(origin: Http2Origin, outbound: Outbound) -> None:
+    got = fetch(outbound, url(origin, "/trailers"), policy=POLICY)
+    assert (got.body, got.trailers) == (b"body", ((b"x-checksum", b"abc"),))
+    fetch(outbound, url(origin, "/echo"), "POST", content=b"x", trailers=[(b"X-Sum", b"1")], policy=POLICY)
+    assert origin.seen[-1].trailers == [(b"x-sum", b"1")]
+
+
+def test_many_streams_share_a_connection(origin: Http2Origin, outbound: Outbound) -> None:
+    with invocation(outbound, POLICY) as exchanges:
+        started = [exchanges.start(request(url(origin, f"/bytes/{1000 * n}"))) for n in range(1, 17)]
+        assert [read_all(exchanges, exchange) for exchange in started] == [pattern(1000 * n) for n in range(1, 17)]
+    assert origin.connections == 1
+
+
+def test_a_reset_stream_breaks_one_response_only(origin: Http2Origin, outbound: Outbound) -> None:
+    got = fetch(outbound, url(origin, "/reset"), policy=POLICY)
+    assert got.error is not None
+    assert got.error.name == "HTTP-protocol-error"
+    assert fetch(outbound, url(origin, "/echo"), policy=POLICY).status == 200
+    assert origin.connections == 1
+
+
+def test_a_connection_that_went_away_is_replaced(origin: Http2Origin, outbound: Outbound) -> None:
+    assert fetch(outbound, url(origin, "/echo"), policy=POLICY).status == 200
+    origin.drop_connections()
+    assert fetch(outbound, url(origin, "/echo"), policy=POLICY).status == 200
+    assert fetch(outbound, url(origin, "/echo"), "POST", content=b"x", policy=POLICY).status == 200
+
+
+def test_a_dropped_response_leaves_the_connection_usable(origin: Http2Origin, outbound: Outbound) -> None:
+    with invocation(outbound, POLICY, OutboundLimits(buffer_bytes=1000)) as exchanges:
+        for _ in range(20):
+            left = exchanges.start(request(url(origin, "/bytes/1000000")))
+            exchanges.wait(left.body.ready)
+            left.close()
+        exchange = exchanges.start(request(url(origin, "/bytes/1000000")))
+        assert read_all(exchanges, exchange) == pattern(1_000_000)
+    assert origin.connections == 1
+
+
+def test_going_away_is_an_error_code(origin: Http2Origin, outbound: Outbound) -> None:
+    got = fetch(outbound, url(origin, "/goaway"), policy=POLICY)
+    assert got.error in (ErrorCode("HTTP-protocol-error"), ErrorCode("connection-terminated"))
