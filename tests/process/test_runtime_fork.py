@@ -21,7 +21,8 @@ from sandboxd.worker import engine, guests
 from sandboxd.worker.runtime import Runtime
 
 built = engine.build(EngineSettings())
-loaded = [guests.load(built, GuestSpec(binding=path, kind="module", artifact=path, argv0=b"g")) for path in sys.argv[1:]]
+specs = [GuestSpec(binding=path, kind="module", artifact=path, argv0=b"g") for path in sys.argv[1:]]
+loaded = [guests.load(built, spec) for spec in specs]
 threads = len(os.listdir("/proc/self/task"))
 readers = []
 for _ in range(4):
