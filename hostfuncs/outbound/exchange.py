@@ -51,6 +51,7 @@ class Exchanges:
         self._live: dict[Exchange, None] = {}
         self._slots: asyncio.Semaphore | None = None
         self._started = 0
+        self._refusals = 0
         self._records: list[UsageRecord] = []
         self._ready: Callable[[], bool] | None = None
         self._failure: BaseException | None = None
@@ -133,13 +134,13 @@ class Exchanges:
             if authority.address is not None:
                 self._policy.check_address(admitted, scheme, authority.port, authority.address)
         except Denied as exc:
-            self._record(exc.rule, exc.code.name, began, exc.reason)
+            self._refused(exc.rule, exc.code.name, began, exc.reason)
             raise OutboundError(exc.code) from None
         except _Refused as exc:
-            self._record(rule, exc.code.name, began, exc.reason)
+            self._refused(rule, exc.code.name, began, exc.reason)
             raise OutboundError(exc.code) from None
         except OutboundError as exc:
-            self._record(rule, exc.code.name, began, "")
+            self._refused(rule, exc.code.name, began, "")
             raise
         self._started += 1
         plan = Plan(request.method, scheme, authority, target, request.headers, admitted, rule)
@@ -266,12 +267,16 @@ class Exchanges:
         self._record(exchange.plan.rule, outcome, exchange.began_ns, denied)
         self.notify()
 
-    def _record(self, rule: str, outcome: str, began_ns: int, denied: str) -> None:
+    def _refused(self, rule: str, outcome: str, began_ns: int, denied: str) -> None:
         # A guest that is refused for ever must not fill the host's memory with the reports of it.
-        if len(self._records) < 2 * self._limits.requests + 64:
-            self._records.append(
-                UsageRecord(rule=rule, outcome=outcome, duration_ns=time.monotonic_ns() - began_ns, denied=denied)
-            )
+        if self._refusals < self._limits.requests + 64:
+            self._refusals += 1
+            self._record(rule, outcome, began_ns, denied)
+
+    def _record(self, rule: str, outcome: str, began_ns: int, denied: str) -> None:
+        self._records.append(
+            UsageRecord(rule=rule, outcome=outcome, duration_ns=time.monotonic_ns() - began_ns, denied=denied)
+        )
 
     def _enter(self) -> None:
         """The loop stood still while the guest computed: nobody listened, so no origin was late."""
