@@ -248,7 +248,9 @@ class BindingEndpoint:
         if log.isEnabledFor(logging.DEBUG):
             _log_run(logging.DEBUG, served, result, trace.decode(), began)
         reason = result_message(result, served.argv0, number)
-        raise _Failure(result.outcome, row.status, row.code, failure(name, reason), detail=result_detail(result))
+        raise _Failure(
+            result.outcome, row.status, row.code, failure(name, reason), detail=result_detail(result, reason)
+        )
 
 
 def _decode(body: bytes, *, cut: bool) -> gojson.Request:

@@ -92,10 +92,14 @@ def result_message(result: Result, argv0: str, number: int) -> str:
     )
 
 
-def result_detail(result: Result) -> str:
-    """What is told beside the message: words of the host that Dapr's message has no place for, and stderr's end."""
+def result_detail(result: Result, reason: str) -> str:
+    """What is told beside the message: words of the host that Dapr's message has no place for, and stderr's end.
+
+    Parameters:
+        reason: what `result_message` gave; it is not said twice.
+    """
     parts = []
-    if result.detail and "{detail}" not in TABLE[result.outcome].message:
+    if result.detail and result.detail not in reason:
         parts.append(result.detail)
     if result.stderr:
         tail = result.stderr[-STDERR_TAIL_BYTES:].decode("utf-8", "replace")

@@ -11,7 +11,7 @@ from sandboxd.errors import ConfigError
 from sandboxd.front.cors import Cors
 from sandboxd.front.departures import Departures
 from sandboxd.front.engines import EngineConfig, choose, listen
-from sandboxd.front.outcomes import TABLE, result_detail
+from sandboxd.front.outcomes import TABLE, result_detail, result_message
 from sandboxd.front.ports import Bindings, guest_name
 from sandboxd.front.routing import binding_name, clean
 from sandboxd.front.tracing import new_span
@@ -80,7 +80,13 @@ def test_every_outcome_has_an_answer() -> None:
 
 def test_detail_of_a_cut_tail_does_not_begin_within_a_character() -> None:
     result = Result(id=1, outcome=Outcome.EXIT_NONZERO, stderr=("é" * 1000 + "x").encode(), stderr_total=2001)
-    assert result_detail(result) == "stderr: " + "é" * 511 + "x"
+    assert result_detail(result, "") == "stderr: " + "é" * 511 + "x"
+
+
+def test_detail_does_not_repeat_the_message() -> None:
+    text = "module closed with exit_code(3)"
+    result = Result(id=1, outcome=Outcome.EXIT_NONZERO, exit_code=3, detail=text)
+    assert result_detail(result, result_message(result, "guest", 1)) == ""
 
 
 def test_new_span_keeps_the_trace_and_the_sampling_flag() -> None:
