@@ -18,7 +18,7 @@ class Outcome(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     """The deadline passed while the guest was running, was blocked in a host call, or was waiting for a worker."""
     MEMORY_EXCEEDED = "memory_exceeded"
-    """The guest failed, most likely because it was refused memory beyond its limit (RATIONALE.md says how that is known)."""
+    """The guest failed, most likely because it was refused memory; RATIONALE.md says how that is known."""
     OUTPUT_EXCEEDED = "output_exceeded"
     """The guest wrote more to stdout than its limit."""
     CANCELLED = "cancelled"

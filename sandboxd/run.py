@@ -1,6 +1,7 @@
 """`sandboxd run`: one guest, here, with the code the workers run."""
 
 import asyncio
+import signal
 import sys
 import time
 from pathlib import Path
@@ -69,7 +70,9 @@ def _invoke(config: Config, guest: ResolvedGuest, args: tuple[str, ...], timeout
             loaded = guests.load(built, msgspec.structs.replace(spec, artifact=path))
         except guests.GuestError as error:
             raise SandboxdError(f"{guest.binding.url}: {error}") from error
-    runtime = Runtime(built, [loaded], outbound_settings(config))
+    # Python's own handler raises wherever the process is, which inside a host function would end it badly.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    runtime = Runtime(built, [loaded], outbound_settings(config), config.wasm)
     try:
         return runtime.run(
             m.Invoke(
