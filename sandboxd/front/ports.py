@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from sandboxd.components.binding import Binding
 from sandboxd.metrics import BindingMetrics, Metrics
+from sandboxd.modules.source import guest_name
 from sandboxd.pool.stats import PoolStats
 from sandboxd.wire.messages import HttpRequest, Result
 
@@ -110,16 +111,6 @@ class Served:
             env_room=binding.limits.env_bytes - operator,
             traced=binding.limits.env_bytes - operator >= 80 and all(name != "TRACEPARENT" for name, _ in binding.env),
         )
-
-
-def guest_name(url: str) -> str:
-    """argv[0]: the base name of the URL's path without `.wasm`.
-
-    Source: Dapr components-contrib, common/wasm/wasm.go: GuestName is the file name up to its last dot.
-    """
-    path = url.split("?", 1)[0].split("#", 1)[0]
-    name = path.rstrip("/").rsplit("/", 1)[-1]
-    return name.removesuffix(".wasm")
 
 
 @dataclass(frozen=True, slots=True)

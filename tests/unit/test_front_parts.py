@@ -12,7 +12,7 @@ from sandboxd.front.cors import Cors
 from sandboxd.front.departures import Departures
 from sandboxd.front.engines import EngineConfig, choose, listen
 from sandboxd.front.outcomes import TABLE, result_detail, result_message
-from sandboxd.front.ports import Bindings, guest_name
+from sandboxd.front.ports import Bindings
 from sandboxd.front.routing import binding_name, clean
 from sandboxd.front.tracing import new_span
 from sandboxd.metrics import Metrics
@@ -52,19 +52,6 @@ def test_clean(path: bytes, cleaned: bytes | None) -> None:
 )
 def test_binding_name(path: bytes, name: str | None) -> None:
     assert binding_name(path) == name
-
-
-@pytest.mark.parametrize(
-    ("url", "name"),
-    [
-        ("file://hello.wasm", "hello"),
-        ("file:///a/b.c/ruby-3.2.0-slim.wasm", "ruby-3.2.0-slim"),
-        ("https://x.example/p/python.wasm?x=/y.wasm", "python"),
-        ("http://x.example/plain", "plain"),
-    ],
-)
-def test_guest_name(url: str, name: str) -> None:
-    assert guest_name(url) == name
 
 
 def test_bindings_are_found_by_name_and_by_usual_path() -> None:
