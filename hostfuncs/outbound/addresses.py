@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -68,6 +69,7 @@ _NAT64 = _networks("64:ff9b::/96", "64:ff9b:1::/48")
 _V4_COMPATIBLE = ipaddress.ip_network("::/96")
 
 
+@lru_cache(maxsize=1024)
 def forms(address: Address) -> tuple[Address, ...]:
     """Return every address a packet to `address` may end at: itself, and the IPv4 address it carries inside.
 
@@ -88,6 +90,7 @@ def forms(address: Address) -> tuple[Address, ...]:
     return tuple(found)
 
 
+@lru_cache(maxsize=1024)
 def kind_of(address: Address) -> Kind:
     """Return the kind of one address as it stands; `forms` first, to see through disguises."""
     for kind, networks in _KINDS:

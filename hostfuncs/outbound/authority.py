@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 import idna
 
@@ -31,6 +32,7 @@ class Authority:
     """The Host header: IDNs as A-labels, no userinfo, the port only if it is not the scheme's."""
 
 
+@lru_cache(maxsize=256)
 def parse_authority(text: str, scheme: str) -> Authority:
     """Read `host[:port]` of a URL with this scheme.
 

@@ -1,7 +1,7 @@
 """A connection from the pool's point of view: not yet standing, then HTTP/1.1 or HTTP/2, whichever the origin chose."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import h2.events
@@ -116,14 +116,18 @@ class Connection(httpcore2.AsyncConnectionInterface):
         resolver: Resolver,
         keepalive_s: float,
         http2: bool,
+        make_room: Callable[[], Awaitable[None]],
         opened: Callable[[Stream], None],
+        era: Callable[[], int],
     ) -> None:
         self._origin = origin
         self._contexts = contexts
         self._resolver = resolver
         self._keepalive_s = keepalive_s
         self._http2 = http2 and origin.scheme == b"https"
+        self._make_room = make_room
         self._opened = opened
+        self._era = era
         self._lock = asyncio.Lock()
         self._inner: Http1Connection | Http2Connection | None = None
         self._failed = False
@@ -163,6 +167,7 @@ class Connection(httpcore2.AsyncConnectionInterface):
             assert denied is not None
             raise AddressDenied(denied)
         passage.enter(Phase.CONNECTING)
+        await self._make_room()
         stream = await connect(allowed, port)
         self._opened(stream)
         try:
@@ -175,7 +180,7 @@ class Connection(httpcore2.AsyncConnectionInterface):
         except BaseException:
             await stream.aclose()
             raise
-        return Http1Connection(self._origin, stream, self._keepalive_s)
+        return Http1Connection(self._origin, stream, self._keepalive_s, self._era)
 
     async def aclose(self) -> None:
         """Close at once."""

@@ -50,6 +50,7 @@ class Exchanges:
         self._check = check
         self._live: dict[Exchange, None] = {}
         self._slots: asyncio.Semaphore | None = None
+        self._pool: httpcore2.AsyncConnectionPool | None = None
         self._started = 0
         self._refusals = 0
         self._records: list[UsageRecord] = []
@@ -255,6 +256,13 @@ class Exchanges:
         return self._policy
 
     @property
+    def pool(self) -> httpcore2.AsyncConnectionPool:
+        """The connections this invocation may use."""
+        if self._pool is None:
+            self._pool = self._outbound.pool(self._policy)
+        return self._pool
+
+    @property
     def slots(self) -> asyncio.Semaphore:
         """Held by each request in flight."""
         if self._slots is None:
@@ -280,6 +288,7 @@ class Exchanges:
 
     def _enter(self) -> None:
         """The loop stood still while the guest computed: nobody listened, so no origin was late."""
+        self._outbound.era += 1
         if self._left_at:
             pause = time.monotonic() - self._left_at
             if pause > _PAUSE_S:
@@ -448,9 +457,7 @@ class Exchange:
         return code.name
 
     async def _exchange(self) -> None:
-        outbound = self._owner.outbound
-        pool = outbound.pool(self._owner.policy)
-        await outbound.make_room(self._owner.policy)
+        pool = self._owner.pool
         for attempt in (1, 2):
             passage = Passage(
                 policy=self._owner.policy,

@@ -8,7 +8,7 @@ safe. So the connection is ours, straight on h11; the pool stays httpcore2's.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from enum import Enum
 from typing import Any
 
@@ -35,10 +35,12 @@ class _State(Enum):
 class Http1Connection(httpcore2.AsyncConnectionInterface):
     """A standing connection that carries one request at a time."""
 
-    def __init__(self, origin: httpcore2.Origin, stream: Stream, keepalive_s: float) -> None:
+    def __init__(self, origin: httpcore2.Origin, stream: Stream, keepalive_s: float, era: Callable[[], int]) -> None:
         self._origin = origin
         self._stream = stream
         self._keepalive_s = keepalive_s
+        self._era = era
+        self._quiet_era = -1
         self._expires_at = 0.0
         self._state = _State.NEW
         self._served = 0
@@ -200,7 +202,18 @@ class Http1Connection(httpcore2.AsyncConnectionInterface):
 
     def has_expired(self) -> bool:
         """Whether it must not be used again: too old, or the origin closed it while the loop stood still."""
-        return self._state is _State.IDLE and (time.monotonic() > self._expires_at or self._stream.stirred())
+        if self._state is not _State.IDLE:
+            return False
+        if time.monotonic() > self._expires_at or self._stream.noticed():
+            return True
+        # The pool asks every idle connection at every request; the kernel has to be asked only once after the loop
+        # has stood still, because while it runs it notices a close itself.
+        era = self._era()
+        if era != self._quiet_era:
+            if self._stream.stirred():
+                return True
+            self._quiet_era = era
+        return False
 
     def is_idle(self) -> bool:
         """Whether nothing runs on it."""

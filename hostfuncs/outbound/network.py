@@ -173,9 +173,15 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
             return self.stirred()
         return None
 
+    def noticed(self) -> bool:
+        """Whether the loop has seen the peer do anything since the last read."""
+        if self._chunks or self._eof or self._is_lost:
+            return True
+        return self._transport is None or self._transport.is_closing()
+
     def stirred(self) -> bool:
         """Whether the peer did anything since the last read: sent, closed or reset. Asks the kernel, not the loop."""
-        if self._chunks or self._eof or self._is_lost or self._transport is None or self._transport.is_closing():
+        if self.noticed() or self._transport is None:
             return True
         sock = self._transport.get_extra_info("socket")
         descriptor = -1 if sock is None else sock.fileno()

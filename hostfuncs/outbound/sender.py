@@ -39,7 +39,7 @@ class _Pool(httpcore2.AsyncConnectionPool):
         """One of ours; through a proxy, one of httpcore2's, which can do less (see `Settings.proxy`)."""
         if self._outbound.settings.proxy is not None:
             return super().create_connection(origin)
-        return self._outbound.new_connection(origin)
+        return self._outbound.new_connection(origin, self)
 
 
 class Outbound:
@@ -74,6 +74,8 @@ class Outbound:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pools: dict[Policy, _Pool] = {}
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self.era = 0
+        """Counts the times the loop was set going again."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -106,25 +108,28 @@ class Outbound:
         self._pools[policy] = pool
         return pool
 
-    def new_connection(self, origin: httpcore2.Origin) -> Connection:
+    def new_connection(self, origin: httpcore2.Origin, pool: httpcore2.AsyncConnectionPool) -> Connection:
         """Make a connection for a pool."""
+
+        async def make_room() -> None:
+            """Close idle connections of other policies if this one is too many."""
+            for policy, other in list(self._pools.items()):
+                if sum(len(each.connections) for each in self._pools.values()) <= self.settings.connections:
+                    return
+                if other is not pool:
+                    del self._pools[policy]
+                    await other.aclose()
+
         return Connection(
             origin,
             contexts=self._contexts,
             resolver=self._resolver,
             keepalive_s=self.settings.keepalive_ms / 1000,
             http2=self.settings.http2,
+            make_room=make_room,
             opened=self._streams.add,
+            era=lambda: self.era,
         )
-
-    async def make_room(self, policy: Policy) -> None:
-        """Close idle connections of other policies while this worker holds as many as it may."""
-        for other in list(self._pools):
-            held = sum(len(pool.connections) for pool in self._pools.values())
-            if held < self.settings.connections:
-                return
-            if other != policy:
-                await self._pools.pop(other).aclose()
 
     def connections(self) -> tuple[int, int]:
         """Return how many connections are active and how many are idle."""
