@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from sandboxd import __version__
 from sandboxd.components import strict_sandbox
-from sandboxd.config import Config, load, reference_table, render
+from sandboxd.config import Config, load, render
 from sandboxd.errors import ConfigError, ExitCode, SandboxdError
 from sandboxd.problems import Problem, Severity
 from sandboxd.units import parse_duration_ms
@@ -87,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(command=_check)
 
-    reference = commands.add_parser("reference", allow_abbrev=False, help="print the table of all settings as Markdown")
+    reference = commands.add_parser("reference", allow_abbrev=False, help="print the reference tables as Markdown")
+    reference.add_argument("--update", type=Path, metavar="FILE", help="renew them in this file instead")
     reference.set_defaults(command=_reference)
     return parser
 
@@ -165,5 +166,10 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _reference(arguments: argparse.Namespace) -> int:
-    sys.stdout.write(reference_table())
+    from sandboxd.reference import tables, update_file
+
+    if arguments.update is not None:
+        update_file(arguments.update)
+    else:
+        sys.stdout.write("\n\n".join(tables().values()) + "\n")
     return ExitCode.OK
