@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sandboxd.front.ports import Served
+from sandboxd.limit_keys import key_of, named
 
 Args = tuple[bytes, ...]
 Env = tuple[tuple[bytes, bytes], ...]
@@ -20,11 +21,13 @@ class MetadataError(Exception):
 
     Parameters:
         as_dapr: Dapr refuses it too, with these words, as a failed invocation.
+        limit: key of the limit that was passed, if that is why.
     """
 
-    def __init__(self, message: str, *, as_dapr: bool = False) -> None:
+    def __init__(self, message: str, *, as_dapr: bool = False, limit: str = "") -> None:
         super().__init__(message)
         self.as_dapr = as_dapr
+        self.limit = limit
 
 
 def arguments(metadata: Mapping[str, str], served: Served) -> Args:
@@ -48,8 +51,9 @@ def arguments(metadata: Mapping[str, str], served: Served) -> Args:
         size = len(joined) + 1  # every comma makes room for a terminating zero
         nul = b"\0" in joined
     if size > served.args_room:
-        limit = served.binding.limits.args_bytes
-        raise MetadataError(f"the arguments take {size} bytes; at most {limit} with the program's name are allowed")
+        limit = named("args_bytes", served.binding.limits.args_bytes)
+        text = f"the arguments take {size} bytes; with the program's name at most {limit} are allowed"
+        raise MetadataError(text, limit=key_of("args_bytes"))
     if nul:
         # The words of wazero, internal/sys/sys.go, NewContext.
         raise MetadataError("args invalid: contains NUL character", as_dapr=True)
@@ -99,10 +103,9 @@ def environment(metadata: Mapping[str, str] | None, served: Served, traceparent:
         env[b"TRACEPARENT"] = traceparent
     size = sum(map(len, env)) + sum(map(len, env.values())) + 2 * len(env)
     if size > served.env_room:
-        limit = served.binding.limits.env_bytes
-        raise MetadataError(
-            f"the environment takes {size} bytes beside the configured one; at most {limit} are allowed"
-        )
+        limit = named("env_bytes", served.binding.limits.env_bytes)
+        text = f"the environment takes {size} bytes; with the configured one at most {limit} are allowed"
+        raise MetadataError(text, limit=key_of("env_bytes"))
     return tuple(env.items())
 
 

@@ -18,6 +18,7 @@ from sandboxd.front.outcomes import INVOKE, MALFORMED, NO_WORKER, TABLE, failure
 from sandboxd.front.ports import Bindings, FrontSettings, Invoker, Message, Receive, Scope, Send, Served
 from sandboxd.front.replies import JSON
 from sandboxd.front.tracing import baggage_fault, new_span
+from sandboxd.limit_keys import BODY_KEY, Unit
 from sandboxd.log import fields
 from sandboxd.metrics import BindingMetrics, Metrics
 from sandboxd.outcome import Outcome
@@ -44,6 +45,10 @@ class _Failure(Exception):  # noqa: N818 - an answer on its way out, not an erro
         self.body = gojson.error_body(code, message, detail)
         self.code = code
         self.retry_after_s = retry_after_s
+
+
+class _TooLarge(_Failure):
+    """The body goes on beyond the limit, and what is within it is no request."""
 
 
 class _CallerGone(Exception):  # noqa: N818 - likewise
@@ -96,13 +101,13 @@ class BindingEndpoint:
         try:
             message = await receive()
             if message["type"] == "http.request" and not message.get("more_body", False):
-                body = message["body"]
+                body: bytes = message.get("body", b"")
             else:
                 body = await self._whole_body(message, receive)
             if len(body) <= self._inline:
-                request = _decode(body, cut=False)
+                request = _decode(body)
             else:
-                request = await self._decode_large(body)
+                request = await self._decode_large(body, metrics)
             if state is not None or baggage is not None:
                 request = _with_trace(request, state if parent and trace[3:35] in parent else None, baggage)
             result = await self._run(served, name, request, trace, receive)
@@ -149,13 +154,16 @@ class BindingEndpoint:
     def _record(self, metrics: BindingMetrics, outcome: Outcome, began_ns: int) -> None:
         metrics.ended(outcome, (time.monotonic_ns() - began_ns) * 1e-9)
 
-    async def _decode_large(self, body: bytes) -> gojson.Request:
-        cut = len(body) > self._max_body
-        if cut:
-            body = body[: self._max_body]
-        if len(body) <= INLINE_BYTES:
-            return _decode(body, cut=cut)
-        return await asyncio.get_running_loop().run_in_executor(self._decoder, partial(_decode, body, cut=cut))
+    async def _decode_large(self, body: bytes, metrics: BindingMetrics) -> gojson.Request:
+        cut = self._max_body if len(body) > self._max_body else None
+        body = body[:cut]
+        try:
+            if len(body) <= INLINE_BYTES:
+                return _decode(body, cut=cut)
+            return await asyncio.get_running_loop().run_in_executor(self._decoder, partial(_decode, body, cut=cut))
+        except _TooLarge:
+            metrics.limit_reached(BODY_KEY)
+            raise
 
     async def _whole_body(self, message: Message, receive: Receive) -> bytes:
         """The body that `message` begins, up to one message beyond the limit."""
@@ -202,6 +210,8 @@ class BindingEndpoint:
             args = arguments(metadata, served) if metadata else ()
             env = environment(metadata, served, trace)
         except MetadataError as error:
+            if error.limit:
+                served.metrics.limit_reached(error.limit)
             if error.as_dapr:
                 raise _Failure(Outcome.BAD_REQUEST, 500, INVOKE, failure(name, str(error))) from None
             text = f"invalid request metadata: {error}"
@@ -247,17 +257,22 @@ class BindingEndpoint:
         row = TABLE[result.outcome]
         if log.isEnabledFor(logging.DEBUG):
             _log_run(logging.DEBUG, served, result, trace.decode(), began)
-        reason = result_message(result, served.argv0, number)
+        reason = result_message(result, served.argv0, number, served.binding.limits)
         raise _Failure(
             result.outcome, row.status, row.code, failure(name, reason), detail=result_detail(result, reason)
         )
 
 
-def _decode(body: bytes, *, cut: bool) -> gojson.Request:
+def _decode(body: bytes, *, cut: int | None = None) -> gojson.Request:
+    """Decode a body; `cut` is the limit it was cut at, if it was longer."""
     try:
-        return gojson.decode(body, cut=cut)
+        return gojson.decode(body, cut=cut is not None)
     except gojson.MalformedError as error:
         text = f"failed deserializing HTTP body: {error}"
+        if cut is not None and isinstance(error, gojson.TooLargeError):
+            # Dapr's message stays as it is; what it leaves out stands beside it.
+            detail = f"the request body is longer than {Unit.SIZE.show(cut)} ({BODY_KEY})"
+            raise _TooLarge(Outcome.BAD_REQUEST, 400, MALFORMED, text, detail=detail) from None
         raise _Failure(Outcome.BAD_REQUEST, 400, MALFORMED, text) from None
 
 

@@ -30,6 +30,10 @@ class MalformedError(Exception):
     """The body is no binding request. The text is the error of Go's decoder."""
 
 
+class TooLargeError(MalformedError):
+    """It might be one, but goes on beyond the limit."""
+
+
 class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
     operation: str = ""
     metadata: dict[str, str] | None = None
@@ -76,6 +80,8 @@ def decode(body: bytes, *, cut: bool = False) -> Request:
         request = _decode_ordinary(body)
         if request is None:
             request = Request(*gojson_exact.decode(body, cut=cut))
+    except gojson_exact.StreamTooLargeError as fault:
+        raise TooLargeError(str(fault)) from None
     except (JsonSyntaxError, gojson_exact.TypeMismatchError, gojson_exact.StreamError) as fault:
         raise MalformedError(str(fault)) from None
     return request

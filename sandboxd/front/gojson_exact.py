@@ -25,6 +25,10 @@ class StreamError(Exception):
     """The body ended, or passed its limit, before its first value did; the text is Go's."""
 
 
+class StreamTooLargeError(StreamError):
+    """It passed its limit."""
+
+
 def _kind(byte: int) -> str:
     return _KINDS.get(byte, "number")
 
@@ -146,6 +150,6 @@ def decode(body: bytes, *, cut: bool) -> tuple[str, dict[str, str] | None, bytes
         envelope.read(cut=cut)
     except IncompleteError:
         if cut:
-            raise StreamError("stream too large") from None
+            raise StreamTooLargeError("stream too large") from None
         raise StreamError("unexpected EOF" if body.strip(_WHITE_SPACE) else "EOF") from None
     return envelope.operation, envelope.metadata, envelope.data

@@ -8,6 +8,8 @@ import logging
 from dataclasses import dataclass
 from typing import Final
 
+from sandboxd.limit_keys import named, outbound_limit
+from sandboxd.limits import Limits
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import PoolClosing, QueueFull, QueueTimeout, Rejected
 from sandboxd.wire.messages import Result
@@ -17,6 +19,7 @@ INVOKE: Final = "ERR_INVOKE_OUTPUT_BINDING"
 NO_WORKER: Final = "ERR_NO_WORKER"
 DIRECT_INVOKE: Final = "ERR_DIRECT_INVOKE"
 
+DEADLINE: Final = "module closed with context deadline exceeded"
 STDERR_TAIL_BYTES: Final = 1024
 """How much of the end of stderr an error answer carries."""
 
@@ -25,7 +28,8 @@ STDERR_TAIL_BYTES: Final = 1024
 class Row:
     """How one outcome is answered.
 
-    `message` may name {guest} (argv[0] and the invocation's number, as wazero names instances), {code} and {detail}.
+    `message` may name {guest} (argv[0] and the invocation's number, as wazero names instances), {code}, {detail} and
+    {timeout}.
     """
 
     status: int
@@ -38,7 +42,7 @@ TABLE: Final[dict[Outcome, Row]] = {
     Outcome.COMPLETED: Row(200, "", "", logging.DEBUG),
     Outcome.EXIT_NONZERO: Row(500, INVOKE, "module closed with exit_code({code})", logging.INFO),
     Outcome.TRAPPED: Row(500, INVOKE, "module[{guest}] function[_start] failed: {detail}", logging.INFO),
-    Outcome.DEADLINE_EXCEEDED: Row(500, INVOKE, "module closed with context deadline exceeded", logging.INFO),
+    Outcome.DEADLINE_EXCEEDED: Row(500, INVOKE, DEADLINE + ": more than {timeout}", logging.INFO),
     Outcome.MEMORY_EXCEEDED: Row(500, INVOKE, "module[{guest}] function[_start] failed: {detail}", logging.INFO),
     Outcome.OUTPUT_EXCEEDED: Row(500, INVOKE, "module[{guest}] function[_start] failed: {detail}", logging.INFO),
     Outcome.CANCELLED: Row(500, INVOKE, "module closed with context canceled", logging.INFO),
@@ -77,18 +81,20 @@ def refusal(rejected: Rejected) -> str:
     return str(rejected)
 
 
-def result_message(result: Result, argv0: str, number: int) -> str:
+def result_message(result: Result, argv0: str, number: int, limits: Limits) -> str:
     """The reason of a failed run, to be completed by `failure`.
 
     Parameters:
         argv0: name of the guest.
         number: of this invocation among the binding's.
+        limits: the binding's.
     """
     row = TABLE[result.outcome]
     return row.message.format(
         guest=f"{argv0}-{number}",
         code=result.exit_code,
         detail=result.detail or _DEFAULT_DETAIL.get(result.outcome, ""),
+        timeout=named("timeout_ms", limits.timeout_ms),
     )
 
 
@@ -101,6 +107,10 @@ def result_detail(result: Result, reason: str) -> str:
     parts = []
     if result.detail and result.detail not in reason:
         parts.append(result.detail)
+    if result.outbound:
+        met = sorted({outbound_limit(usage.outcome, usage.denied) for usage in result.outbound} - {""})
+        if met:
+            parts.append(f"outbound requests met a limit: {', '.join(met)}")
     if result.stderr:
         tail = result.stderr[-STDERR_TAIL_BYTES:].decode("utf-8", "replace")
         if len(result.stderr) > STDERR_TAIL_BYTES or result.stderr_total > len(result.stderr):

@@ -1,17 +1,29 @@
-"""uvicorn's HTTP/1.1 protocol with bounds on the request head, which httptools does not have.
+"""uvicorn's HTTP/1.1 protocol with what Dapr's clients need and httptools does not have.
+
+- Bounds on the size of a request head and on the time it may take.
+- Requests that offer an upgrade to h2c, as Java's HttpClient does by default, are answered in HTTP/1.1 (RFC 9110,
+  7.8: a server may ignore Upgrade). httptools stops at such a head and drops the body, so the head is taken out of its
+  hands and given back without the offer.
 
 Imported only where uvicorn and httptools are installed.
 """
 
 import asyncio
+import sys
 import time
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class HeadTooLarge(Exception):  # noqa: N818 - raised into httptools, which turns it into a refusal
     """The request head is longer than allowed."""
+
+
+_OFFER = frozenset((b"upgrade", b"http2-settings"))
+_MAX_OFFERS = 8
+"""Upgrade offers in one read: more than one are no client's behaviour, and each costs a copy of the rest."""
 
 
 def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
@@ -29,6 +41,9 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
         _began = False
         _measure = False
         _too_large = False
+        _data = b""
+        _offer = False
+        _again: bytes | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
             super().connection_made(transport)
@@ -46,15 +61,55 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
             if self._measure and self._head_size() > max_head_bytes:
                 self._too_large = True
                 raise HeadTooLarge
+            if self.parser.should_upgrade():
+                self._offer = True
+                return
             super().on_headers_complete()
+
+        def on_message_complete(self) -> None:
+            if not self._offer:
+                super().on_message_complete()
+
+        def _unsupported_upgrade_warning(self) -> None:
+            """Called by uvicorn when httptools stopped at an upgrade."""
+            stopped = sys.exc_info()[1]
+            assert isinstance(stopped, httptools.HttpParserUpgrade)
+            rest = self._data[stopped.args[0] :]
+            self._offer = False
+            method = self.parser.get_method()
+            if method == b"CONNECT":
+                self.send_400_response("Invalid HTTP request received.")
+                return
+            head = [b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())]
+            for name, value in self.headers:
+                if name == b"connection":
+                    tokens = [token for token in value.split(b",") if token.strip().lower() not in _OFFER]
+                    head.append(b"connection: %b\r\n" % b",".join(tokens) if tokens else b"")
+                elif name not in _OFFER:
+                    head.append(b"%b: %b\r\n" % (name, value))
+            self.parser = httptools.HttpRequestParser(self)
+            self._again = b"".join((*head, b"\r\n", rest))
 
         def _head_size(self) -> int:
             return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
         def data_received(self, data: bytes) -> None:
+            self._feed(data)
+            offers = 0
+            while self._again is not None:
+                data, self._again = self._again, None
+                offers += 1
+                if offers > _MAX_OFFERS:
+                    self.send_400_response("Invalid HTTP request received.")
+                    return
+                self._feed(data)
+
+        def _feed(self, data: bytes) -> None:
             self._began = False
             self._measure = self._fed > 0 or len(data) > max_head_bytes
+            self._data = data
             super().data_received(data)
+            self._data = b""
             if self._head_since is None or self.headers is None:
                 return
             # A head is incomplete. What stood before it in the read it began in is not known, so that read counts

@@ -80,7 +80,11 @@ def test_all_origins_and_not_ready(engine: str) -> None:
 def test_body_limit(engine: str) -> None:
     whole = b'{"operation":"execute","data":"' + b"x" * 9_960 + b'"}'
     limit = len(whole)
-    too_large = {"errorCode": "ERR_MALFORMED_REQUEST", "message": "failed deserializing HTTP body: stream too large"}
+    too_large = {
+        "errorCode": "ERR_MALFORMED_REQUEST",
+        "message": "failed deserializing HTTP body: stream too large",
+        "detail": f"the request body is longer than {limit} bytes (listen.maxBodySize)",
+    }
     with started(engine, max_body=limit) as front:
         assert post(front, whole).status_code == 200
         assert post(front, whole + b" " * 500).status_code == 200
@@ -210,6 +214,50 @@ def test_log_lines_are_json_without_payload(engine: str) -> None:
     assert failed["status"] == 500
     assert {"time", "level", "logger", "request_id", "trace_id", "duration_ms"} <= failed.keys()
     assert any(line["message"] == "guest wrote to stderr" and line["stderr"].endswith("<bad>") for line in lines)
+
+
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
+
+
+def test_an_offered_upgrade_does_not_cost_the_body(engine: str) -> None:
+    body = b'{"operation":"execute","data":"x"}'
+    head = b"POST /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\n" + OFFER + b"content-length: %d\r\n\r\n" % len(body)
+    with started(engine) as front, connected(front) as connection:
+        for pieces in (
+            [head + body],
+            [head[:50], head[50:], body[:3], body[3:]],
+            [head, body],
+            [head + body[:9], body[9:]],
+        ):
+            for piece in pieces:
+                connection.sendall(piece)
+            answer = b""
+            while not answer.endswith(b'"x"'):
+                part = connection.recv(65536)
+                assert part, answer
+                answer += part
+            assert answer.startswith(b"HTTP/1.1 200 ")
+    assert front.log == ""
+
+
+def test_many_offered_upgrades_at_once() -> None:
+    request = b"GET /livez HTTP/1.1\r\nhost: x\r\n" + OFFER + b"\r\n"
+    with started("uvicorn") as front:
+        with connected(front) as connection:
+            connection.sendall(request)
+            answer = b""
+            while not answer.endswith(b"ok"):
+                part = connection.recv(65536)
+                assert part, answer
+                answer += part
+        for flood in (request * 500, b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n"):
+            with connected(front) as connection, contextlib.suppress(ConnectionError):
+                connection.sendall(flood)
+                answer = b""
+                while part := connection.recv(65536):
+                    answer += part
+                assert b"HTTP/1.1 400 " in answer
+    assert "Traceback" not in front.log
 
 
 @pytest.mark.parametrize("tail", [b"", b"x"])
