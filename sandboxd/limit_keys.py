@@ -38,6 +38,13 @@ class Unit(Enum):
             return format_duration_ms(value)
         return format_size(value) if self is Unit.SIZE else str(value)
 
+    def show(self, value: int) -> str:
+        """As in a message to people: `16 MiB`, `1000 bytes`, `30s`, `64`."""
+        text = self.format(value)
+        if self is not Unit.SIZE:
+            return text
+        return f"{value} bytes" if text.isdigit() else f"{text[:-2]} {text[-2:]}B"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bounded:
@@ -94,6 +101,71 @@ ENGINE: Final = (
     _row("keep_resident_bytes", "keepResident", _S, 0, 256 * MIB, "memory kept between invocations, zeroed by hand"),
 )
 """Settings of the WebAssembly engine. Changing one recompiles every module."""
+
+_KEYS: Final = {row.field: (row, row.key) for row in LIMITS} | {row.field: (row, f"wasm.{row.key}") for row in ENGINE}
+
+
+def key_of(field: str) -> str:
+    """The key that sets a limit: in component metadata, or, with a dot, in sandboxd.yaml."""
+    return _KEYS[field][1]
+
+
+def shown(field: str, value: int) -> str:
+    """An amount in the unit of a limit, for people."""
+    return _KEYS[field][0].unit.show(value)
+
+
+def named(field: str, value: int) -> str:
+    """A limit in a message to a caller: its value and the key that raises it, `16 MiB (stdoutLimit)`.
+
+    Parameters:
+        field: of Limits or EngineSettings.
+        value: what it is set to.
+    """
+    return f"{shown(field, value)} ({key_of(field)})"
+
+
+BODY_KEY: Final = "listen.maxBodySize"
+CONNECTIONS_KEY: Final = "egress.connections"
+
+ALL_KEYS: Final = frozenset((*(key for _, key in _KEYS.values()), BODY_KEY, CONNECTIONS_KEY))
+"""Every key `sandboxd_limits_reached_total` can have as its label."""
+
+_BY_ERROR_CODE: Final = {
+    "HTTP-request-denied": "outbound_requests",
+    "HTTP-request-body-size": "outbound_body_bytes",
+    "HTTP-response-body-size": "outbound_body_bytes",
+    **dict.fromkeys(
+        (
+            "HTTP-request-header-section-size",
+            "HTTP-request-header-size",
+            "HTTP-request-trailer-section-size",
+            "HTTP-request-trailer-size",
+            "HTTP-response-header-section-size",
+            "HTTP-response-trailer-section-size",
+        ),
+        "outbound_header_bytes",
+    ),
+}
+_NOT_ALWAYS: Final = frozenset(("HTTP-request-denied", "HTTP-request-body-size"))
+"""Codes that have other causes too: they count only where the engine says that a limit was the reason."""
+
+
+def outbound_limit(code: str, denied: str) -> str:
+    """The key of the limit an outbound request met; empty if it met none.
+
+    Parameters:
+        code: how it ended: `ok` or the name of a wasi-http error code. A header section can have too many bytes or too
+            many lines; both are told as the limit of bytes.
+        denied: why it was refused, if it was.
+    """
+    if code == "connection-limit-reached":
+        return CONNECTIONS_KEY
+    field = _BY_ERROR_CODE.get(code, "")
+    if not field or (code in _NOT_ALWAYS and denied != "limit"):
+        return ""
+    return key_of(field)
+
 
 DEFAULT_CEILINGS: Final = Limits(
     timeout_ms=3_600_000,

@@ -26,11 +26,13 @@ class HostTrap(GuestEnded):
 
     Parameters:
         message: for the caller of the guest; names the function and what was wrong, never a host path.
+        limit: which limit of the guest was passed, if that was it: `host_entries`, `outbound_header_bytes`, ...
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, limit: str = "") -> None:
         super().__init__(message)
         self.message = message
+        self.limit = limit
 
 
 class GuestTrapped(GuestEnded):

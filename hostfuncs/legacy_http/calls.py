@@ -104,8 +104,8 @@ class Calls:
         """Give the guest a handle. Raises HostTrap over the limit."""
         if len(self._handles) >= self._entries:
             raise HostTrap(
-                f"{function}: more than {self._entries} handles are alive; drop what is no longer needed, "
-                "or raise the binding's limit of host entries"
+                f"{function}: more than {self._entries} handles are alive; drop what is no longer needed",
+                limit="host_entries",
             )
         handle = self._next
         self._next += 1
@@ -151,10 +151,12 @@ class Calls:
         except Fault as fault:
             raise HostTrap(f"{function}: {argument}: {fault}") from None
 
-    def records(self, function: str, argument: str, pointer: int, count: int, most: int) -> list[tuple[int, ...]]:
-        """An array of four-u32 records. Raises HostTrap outside memory or over `most` records."""
+    def records(
+        self, function: str, argument: str, pointer: int, count: int, most: int, *, limit: str
+    ) -> list[tuple[int, ...]]:
+        """An array of four-u32 records. Raises HostTrap outside memory or over `most` records, which `limit` sets."""
         if count > most:
-            raise HostTrap(f"{function}: {argument}: {count} entries are more than the limit of {most}")
+            raise HostTrap(f"{function}: {argument}: {count} entries are more than the limit of {most}", limit=limit)
         try:
             return self.memory.unpack_array(_RECORD, pointer, count)
         except Fault as fault:

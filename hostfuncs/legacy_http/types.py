@@ -50,11 +50,14 @@ def new_fields(calls: Calls, function: str, pointer: int, count: int) -> int:
     pairs = []
     total = 0
     for at, (name_at, name_len, value_at, value_len) in enumerate(
-        calls.records(function, "fields", pointer, count, limits.header_count)
+        calls.records(function, "fields", pointer, count, limits.header_count, limit="outbound_header_count")
     ):
         total += name_len + value_len
         if total > limits.header_bytes:
-            raise HostTrap(f"{function}: fields: more than {limits.header_bytes} bytes of names and values")
+            raise HostTrap(
+                f"{function}: fields: more than {limits.header_bytes} bytes of names and values",
+                limit="outbound_header_bytes",
+            )
         name = calls.data(function, f"name of field {at}", name_at, name_len, name_len)
         pairs.append((name, calls.data(function, f"value of field {at}", value_at, value_len, value_len)))
     return calls.add(function, Fields(tuple(pairs)))

@@ -73,7 +73,7 @@ class Table:
             HostTrap: the invocation holds too many.
         """
         if len(self._entries) >= self._limit:
-            raise HostTrap(f"more than {self._limit} host resources alive at once")
+            raise HostTrap(f"more than {self._limit} host resources alive at once", limit="host_entries")
         rep = self._next
         if rep > MAX_REP:
             raise HostTrap("host resource numbers exhausted")

@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from sandboxd.limit_keys import ALL_KEYS, key_of, outbound_limit
 from sandboxd.metrics.cells import Count, CountFamily, Distribution, DistributionFamily
 from sandboxd.metrics.pool import PoolCollector
 from sandboxd.outcome import Outcome
@@ -37,6 +38,9 @@ _UNNAMED: Final = (
     Outcome.CANCELLED,
 )
 """How requests can end that name no configured binding."""
+
+_TIMEOUT_KEY: Final = key_of("timeout_ms")
+_STDERR_KEY: Final = key_of("stderr_bytes")
 
 DENIAL_REASONS: Final = frozenset(("host", "address", "scheme", "method", "limit"))
 
@@ -140,6 +144,11 @@ class Metrics:
         )
         self.denied = self._count(
             "sandboxd_outbound_denied", "Outbound requests refused by policy.", ["binding", "reason"]
+        )
+        self.limits = self._count(
+            "sandboxd_limits_reached",
+            "Limits that ended or refused something, or cut stderr, by the key that raises them.",
+            ["binding", "limit"],
         )
         self._compile_cache = self._count("sandboxd_compile_cache", "Look-ups of compiled modules.", ["result"])
         self._loads = self._distribution(
@@ -279,12 +288,30 @@ class BindingMetrics:
         self._memory.add(result.memory_bytes)
         self._stdin.add(stdin_bytes)
         self._stdout.add(len(result.stdout))
+        if result.outcome is Outcome.DEADLINE_EXCEEDED:
+            self.limit_reached(_TIMEOUT_KEY)
+        elif result.limit:
+            self.limit_reached(result.limit)
+        if result.stderr_total > len(result.stderr):
+            self.limit_reached(_STDERR_KEY)
         if result.outbound:
             for usage in result.outbound:
                 self._sent(usage)
 
+    def limit_reached(self, key: str) -> None:
+        """A limit was passed.
+
+        Parameters:
+            key: of `sandboxd.limit_keys.ALL_KEYS`; another one, which only a broken worker can name, is not counted.
+        """
+        if key in ALL_KEYS:
+            self._metrics.limits.cell(self._name, key).add()
+
     def _sent(self, usage: OutboundUsage) -> None:
         metrics = self._metrics
+        limit = outbound_limit(usage.outcome, usage.denied)
+        if limit:
+            self.limit_reached(limit)
         if usage.denied:
             reason = usage.denied if usage.denied in DENIAL_REASONS else "limit"
             metrics.denied.cell(self._name, reason).add()

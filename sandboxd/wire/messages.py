@@ -123,6 +123,8 @@ class Result(Message, frozen=True, kw_only=True, tag="result"):
     memory_bytes: int = 0
     outbound: tuple[OutboundUsage, ...] = ()
     http: HttpResponse | None = None
+    limit: str = ""
+    """Key of the limit that was passed (see `sandboxd.limit_keys.key_of`); empty if none was."""
     retire: bool = False
     """The worker asks to be replaced: it holds a state it cannot vouch for."""
     queue_ns: int = 0

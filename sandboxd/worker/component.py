@@ -26,10 +26,11 @@ from hostfuncs.wasip2 import (
 from hostfuncs.wasip2 import capi as component_capi
 from hostfuncs.wasip2.lower import Arguments, lowerer
 from hostfuncs.wasip2.types import Own
+from sandboxd.limit_keys import key_of
 from sandboxd.outcome import Outcome
 from sandboxd.wire.messages import GuestSpec, HttpRequest, HttpResponse, Invoke, OutboundUsage, Result
-from sandboxd.worker import egress
-from sandboxd.worker.component_ending import DEADLINE_TEXT, exited, why
+from sandboxd.worker import egress, endings
+from sandboxd.worker.component_ending import exited, why
 from sandboxd.worker.component_load import entrances, link_component
 from sandboxd.worker.component_response import CollectedResponse
 from sandboxd.worker.guests import GuestError, Services
@@ -69,6 +70,7 @@ class ComponentGuest:
     def start(self, services: Services) -> None:
         """See Guest."""
         self._watch = services.watch
+        self._stack_bytes = services.stack_bytes
         self._engine_address = capi.address_of(services.engine)
         self._outbound_settings = services.outbound
         self._policy = egress.policy_for(self.spec, services.outbound)
@@ -90,7 +92,8 @@ class ComponentGuest:
             return Result(id=invoke.id, outcome=Outcome.BAD_REQUEST, detail="args or env invalid: contain a zero byte")
         began = time.monotonic_ns()
         if began >= invoke.deadline_ns:
-            return Result(id=invoke.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=DEADLINE_TEXT)
+            limit = key_of("timeout_ms")
+            return Result(id=invoke.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=endings.DEADLINE_TEXT, limit=limit)
         stderr = KeptTail(limits.stderr_bytes)
         body = Collected(limits.stdout_bytes)
         handling = self._entrances.run is None or (invoke.http is not None and self._entrances.handle is not None)
@@ -138,11 +141,14 @@ class ComponentGuest:
             raise state.interrupt
         head: HttpResponse | None = None
         if error:
-            outcome, exit_code, detail = why(self.spec.binding, state, text, in_guest=in_guest)
+            outcome, exit_code, detail, limit = why(
+                self.spec.binding, state, text, in_guest=in_guest, limits=limits, stack_bytes=self._stack_bytes
+            )
         elif response is not None:
             outcome, exit_code, detail, head = response.outcome()
+            limit = ""
         else:
-            outcome, exit_code, detail = exited(1 if returned_err else 0)
+            outcome, exit_code, detail, limit = exited(1 if returned_err else 0)
         return Result(
             id=invoke.id,
             outcome=outcome,
@@ -155,6 +161,7 @@ class ComponentGuest:
             guest_ns=ended - instantiated,
             outbound=outbound,
             http=head,
+            limit=limit,
             retire=outcome is Outcome.HOST_FAILED,
         )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import wasmtime
 
+from sandboxd.limits import EngineSettings
 from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings, Result
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Services:
     engine: wasmtime.Engine
     watch: Watch
     outbound: OutboundSettings
+    stack_bytes: int = EngineSettings().wasm_stack_bytes
+    """What the engine gives guests, for messages."""
 
 
 class Guest(Protocol):

@@ -23,14 +23,15 @@ from hostfuncs.abi import (
     ProcExit,
     capi,
 )
+from sandboxd.limit_keys import key_of, named, shown
 from sandboxd.outcome import Outcome
 from sandboxd.wire.messages import GuestSpec, Invoke, OutboundUsage, Result
-from sandboxd.worker import linking, traps
+from sandboxd.worker import endings, linking, traps
 from sandboxd.worker.guests import GuestError, Services
 
 START = b"_start"
 MEMORY = b"memory"
-DEADLINE_TEXT = "module closed with context deadline exceeded"
+MEMORY_BYTES = "memory_bytes"
 INSTANTIATING, RUNNING = range(2)
 
 _RESULTS = 16
@@ -79,6 +80,7 @@ class CoreGuest:
     def start(self, services: Services) -> None:
         """See Guest."""
         self._watch = services.watch
+        self._stack_bytes = services.stack_bytes
         self._engine_address = capi.address_of(services.engine)
         self._pre_address = capi.address_of(self._pre)
         self._instance = (ctypes.c_uint64 * (capi.INSTANCE_BYTES // 8))()
@@ -112,11 +114,14 @@ class CoreGuest:
             return Result(
                 id=invoke.id,
                 outcome=Outcome.MEMORY_EXCEEDED,
-                detail=f"needs {self._begins_with} bytes of memory to begin with; its limit is {limits.memory_bytes}",
+                detail=f"needs {shown(MEMORY_BYTES, self._begins_with)} of memory to begin with, more than "
+                + named(MEMORY_BYTES, limits.memory_bytes),
+                limit=key_of(MEMORY_BYTES),
             )
         began = time.monotonic_ns()
         if began >= invoke.deadline_ns:
-            return Result(id=invoke.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=DEADLINE_TEXT)
+            limit = key_of("timeout_ms")
+            return Result(id=invoke.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=endings.DEADLINE_TEXT, limit=limit)
         watch = self._watch
         state.begin(invoke.deadline_ns, watch.cancelled)
         for extension in self._extensions:
@@ -159,9 +164,9 @@ class CoreGuest:
             raise state.interrupt
         stderr = program.stderr
         if not error and not trap[0]:
-            outcome, exit_code, detail = Outcome.COMPLETED, 0, ""
+            outcome, exit_code, detail, limit = Outcome.COMPLETED, 0, "", ""
         else:
-            outcome, exit_code, detail = self._why(error, trap[0], stage, memory)
+            outcome, exit_code, detail, limit = self._why(error, trap[0], stage, memory)
         return Result(
             id=invoke.id,
             outcome=outcome,
@@ -174,11 +179,12 @@ class CoreGuest:
             guest_ns=ended - instantiated,
             memory_bytes=memory,
             outbound=outbound,
+            limit=limit,
             retire=outcome is Outcome.HOST_FAILED,
         )
 
-    def _why(self, error: int | None, trap: int, stage: int, memory: int) -> tuple[Outcome, int, str]:
-        """Outcome, exit code and text of a run that the engine says has failed; frees what it said."""
+    def _why(self, error: int | None, trap: int, stage: int, memory: int) -> tuple[Outcome, int, str, str]:
+        """Outcome, exit code, text and limit's key of a run that the engine says has failed; frees what it said."""
         code: int | None = None
         text = ""
         if trap:
@@ -188,33 +194,31 @@ class CoreGuest:
         state = self._state
         if state.failure is not None:
             print(f"host function for {self.spec.binding} failed:\n{state.failure}", file=sys.stderr, flush=True)
-            return Outcome.HOST_FAILED, 0, "internal error"
+            return Outcome.HOST_FAILED, 0, "internal error", ""
         match state.ended:
             case ProcExit(code=status):
                 if status == 0:
-                    return Outcome.COMPLETED, 0, ""
+                    return Outcome.COMPLETED, 0, "", ""
                 detail = f"module closed with exit_code({status})"
                 if self._starved(memory):
-                    return Outcome.MEMORY_EXCEEDED, status, f"{detail}; {self._memory_text(memory)}"
-                return Outcome.EXIT_NONZERO, status, detail
-            case OutputExceeded() as reason:
-                return Outcome.OUTPUT_EXCEEDED, 0, str(reason)
-            case DeadlineExceeded():
-                return Outcome.DEADLINE_EXCEEDED, 0, DEADLINE_TEXT
+                    return Outcome.MEMORY_EXCEEDED, status, *self._memory_text(detail, memory)
+                return Outcome.EXIT_NONZERO, status, detail, ""
             case Cancelled():
-                return Outcome.CANCELLED, 0, "module closed with context canceled"
-            case HostTrap(message=message):
-                return Outcome.TRAPPED, 0, f"wasm error: {message}"
+                return Outcome.CANCELLED, 0, "module closed with context canceled", ""
+            case OutputExceeded() | DeadlineExceeded() | HostTrap() as ended:
+                return endings.of(ended)
             case GuestTrapped(code=inner):
                 code = inner
         if not trap and stage == INSTANTIATING:
             # Imports were resolved when the guest was linked, and the pool has room for one: only a limit is left.
             print(f"{self.spec.binding} cannot be instantiated: {text}", file=sys.stderr, flush=True)
-            return Outcome.MEMORY_EXCEEDED, 0, "the module needs more memory or table elements than its limits allow"
+            return endings.too_large("module", text, self.spec.limits)
+        if code == traps.STACK_OVERFLOW:
+            return endings.stack_overflow(self._stack_bytes)
         detail = traps.describe(code)
         if self._starved(memory):
-            return Outcome.MEMORY_EXCEEDED, 0, f"{detail}; {self._memory_text(memory)}"
-        return Outcome.TRAPPED, 0, detail
+            return Outcome.MEMORY_EXCEEDED, 0, *self._memory_text(detail, memory)
+        return Outcome.TRAPPED, 0, detail, ""
 
     def _starved(self, memory: int) -> bool:
         """Whether a guest that failed was most likely refused memory.
@@ -226,8 +230,9 @@ class CoreGuest:
         limit = self.spec.limits.memory_bytes
         return memory > self._begins_with and limit - memory <= limit // 4
 
-    def _memory_text(self, memory: int) -> str:
-        return f"{memory} of {self.spec.limits.memory_bytes} bytes of memory were in use"
+    def _memory_text(self, detail: str, memory: int) -> tuple[str, str]:
+        limit = named(MEMORY_BYTES, self.spec.limits.memory_bytes)
+        return f"{detail}; {shown(MEMORY_BYTES, memory)} of memory were in use of {limit}", key_of(MEMORY_BYTES)
 
 
 def _check_start(module: wasmtime.Module) -> bool:

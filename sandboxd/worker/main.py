@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import wasmtime
 
+from sandboxd.limits import EngineSettings
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from sandboxd.wire.page import StatusPage
@@ -28,6 +29,7 @@ class Prepared:
     engine: wasmtime.Engine
     guests: Sequence[Guest | None]
     outbound: m.OutboundSettings
+    settings: EngineSettings
 
 
 def run(channel: socket.socket, page_fd: int, prepared: Prepared) -> int:
@@ -43,7 +45,7 @@ def run(channel: socket.socket, page_fd: int, prepared: Prepared) -> int:
     """
     page = StatusPage(page_fd)
     os.close(page_fd)
-    runtime = Runtime(prepared.engine, prepared.guests, prepared.outbound)
+    runtime = Runtime(prepared.engine, prepared.guests, prepared.outbound, prepared.settings)
     decoder = codec.Decoder(codec.ToWorker)
     buffer = bytearray(RECEIVE_BYTES)
     view = memoryview(buffer)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import wasmtime
 
+from sandboxd.limits import EngineSettings
 from sandboxd.outcome import Outcome
 from sandboxd.wire.messages import Invoke, OutboundSettings, Result
 from sandboxd.worker.deadline import Watch
@@ -19,12 +20,20 @@ class Runtime:
         engine: the guests'.
         guests: as loaded, None where loading failed; `Invoke.guest` is an index into it.
         outbound: the server's settings for outbound HTTP.
+        settings: what the engine was built with.
     """
 
-    def __init__(self, engine: wasmtime.Engine, guests: Sequence[Guest | None], outbound: OutboundSettings) -> None:
+    def __init__(
+        self,
+        engine: wasmtime.Engine,
+        guests: Sequence[Guest | None],
+        outbound: OutboundSettings,
+        settings: EngineSettings | None = None,
+    ) -> None:
         self._watch = Watch(engine)
         self._guests = guests
-        services = Services(engine=engine, watch=self._watch, outbound=outbound)
+        stack_bytes = (settings or EngineSettings()).wasm_stack_bytes
+        services = Services(engine=engine, watch=self._watch, outbound=outbound, stack_bytes=stack_bytes)
         for guest in guests:
             if guest is not None:
                 guest.start(services)

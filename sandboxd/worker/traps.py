@@ -25,6 +25,9 @@ _TEXTS: Final = {
 """By wasmtime's `wasmtime_trap_code_t`; the ones wazero has no word for are wasmtime's."""
 
 
+STACK_OVERFLOW: Final = 0
+
+
 def describe(code: int | None) -> str:
     """The text for the caller, of a trap code (None: a trap without one)."""
     if code is None:

@@ -103,35 +103,32 @@ class Zygote:
             except (worker_guests.GuestError, SandboxdError) as error:
                 guests.append(None)
                 failed.append((spec.binding, str(error)))
-        self._prepared = worker_main.Prepared(engine, guests, load.outbound)
+        self._prepared = worker_main.Prepared(engine, guests, load.outbound, load.engine)
         gc.collect()
         gc.freeze()
         self._send(m.Loaded(failed=tuple(failed)))
 
     def _spawn(self, serial: int) -> None:
         assert self._prepared is not None, "Load comes first"
-        page = -1
-        ours, theirs = socket.socketpair()
-        try:
-            page = os.memfd_create("sandboxd-status", os.MFD_CLOEXEC)
-            os.ftruncate(page, PAGE_BYTES)
-            pid = os.fork()
-            if pid == 0:
-                self._become_worker(theirs, page, ours)
-            pidfd = os.pidfd_open(pid)
-        except OSError as error:
-            self._send(m.SpawnFailed(serial, f"{error}"))
-            return
-        else:
+        with contextlib.ExitStack() as ours_only:
+            try:
+                ours, theirs = socket.socketpair()
+                ours_only.callback(ours.close)
+                ours_only.callback(theirs.close)
+                page = os.memfd_create("sandboxd-status", os.MFD_CLOEXEC)
+                ours_only.callback(os.close, page)
+                os.ftruncate(page, PAGE_BYTES)
+                pid = os.fork()
+                if pid == 0:
+                    self._become_worker(theirs, page, ours)
+                pidfd = _open_pidfd(pid)
+            except OSError as error:
+                self._send(m.SpawnFailed(serial, f"{error}"))
+                return
             child = _Child(serial, pid, pidfd)
             self._children[pidfd] = self._by_serial[serial] = child
             self._poll.register(pidfd, select.POLLIN)
             self._send(m.Spawned(serial, pid), [ours.fileno(), page, pidfd])
-        finally:
-            ours.close()
-            theirs.close()
-            if page >= 0:
-                os.close(page)
 
     def _become_worker(self, channel: socket.socket, page: int, other_end: socket.socket) -> NoReturn:
         status = 70
@@ -170,6 +167,20 @@ class Zygote:
                 signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
         for child in self._children.values():
             os.waitpid(child.pid, 0)
+
+
+def _open_pidfd(pid: int) -> int:
+    """A descriptor of a child just forked.
+
+    Raises:
+        OSError: none could be had; the child was ended and reaped, for nobody could watch it.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def main() -> None:

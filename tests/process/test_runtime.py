@@ -171,7 +171,7 @@ def test_exit_codes(worker: Worker, code: int, outcome: Outcome) -> None:
         ("(call_indirect (type $t) (i32.const 0))", "invalid table access"),
         ("(call_indirect (type $t) (i32.const 99))", "invalid table access"),
         ("(call_indirect (type $u) (i32.const 1))", "indirect call type mismatch"),
-        ("(call $deep)", "stack overflow"),
+        ("(call $deep)", "stack overflow: more than 1 MiB (wasm.stack) in use"),
     ],
 )
 def test_traps_have_wazeros_words(worker: Worker, body: str, text: str) -> None:
@@ -206,7 +206,8 @@ def test_output_beyond_the_limit(worker: Worker) -> None:
         (func (export "_start") {body}))"""
     result = worker.run(wat, limits=Limits(stdout_bytes=2500))
     assert result.outcome is Outcome.OUTPUT_EXCEEDED
-    assert result.detail == "more than 2500 bytes written to stdout"
+    assert result.detail == "wrote more than 2500 bytes (stdoutLimit) to stdout"
+    assert result.limit == "stdoutLimit"
     assert len(result.stdout) == 2000
 
 
@@ -287,7 +288,10 @@ def test_stack_overflow_leaves_the_process_usable(worker: Worker) -> None:
     )
     for _ in range(5):
         result = invoke(runtime)
-        assert (result.outcome, result.detail) == (Outcome.TRAPPED, "wasm error: stack overflow")
+        assert (result.outcome, result.detail) == (
+            Outcome.TRAPPED,
+            "wasm error: stack overflow: more than 1 MiB (wasm.stack) in use",
+        )
 
 
 # memory ---------------------------------------------------------------------------------------------------------------
@@ -305,7 +309,8 @@ def test_failing_for_want_of_memory(worker: Worker, end: str, code: int) -> None
     body = f"(loop (br_if 0 (i32.ne (memory.grow (i32.const 1)) (i32.const -1)))) {end}"
     result = worker.run(start(body, imports=EXIT), limits=Limits(memory_bytes=4 * MIB))
     assert (result.outcome, result.exit_code) == (Outcome.MEMORY_EXCEEDED, code)
-    assert "4194304 of 4194304 bytes" in result.detail
+    assert result.detail.endswith("; 4 MiB of memory were in use of 4 MiB (memoryLimit)")
+    assert result.limit == "memoryLimit"
 
 
 def test_failing_with_memory_to_spare(worker: Worker) -> None:
@@ -316,12 +321,15 @@ def test_failing_with_memory_to_spare(worker: Worker) -> None:
 @pytest.mark.parametrize("memory", ['(memory (export "memory") 65)', "(memory 65)"])
 def test_a_memory_that_begins_above_the_limit(worker: Worker, memory: str) -> None:
     result = worker.run(start("", memory=memory), limits=Limits(memory_bytes=4 * MIB))
-    assert result.outcome is Outcome.MEMORY_EXCEEDED
+    assert (result.outcome, result.limit) == (Outcome.MEMORY_EXCEEDED, "memoryLimit")
+    assert "memory to begin with" in result.detail
+    assert "4 MiB (memoryLimit)" in result.detail
 
 
 def test_a_table_above_the_limit(worker: Worker) -> None:
     result = worker.run("(module (table 2000 funcref))", limits=Limits(table_elements=1000))
-    assert result.outcome is Outcome.MEMORY_EXCEEDED
+    assert (result.outcome, result.limit) == (Outcome.MEMORY_EXCEEDED, "tableElements")
+    assert result.detail == "the module needs more table elements to begin with than 1000 (tableElements)"
 
 
 # loading --------------------------------------------------------------------------------------------------------------

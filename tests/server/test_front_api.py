@@ -140,7 +140,7 @@ def test_messages_are_html_escaped(client: httpx.Client) -> None:
         ("output_exceeded", "module[echo-N] function[_start] failed: wasm error: unreachable"),
         ("exit", "module closed with exit_code(3)"),
         ("cancelled", "module closed with context canceled"),
-        ("hang", "module closed with context deadline exceeded"),
+        ("hang", "module closed with context deadline exceeded: more than 2s (timeout)"),
         ("worker_lost", "the worker process was lost"),
         ("host_failed", "internal failure of the server"),
         ("bug", "internal failure of the server"),
@@ -240,8 +240,8 @@ def test_bad_baggage(client: httpx.Client, header: str, fault: str) -> None:
         ({"env.A\0": "x"}, 400, "ERR_MALFORMED_REQUEST", "NUL"),
         ({"env.A": "\0"}, 400, "ERR_MALFORMED_REQUEST", "NUL"),
         ({"baggage": "\0"}, 400, "ERR_MALFORMED_REQUEST", "NUL"),
-        ({"args": "x" * 4096}, 400, "ERR_MALFORMED_REQUEST", "at most 4096"),
-        ({"env.A": "x" * 4096}, 400, "ERR_MALFORMED_REQUEST", "at most 4096"),
+        ({"args": "x" * 4096}, 400, "ERR_MALFORMED_REQUEST", "at most 4 KiB (argsLimit)"),
+        ({"env.A": "x" * 4096}, 400, "ERR_MALFORMED_REQUEST", "at most 4 KiB (envLimit)"),
     ],
 )
 def test_metadata_that_cannot_be(

@@ -15,6 +15,7 @@ from sandboxd.front.outcomes import TABLE, result_detail, result_message
 from sandboxd.front.ports import Bindings
 from sandboxd.front.routing import binding_name, clean
 from sandboxd.front.tracing import new_span
+from sandboxd.limits import Limits
 from sandboxd.metrics import Metrics
 from sandboxd.outcome import Outcome
 from sandboxd.wire.messages import Result
@@ -73,7 +74,7 @@ def test_detail_of_a_cut_tail_does_not_begin_within_a_character() -> None:
 def test_detail_does_not_repeat_the_message() -> None:
     text = "module closed with exit_code(3)"
     result = Result(id=1, outcome=Outcome.EXIT_NONZERO, exit_code=3, detail=text)
-    assert result_detail(result, result_message(result, "guest", 1)) == ""
+    assert result_detail(result, result_message(result, "guest", 1, Limits())) == ""
 
 
 def test_new_span_keeps_the_trace_and_the_sampling_flag() -> None:
