@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from hostfuncs.outbound import ErrorCode, Exchange, OutboundError, RequestBody
+from hostfuncs.outbound import Exchange, OutboundError, RequestBody
 from hostfuncs.wasip2.host import Host
 from hostfuncs.wasip2.http_fields import Fields, received
 from hostfuncs.wasip2.http_types import ERROR_CODE, TYPES, error_code
@@ -12,6 +12,7 @@ from hostfuncs.wasip2.io_streams import Closed, Failed, InputStream, OutputStrea
 from hostfuncs.wasip2.table import Entry, resource
 from hostfuncs.wasip2.types import ERR, NONE, OK, Borrow, Option, Own, Result, Tag, err, ok, option, some
 
+BODY_SIZE_REQUEST = "HTTP-request-body-size"
 _DRAIN = 65_536
 
 
@@ -142,6 +143,13 @@ class RequestSink:
         return _RequestWriter(self.body)
 
     def finish(self, trailers: Fields | None) -> None:
+        try:
+            # Writing nothing asks whether too much was written before.
+            self.body.write(b"")
+        except OutboundError as failure:
+            # Any other end of the exchange is told by the future, as in wasmtime.
+            if failure.code.name == BODY_SIZE_REQUEST:
+                raise
         self.body.finish(trailers.wire() if trailers is not None else ())
 
     def abort(self) -> None:
@@ -229,11 +237,3 @@ def outgoing_finish(_host: Host, body: OutgoingBody, trailers: Tag) -> Tag:
     except OutboundError as failure:
         return err(error_code(failure.code))
     return OK
-
-
-BODY_SIZE_RESPONSE = "HTTP-response-body-size"
-
-
-def size_error(name: str, size: int) -> OutboundError:
-    """A body that is not as long as its Content-Length says."""
-    return OutboundError(ErrorCode(name, size))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from hostfuncs.abi.ending import HostTrap
-from hostfuncs.outbound import OutboundError
+from hostfuncs.outbound import ErrorCode, OutboundError
 from hostfuncs.outbound.fields import content_length
 from hostfuncs.wasip2.host import Host
-from hostfuncs.wasip2.http_bodies import BODY_SIZE_RESPONSE, IncomingBody, OutgoingBody, size_error
+from hostfuncs.wasip2.http_bodies import IncomingBody, OutgoingBody
 from hostfuncs.wasip2.http_fields import Fields, received
 from hostfuncs.wasip2.http_types import ERROR_CODE, METHOD, SCHEME, TYPES, describe
 from hostfuncs.wasip2.io_error import IoError
@@ -120,6 +120,11 @@ class ResponseOutparam(Entry):
         self.responder = responder
 
 
+def _size_error(size: int) -> OutboundError:
+    """The body is not as long as its Content-Length says."""
+    return OutboundError(ErrorCode("HTTP-response-body-size", size))
+
+
 class _ResponseSink:
     """The body of a response: nothing is promised to the caller until `response-outparam.set`."""
 
@@ -133,7 +138,7 @@ class _ResponseSink:
 
     def finish(self, trailers: Fields | None) -> None:
         if self.expected is not None and self.written != self.expected:
-            error = size_error(BODY_SIZE_RESPONSE, self.written)
+            error = _size_error(self.written)
             self._responder.abort(str(error))
             raise error
         self._responder.finish()
@@ -164,7 +169,7 @@ class _ResponseWriter:
         sink.written += len(data)
         if sink.expected is not None and sink.written > sink.expected:
             self._told = True
-            error = size_error(BODY_SIZE_RESPONSE, sink.written)
+            error = _size_error(sink.written)
             raise Failed(IoError(str(error), error.code))
         self._target.write(data)
 

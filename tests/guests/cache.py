@@ -172,7 +172,7 @@ def npm_tool(name: str, version: str) -> Path:
     """
     if not shutil.which("node"):
         raise ToolMissingError("node", "install Node.js 18 or later")
-    home = CACHE / f"{name}-{version}"
+    home = CACHE / f"{name.replace('/', '+')}-{version}"
     if not home.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
