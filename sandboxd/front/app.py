@@ -14,7 +14,7 @@ from sandboxd.front.binding import BindingEndpoint
 from sandboxd.front.cors import Cors
 from sandboxd.front.gojson import error_body
 from sandboxd.front.outcomes import DIRECT_INVOKE
-from sandboxd.front.ports import Asgi, Bindings, FrontSettings, Health, Invoker, Receive, Scope, Send
+from sandboxd.front.ports import Asgi, Bindings, Cells, FrontSettings, Health, Invoker, Receive, Scope, Send
 from sandboxd.front.replies import reply, reply_plain_error
 from sandboxd.front.routing import HTTP, binding_name, clean
 from sandboxd.metrics import Metrics
@@ -37,6 +37,7 @@ class App:
         metrics: the server's.
         health: asked by the health endpoints.
         http_endpoint: takes requests under /v1.0/http/, if that is served.
+        cells: of the server, if it has several.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class App:
         health: Health,
         *,
         http_endpoint: Asgi | None = None,
+        cells: Cells | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
@@ -56,7 +58,8 @@ class App:
         self._tokens = TokenCheck(settings.api_token) if settings.api_token else None
         self._cors = Cors(settings.allowed_origins) if settings.allowed_origins else None
         self._guarded = self._tokens is not None or self._cors is not None
-        self._attributes: dict[str, str] = {}
+        self._cells = cells
+        self._attributes: dict[str, str] = {} if cells is None else cells.attributes
         self._rest = self._starlette()
 
     def __repr__(self) -> str:
@@ -196,7 +199,9 @@ class App:
         if full or len(value) > MAX_ATTRIBUTE_BYTES:
             text = f"at most {MAX_ATTRIBUTES} attributes of at most {MAX_ATTRIBUTE_BYTES} bytes can be set"
             return _json_error(400, "ERR_METADATA_LIMIT", text)
-        self._attributes[key] = value.decode("utf-8", "replace")
+        self._attributes[key] = text = value.decode("utf-8", "replace")
+        if self._cells is not None:
+            self._cells.share_attribute(key, text)
         return Response(status_code=204)
 
     async def _livez(self, _request: Request) -> Response:
@@ -204,10 +209,21 @@ class App:
 
     async def _readyz(self, _request: Request) -> Response:
         missing = self._health.not_ready()
-        return PlainTextResponse(f"not ready: {', '.join(missing)}" if missing else "ok", 503 if missing else 200)
+        text = f"not ready: {', '.join(missing)}" if missing else "ok"
+        if self._cells is not None:
+            text += f"\n{self._cells.summary()}"
+        return PlainTextResponse(text, 503 if missing else 200)
 
     async def _expose(self, request: Request) -> Response:
-        text, content_type = self._metrics.expose(request.headers.get("accept", ""))
+        accept = request.headers.get("accept", "")
+        if self._cells is None:
+            text, content_type = self._metrics.expose(accept)
+        else:
+            try:
+                text, content_type = await self._cells.expose(accept)
+            except TimeoutError:
+                # This cell's alone would look as if everything the others counted had been lost.
+                return PlainTextResponse("the metrics of the other cells cannot be had", 503)
         return Response(text, headers={"content-type": content_type})
 
 

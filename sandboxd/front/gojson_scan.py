@@ -22,6 +22,7 @@ _exponent_sign = re.compile(rb"[eE][+-]?").match
 _QUOTE, _BACKSLASH, _COMMA, _COLON = b'"\\,:'
 _BRACE, _END_BRACE, _BRACKET, _END_BRACKET = b"{}[]"
 _LITERALS: Final = {0x74: b"true", 0x66: b"false", 0x6E: b"null"}
+_CONTINUATION: Final = frozenset(b".eE")
 _HEX: Final = frozenset(b"0123456789abcdefABCDEF")
 
 # A value that has been read: encoded text for a scalar, containers as they are.
@@ -68,6 +69,8 @@ class Scanner:
         Raises:
             IncompleteError: there is none.
         """
+        if at < self.end and self.body[at] > 0x20:
+            return at, self.body[at]
         match = _space(self.body, at)
         at = match.end() if match else at
         if at >= self.end:
@@ -135,9 +138,11 @@ class Scanner:
             at += 1
             self._digit_missing(at, "in numeric literal")
         stop = match.end()
-        fraction, exponent = match.groups()
-        if stop < self.end and exponent is None:
+        if stop < self.end and self.body[stop] in _CONTINUATION:
             byte = self.body[stop]
+            fraction, exponent = match.groups()
+            if exponent is not None:
+                return match.group().decode("ascii"), stop
             if byte == 0x2E and fraction is None:
                 self._digit_missing(stop + 1, "after decimal point in numeric literal")
             sign = _exponent_sign(self.body, stop)
@@ -178,6 +183,8 @@ class Scanner:
             return quote(text), at
         if byte == 0x2D or 0x30 <= byte <= 0x39:
             text, at = self.number(at)
+            if len(text) < 16 and text.isdigit():
+                return text, at  # float64 holds it exactly
             encoded = number(text)
             if encoded is None:
                 if self._overflow is None:

@@ -13,7 +13,12 @@ from json.encoder import encode_basestring
 
 REPLACEMENT = "\ufffd"
 
-_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+_lone_surrogates = re.compile("[\ud800-\udfff]+").sub
+
+
+def replace_surrogates(text: str) -> str:
+    """The text with U+FFFD for each surrogate. Runs of them are one step, so that millions do not take long."""
+    return _lone_surrogates(lambda run: REPLACEMENT * len(run.group()), text)
 
 
 def unquote(content: bytes) -> str:
@@ -29,7 +34,7 @@ def unquote(content: bytes) -> str:
     text = content.decode("utf-8", "surrogateescape")
     if "\\" in text:
         text, _ = scanstring(text + '"', 0)
-    return text if text.isascii() else _LONE_SURROGATES.sub(REPLACEMENT, text)
+    return text if text.isascii() else replace_surrogates(text)
 
 
 def quote(text: str) -> str:
@@ -38,8 +43,7 @@ def quote(text: str) -> str:
     out = out.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     if out.isascii():
         return out
-    out = out.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return _LONE_SURROGATES.sub("\\\\ufffd", out)
+    return out.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def number(literal: str) -> str | None:

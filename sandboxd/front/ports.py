@@ -61,6 +61,29 @@ class Health(Protocol):
         ...
 
 
+class Cells(Protocol):
+    """The cells of a server that has several: a caller reaches any of them, and is to hear of all."""
+
+    attributes: dict[str, str]
+    """What callers have left with PUT /v1.0/metadata/{key} at any cell."""
+
+    def share_attribute(self, key: str, value: str) -> None:
+        """Have the other cells know what was set in `attributes` here."""
+        ...
+
+    def summary(self) -> str:
+        """How many cells are ready, in words."""
+        ...
+
+    async def expose(self, accept: str) -> tuple[bytes, str]:
+        """The metrics of all as text, and its Content-Type.
+
+        Raises:
+            TimeoutError: they cannot be had.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrontSettings:
     """What the front is told by the configuration."""

@@ -5,7 +5,7 @@ import re
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from sandboxd.front.gojson_text import REPLACEMENT
+from sandboxd.front.gojson_text import replace_surrogates
 
 BINDINGS: Final = b"/v1.0/bindings/"
 HTTP: Final = b"/v1.0/http/"
@@ -28,7 +28,7 @@ def clean(raw_path: bytes) -> bytes | None:
 def unescape_name(segment: bytes) -> str:
     """url.QueryUnescape: `+` is a space. Bytes that are not UTF-8 become U+FFFD, as they would in any answer."""
     name = unquote_to_bytes(segment.replace(b"+", b" ")).decode("utf-8", "surrogateescape")
-    return name if name.isascii() else re.sub("[\ud800-\udfff]", REPLACEMENT, name)
+    return name if name.isascii() else replace_surrogates(name)
 
 
 def binding_name(path: bytes) -> str | None:
