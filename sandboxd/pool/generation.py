@@ -25,14 +25,16 @@ class GuestEntry:
         binding: its name.
         limit: invocations sent at once.
         why_failed: text if the zygote could not load it, else empty.
+        short_limit: as `limit`, while its runs are short; 0 means the same.
     """
 
-    __slots__ = ("average_ns", "binding", "index", "limit", "running", "why_failed")
+    __slots__ = ("average_ns", "binding", "index", "limit", "running", "short_limit", "why_failed")
 
-    def __init__(self, index: int, binding: str, limit: int, why_failed: str = "") -> None:
+    def __init__(self, index: int, binding: str, limit: int, why_failed: str = "", short_limit: int = 0) -> None:
         self.index = index
         self.binding = binding
         self.limit = limit
+        self.short_limit = short_limit or limit
         self.why_failed = why_failed
         self.running = 0
         self.average_ns = float(SHORT_NS)
@@ -44,6 +46,11 @@ class GuestEntry:
     def short(self) -> bool:
         """True if its recent runs were so short that waiting in a busy worker's socket beats waiting here."""
         return self.average_ns < SHORT_NS
+
+    @property
+    def has_room(self) -> bool:
+        """True if one more may be sent to a worker."""
+        return self.running < (self.short_limit if self.short else self.limit)
 
     def observe(self, took_ns: int) -> None:
         """Take a run's duration into the average. One long run ends look-ahead at once; short ones restore it."""
@@ -59,15 +66,19 @@ class Generation:
     Parameters:
         number: counts up from 1 with every reload.
         load: what the zygote is given.
-        limits: invocations at once, by binding name.
+        limits: invocations at once, by binding name: in general, and while its runs are short.
         maintenance: is told of every event.
     """
 
-    def __init__(self, number: int, load: m.Load, limits: dict[str, int], maintenance: "Maintenance") -> None:
+    def __init__(
+        self, number: int, load: m.Load, limits: dict[str, tuple[int, int]], maintenance: "Maintenance"
+    ) -> None:
         self.number = number
         self.entries: dict[str, GuestEntry] = {}
         self.workers: dict[int, Worker] = {}
         self.client = ZygoteClient(self)
+        self.boot_failures = 0
+        """Workers in a row that did not get up."""
         self.retiring = False
         self.lost = False
         self._load = load
@@ -90,8 +101,14 @@ class Generation:
         failed = dict(loaded.failed)
         for index, spec in enumerate(self._load.guests):
             name = spec.binding
-            self.entries[name] = GuestEntry(index, name, self._limits[name], failed.get(name, ""))
+            limit, short_limit = self._limits[name]
+            self.entries[name] = GuestEntry(index, name, limit, failed.get(name, ""), short_limit)
         return loaded.failed
+
+    def runs(self, binding: str) -> bool:
+        """True if it has this guest and could load it."""
+        entry = self.entries.get(binding)
+        return entry is not None and not entry.why_failed
 
     # ZygoteEvents -----------------------------------------------------------------------------------------------------
 

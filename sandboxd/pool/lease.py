@@ -59,7 +59,7 @@ class Leases:
         self.idle = [worker for worker in generation.workers.values() if worker.state is WorkerState.IDLE]
         orphaned = []
         for invocation in self.queue.clear():
-            if invocation.binding in generation.entries:
+            if generation.runs(invocation.binding):
                 self.queue.append(invocation)
             else:
                 orphaned.append(invocation)
@@ -91,13 +91,11 @@ class Leases:
             self._send(worker, invocation, entry_of(worker, invocation), now)
 
     def rest(self, worker: Worker, now_ns: int) -> None:
-        """It has nothing in flight: idle again, or on its way out."""
+        """It has nothing in flight: idle again, unless it is on its way out."""
         self._leave_busy(worker, now_ns)
         if worker.state is WorkerState.BUSY:
             worker.advance(WorkerEvent.EMPTIED)
             self.idle.append(worker)
-        elif worker.state is WorkerState.DRAINING:
-            worker.disconnect()
 
     def join(self, worker: Worker) -> None:
         """A new worker is up. It goes to the end of the line: the others' caches are warmer."""
@@ -125,13 +123,13 @@ class Leases:
         """Give an invocation that its worker did not begin to another one, before all that wait.
 
         Returns:
-            False if the serving generation has no such guest any more.
+            False if the serving generation cannot run such a guest any more.
         """
         self.let_go(worker, invocation)
         invocation.worker = None
         if invocation.future.done():
             return True
-        if self.current is None or invocation.binding not in self.current.entries:
+        if self.current is None or not self.current.runs(invocation.binding):
             return False
         self.redelivered += 1
         invocation.queued_ns = time.monotonic_ns()
@@ -141,7 +139,7 @@ class Leases:
     # ------------------------------------------------------------------------------------------------------------------
 
     def _pick(self, entry: GuestEntry) -> Worker | None:
-        if entry.running >= entry.limit:
+        if not entry.has_room:
             return None
         if self.idle:
             # Last in, first out: its caches are warm, and the others may sleep.
@@ -161,7 +159,7 @@ class Leases:
 
     def _may_run(self, binding: str) -> bool:
         entry = self.current.entries.get(binding) if self.current is not None else None
-        return entry is not None and entry.running < entry.limit
+        return entry is not None and entry.has_room
 
     def _may_run_ahead(self, binding: str) -> bool:
         return self._may_run(binding) and self.current is not None and self.current.entries[binding].short

@@ -24,6 +24,10 @@ BOOT_FAILURES_MAX = 8
 """Boots failed in a row after which the server gives up."""
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
+EXIT_TIMEOUT_S = 2.0
+"""A worker whose socket was closed must be gone after this; then it is killed."""
+REAP_TIMEOUT_S = 10.0
+"""A killed worker must be reaped after this; then the zygote, whose task that is, counts as dead."""
 
 _LIVE = (WorkerState.STARTING, WorkerState.IDLE, WorkerState.BUSY)
 
@@ -62,7 +66,6 @@ class Maintenance:
         self._crew = crew
         self._worker_events = worker_events
         self._serial = 0
-        self._boot_failures = 0
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_ready: dict[int, asyncio.Future[None]] = {}
@@ -71,13 +74,13 @@ class Maintenance:
         return f"<Maintenance of {self.size} workers, generations {[g.number for g in self.generations]}>"
 
     async def start(
-        self, load: m.Load, limits: dict[str, int], required: AbstractSet[str]
+        self, load: m.Load, limits: dict[str, tuple[int, int]], required: AbstractSet[str]
     ) -> tuple[Generation, tuple[tuple[str, str], ...]]:
         """Start a generation beside the current one and wait until all of its workers are READY.
 
         Parameters:
             load: what its zygote is given.
-            limits: invocations at once, by binding.
+            limits: invocations at once, by binding: in general, and while its runs are short.
             required: bindings that must load.
 
         Returns:
@@ -114,7 +117,6 @@ class Maintenance:
     def promote(self, generation: Generation) -> None:
         """Make it the serving one and let the former one finish."""
         former, self.current = self.current, generation
-        self._boot_failures = 0
         if former is not None:
             former.retiring = True
             for worker in list(former.workers.values()):
@@ -137,8 +139,17 @@ class Maintenance:
         worker.advance(WorkerEvent.RETIRE)
         self._crew.on_worker_unusable(worker)
         if not worker.inflight and not starting:
-            worker.disconnect()
+            self.dismiss(worker)
         self._fill(worker.generation)
+
+    def dismiss(self, worker: Worker) -> None:
+        """A draining worker has nothing left to do: it ends as soon as it notices."""
+        worker.disconnect()
+        if worker.generation.lost:
+            worker.kill_orphan()
+            self._bury(worker, "lost with the zygote")
+        else:
+            asyncio.get_running_loop().call_later(EXIT_TIMEOUT_S, self._check_dismissed, worker)
 
     def kill(self, worker: Worker, reason: str) -> None:
         """End it now. A replacement starts before it is reaped."""
@@ -150,8 +161,10 @@ class Maintenance:
         self._crew.on_worker_unusable(worker)
         if worker.generation.lost:
             worker.kill_orphan()
-        else:
-            worker.generation.client.kill(worker.serial)
+            self._bury(worker, "was killed")
+            return
+        worker.generation.client.kill(worker.serial)
+        asyncio.get_running_loop().call_later(REAP_TIMEOUT_S, self._check_reaped, worker)
         if not starting:
             # One that never got up is replaced when it is reaped, after a pause that grows.
             self._fill(worker.generation)
@@ -171,7 +184,14 @@ class Maintenance:
     ) -> None:
         """A worker process exists."""
         worker = generation.workers[serial]
-        self._run(worker.attach(pid, channel, page_fd, pidfd))
+        try:
+            worker.adopt(pid, page_fd, pidfd)
+        except OSError as error:
+            log.error("worker %d (pid %d) cannot be used: %s", serial, pid, error)
+            channel.close()
+            self.kill(worker, "boot_failed")
+        else:
+            self._run(worker.connect(channel))
 
     def on_spawn_failed(self, generation: Generation, serial: int, detail: str) -> None:
         """No process could be had."""
@@ -191,7 +211,10 @@ class Maintenance:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         if worker.exit_reason in ("boot_failed", "killed", "crashed", "protocol"):
             log.error("worker %d (pid %d) %s after %d invocations", serial, worker.pid, how, worker.served)
-        self._bury(worker, how)
+        worker.exited = how
+        if not worker.connected:
+            # Otherwise there may be answers in its socket; the end of it follows them.
+            self._bury(worker, how)
 
     def on_zygote_lost(self, generation: Generation) -> None:
         """Nobody can fork from this generation any more."""
@@ -209,23 +232,25 @@ class Maintenance:
             log.critical("%s", error)
             self._fail(error)
         for worker in list(generation.workers.values()):
-            if worker.state in (WorkerState.STARTING, WorkerState.KILLED):
+            at_work = worker.state in (WorkerState.IDLE, WorkerState.BUSY, WorkerState.DRAINING) and worker.connected
+            if not at_work:
                 worker.kill_orphan()
-                self._bury(worker, "lost with the zygote")
+                self._bury(worker, worker.exited or "was lost with the zygote")
 
     # from workers, through the pool -----------------------------------------------------------------------------------
 
     def on_ready(self, worker: Worker) -> None:
         """READY arrived."""
         if worker.state is WorkerState.DRAINING:
-            worker.disconnect()
+            if not worker.inflight:
+                self.dismiss(worker)
             return
         if worker.state is not WorkerState.STARTING:
             return
         worker.advance(WorkerEvent.READY)
-        self._boot_failures = 0
         self.boot_seconds = (time.monotonic_ns() - worker.asked_ns) / 1e9
         generation = worker.generation
+        generation.boot_failures = 0
         waiting = self._all_ready.get(generation.number)
         if waiting is not None and not waiting.done():
             states = [w.state for w in generation.workers.values()]
@@ -235,6 +260,9 @@ class Maintenance:
 
     def on_channel_lost(self, worker: Worker, why: str) -> None:
         """Its socket closed or is of no use. The reap that follows says how it died; a live one is killed."""
+        if worker.exited:
+            self._bury(worker, worker.exited)
+            return
         if worker.state in (WorkerState.KILLED, WorkerState.GONE):
             return
         if worker.generation.lost:
@@ -262,12 +290,24 @@ class Maintenance:
         if worker.state is WorkerState.STARTING and not self._closing:
             log.error("worker %d did not become ready within %.0f s", worker.serial, BOOT_TIMEOUT_S)
             self.kill(worker, "boot_failed")
+        elif worker.state is WorkerState.DRAINING and worker.connected and not worker.inflight:
+            # Told to go before it was up, and it never got up.
+            self.kill(worker, worker.exit_reason)
+
+    def _check_dismissed(self, worker: Worker) -> None:
+        if worker.state is WorkerState.DRAINING:
+            self.kill(worker, worker.exit_reason)
+
+    def _check_reaped(self, worker: Worker) -> None:
+        if worker.state is WorkerState.KILLED and not worker.generation.lost:
+            log.error("worker %d (pid %d) was killed but is not reaped", worker.serial, worker.pid)
+            worker.generation.client.end()
 
     def _fill(self, generation: Generation) -> None:
         if self._closing or generation.retiring or generation.lost:
             return
-        if self._boot_failures:
-            delay = min(BACKOFF_FIRST_S * 2**self._boot_failures, BACKOFF_MAX_S)
+        if generation.boot_failures:
+            delay = min(BACKOFF_FIRST_S * 2**generation.boot_failures, BACKOFF_MAX_S)
             asyncio.get_running_loop().call_later(delay, self._fill_now, generation)
         else:
             self._fill_now(generation)
@@ -296,11 +336,11 @@ class Maintenance:
         self._end_if_empty(generation)
 
     def _count_boot_failure(self, generation: Generation, why: str) -> None:
-        self._boot_failures += 1
-        if self._boot_failures < BOOT_FAILURES_MAX:
+        generation.boot_failures += 1
+        if generation.boot_failures < BOOT_FAILURES_MAX:
             return
         error = SandboxdError(
-            f"{self._boot_failures} workers in a row failed to start; the last one {why}",
+            f"{generation.boot_failures} workers in a row failed to start; the last one {why}",
             remedy="see the lines before; lower pool.workers if the machine is out of memory or processes",
             exit_code=ExitCode.WORKERS,
         )
@@ -323,13 +363,13 @@ class Maintenance:
             self.generations.remove(generation)
         generation.retiring = True
         for worker in list(generation.workers.values()):
-            if generation.lost:
-                worker.kill_orphan()
             if not worker.exit_reason:
                 worker.exit_reason = "shutdown" if self._closing else "reload"
             worker.disconnect()
         await generation.client.close()
         for worker in list(generation.workers.values()):
+            # The zygote has ended them, unless it had to be killed itself.
+            worker.kill_orphan()
             self._bury(worker, "ended with its generation")
 
     def _run(self, work: Coroutine[None, None, None]) -> None:

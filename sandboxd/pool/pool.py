@@ -91,7 +91,7 @@ class Pool:
         names = [spec.binding for spec in load.guests]
         generation, failed = await self._maintenance.start(
             load,
-            {name: self._sent_limit(max_concurrency.get(name, 0), len(names)) for name in names},
+            {name: self._sent_limits(max_concurrency.get(name, 0), len(names)) for name in names},
             required,
         )
         self._maintenance.promote(generation)
@@ -240,7 +240,7 @@ class Pool:
         worker.stale = False
         for invocation in worker.inflight:
             if invocation.id == invocation_id:
-                worker.inflight.remove(invocation)
+                worker.skipped(invocation)
                 self._redeliver(worker, invocation)
                 break
         self._go_on(worker, time.monotonic_ns())
@@ -280,17 +280,19 @@ class Pool:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _sent_limit(self, max_concurrency: int, bindings: int) -> int:
+    def _sent_limits(self, max_concurrency: int, bindings: int) -> tuple[int, int]:
         if max_concurrency:
-            return max_concurrency
+            return max_concurrency, max_concurrency
         share = self._settings.max_binding_share if bindings > 1 else 1.0
-        return max(1, math.ceil(self._settings.workers * share)) * (1 + self._settings.look_ahead)
+        workers = max(1, math.ceil(self._settings.workers * share))
+        return workers, workers * (1 + self._settings.look_ahead)
 
     def _go_on(self, worker: Worker, now_ns: int) -> None:
         if worker.state is WorkerState.BUSY:
             self._leases.feed(worker, now_ns)
         elif worker.state is WorkerState.DRAINING and not worker.inflight:
             self._leases.rest(worker, now_ns)
+            self._maintenance.dismiss(worker)
 
     def _abandon(self, invocation: Invocation) -> None:
         """Its caller went away."""
@@ -307,6 +309,8 @@ class Pool:
         """Enforce what no event announces: deadlines passed, waits too long, work stuck behind a long run."""
         now = time.monotonic_ns()
         for worker in list(self._leases.busy.values()):
+            if worker.stalled(now):
+                self._maintenance.kill(worker, "stalled")
             if not worker.inflight:
                 continue
             head = worker.inflight[0]
@@ -319,23 +323,24 @@ class Pool:
                     if worker.revoke(invocation):
                         self._redeliver(worker, invocation)
         patience_ns = int(self._settings.queue_timeout_s * 1e9)
-        for head in self._leases.queue.heads():
-            self._check_waiting(head, now, patience_ns)
+        for late in self._leases.queue.take_expired(
+            lambda one: now >= one.deadline_ns or now - one.queued_ns >= patience_ns
+        ):
+            self._give_up(late, now)
         self._leases.feed_idle()
         if self._leases.busy or len(self._leases.queue):
             self._loop.call_later(SWEEP_S, self._sweep)
         else:
             self._sweeping = False
 
-    def _check_waiting(self, head: Invocation, now_ns: int, patience_ns: int) -> None:
-        if now_ns >= head.deadline_ns:
-            self._leases.queue.remove(head)
+    def _give_up(self, late: Invocation, now_ns: int) -> None:
+        """It waited until its deadline, or longer than may be waited."""
+        if now_ns >= late.deadline_ns:
             detail = "the deadline passed while waiting for a worker"
-            head.answer(m.Result(id=head.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=detail))
-        elif now_ns - head.queued_ns >= patience_ns:
-            self._leases.queue.remove(head)
+            late.answer(m.Result(id=late.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=detail))
+        else:
             waited = f"no worker became free within {self._settings.queue_timeout_s:g} s"
-            self._refuse(head, self._reject(QueueTimeout(waited)))
+            self._refuse(late, self._reject(QueueTimeout(waited)))
 
     def _redeliver(self, worker: Worker, invocation: Invocation) -> None:
         if not self._leases.redeliver(worker, invocation):

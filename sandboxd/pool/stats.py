@@ -27,8 +27,8 @@ class PoolStats:
     """By reason: queue_full, queue_timeout, draining."""
     worker_starts_total: int = 0
     worker_exits_total: Mapping[str, int] = field(default_factory=dict)
-    """By reason: recycled, timeout_killed,
-     cancelled, crashed, killed (by SIGKILL from outside), protocol, boot_failed, reload, shutdown."""
+    """By reason: recycled, timeout_killed, cancelled, stalled (left its frames unread), crashed, killed (SIGKILL from
+    outside), protocol, boot_failed, reload, shutdown."""
     worker_boot_seconds: float = 0.0
     """How long the latest worker took from the request to READY."""
     redelivered_total: int = 0

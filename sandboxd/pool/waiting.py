@@ -1,7 +1,7 @@
 """Who waits for a worker: bounded, first in first out within a binding, bindings in turn."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -67,10 +67,27 @@ class WaitingQueue:
                 return invocation
         return None
 
-    def heads(self) -> Iterator["Invocation"]:
-        """The first of every line. Lines are in order of arrival, so the first has waited longest."""
-        for line in list(self._lines.values()):
-            yield line[0]
+    def take_expired(self, expired: Callable[["Invocation"], bool]) -> "list[Invocation]":
+        """Take out those whose time is over.
+
+        Parameters:
+            expired: says so. Lines are in order of arrival, so behind one whose time is not over none is looked at,
+                unless that one was given back: it waits anew.
+        """
+        out = []
+        for binding, line in list(self._lines.items()):
+            kept = []
+            while line:
+                if expired(line[0]):
+                    out.append(line.popleft())
+                elif line[0].sent_ns:
+                    kept.append(line.popleft())
+                else:
+                    break
+            line.extendleft(reversed(kept))
+            self._drop_if_empty(binding, line)
+        self._size -= len(out)
+        return out
 
     def clear(self) -> "list[Invocation]":
         """Take all out."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sandboxd.pool.generation import Generation
     from sandboxd.pool.invocation import Invocation
 
+STALLED_NS = 2_000_000_000
+"""A worker that runs nothing and leaves a frame unread for this long is replaced, and the frame goes to another."""
+
 
 class WorkerEvents(Protocol):
     """Who hears what a worker says. Called on the event loop."""
@@ -57,12 +60,15 @@ class Worker(asyncio.Protocol):
         self.exit_reason = ""
         self.stale = False
         """Holds frames that were revoked and not yet skipped: it gets no more until it has answered."""
+        self.exited = ""
+        """How it died, once it was reaped. What it said before may still be in its socket."""
         self._events = events
         self._decoder = codec.Decoder(codec.FromWorker)
         self._transport: asyncio.Transport | None = None
         self._page: StatusPage | None = None
         self._pidfd = -1
         self._sent = 0
+        self._stale_since_ns = 0
         self._revoked: set[int] = set()
 
     def __repr__(self) -> str:
@@ -76,17 +82,31 @@ class Worker(asyncio.Protocol):
         """
         self.state = advance(self.state, event)
 
-    async def attach(self, pid: int, channel: socket.socket, page_fd: int, pidfd: int) -> None:
-        """Take over what the zygote sent."""
+    @property
+    def connected(self) -> bool:
+        """True while there may be something to read from it."""
+        return self._transport is not None
+
+    def adopt(self, pid: int, page_fd: int, pidfd: int) -> None:
+        """Take over what the zygote sent, except the socket.
+
+        Raises:
+            OSError: the page cannot be mapped; both descriptors are taken care of all the same.
+        """
         self.pid = pid
         self._pidfd = pidfd
         try:
             self._page = StatusPage(page_fd)
         finally:
             os.close(page_fd)
+
+    async def connect(self, channel: socket.socket) -> None:
+        """Listen to it from now on."""
+        if self.state is WorkerState.GONE:
+            channel.close()
+            return
         channel.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: self, sock=channel)
+        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=channel)
 
     def send(self, invocation: "Invocation", guest: int) -> None:
         """Give it an invocation. The caller has checked `room`."""
@@ -125,6 +145,7 @@ class Worker(asyncio.Protocol):
         self.inflight.remove(invocation)
         invocation.worker = None
         self.stale = True
+        self._stale_since_ns = time.monotonic_ns()
         return True
 
     def settle(self, invocation: "Invocation") -> None:
@@ -134,6 +155,17 @@ class Worker(asyncio.Protocol):
             self._revoked.discard(invocation.number)
             if self._page is not None:
                 self._page.restore(invocation.number)
+
+    def skipped(self, invocation: "Invocation") -> None:
+        """It found a frame marked that we believed begun: the mark is gone, and the invocation was not run."""
+        self.inflight.remove(invocation)
+        self._revoked.discard(invocation.number)
+
+    def stalled(self, now_ns: int) -> bool:
+        """True if it does not take what is in its socket, though it runs nothing: stopped, or stuck in its loop."""
+        if not self.inflight:
+            return self.stale and now_ns - self._stale_since_ns > STALLED_NS
+        return now_ns - self.head_since_ns > STALLED_NS and not self.has_begun(self.inflight[0])
 
     def kill_orphan(self) -> None:
         """SIGKILL it directly. Only for when the zygote, whose task that is, died."""
@@ -162,14 +194,19 @@ class Worker(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        if self.state is WorkerState.GONE:
+            self.disconnect()
 
     def data_received(self, data: bytes) -> None:
         try:
             messages = self._decoder.feed(data)
         except codec.ProtocolError as error:
+            self.disconnect()
             self._events.on_channel_lost(self, f"sent garbage: {error}")
             return
         for message in messages:
+            if self._transport is None:
+                return  # what came before was against the protocol
             if type(message) is m.Result:
                 self._events.on_result(self, message)
             elif type(message) is m.Ready:

@@ -129,6 +129,11 @@ class ZygoteClient:
         """Ask for a worker's death by SIGKILL; `on_exited` follows. A worker already reaped is ignored."""
         self._send(m.Kill(serial))
 
+    def end(self) -> None:
+        """SIGKILL a zygote that does nothing any more; `on_zygote_lost` follows."""
+        if self._process is not None:
+            self._process.kill()
+
     async def close(self, timeout_s: float = 2.0) -> None:
         """Close the socket, which ends the zygote and all its workers, and reap it.
 
