@@ -128,6 +128,8 @@ async def main(engine: str, options: dict[str, str]) -> None:
     print(listener.getsockname()[1], flush=True)
     config = EngineConfig(
         kind=engine,
+        tls_certificate=options.get("cert"),
+        tls_key=options.get("key"),
         max_header_bytes=int(options.get("max_header", 16384)),
         header_timeout_s=float(options.get("header_timeout", 10)),
     )

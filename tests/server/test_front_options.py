@@ -5,12 +5,15 @@ import contextlib
 import json
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx2 as httpx
 import pytest
 
+from tests.certificates import Authority
 from tests.server.fronts import ENGINES, Front, started
 
 TOKEN = "s3cret<&>"
@@ -301,3 +304,17 @@ def test_http2_with_prior_knowledge(tail: bytes) -> None:
                 ended = ended or isinstance(event, h2.events.StreamEnded)
             connection.sendall(client.data_to_send())
         assert data == b'"h2"'
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_tls(tmp_path: Path, http2: bool) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("localhost")
+    with started("hypercorn", cert=certificate, key=key) as front:
+        context = ssl.create_default_context(cafile=authority.ca_file)
+        with httpx.Client(
+            base_url=f"https://localhost:{front.port}", verify=context, http2=http2, timeout=30
+        ) as client:
+            answer = client.post("/v1.0/bindings/echo", json={"operation": "execute", "data": "x"})
+        assert (answer.status_code, answer.content) == (200, b'"x"')
+        assert answer.http_version == ("HTTP/2" if http2 else "HTTP/1.1")
