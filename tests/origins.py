@@ -42,157 +42,24 @@ Paths an Origin answers (query parameters in brackets):
 """
 
 import contextlib
-import datetime
-import ipaddress
 import socket
-import ssl
 import struct
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-import h2.config
-import h2.connection
-import h2.events
-import h2.exceptions
 import h11
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
-Headers = list[tuple[bytes, bytes]]
+from tests.certificates import Authority
+from tests.listeners import Headers, Listener, Seen, Silent, pattern, refused_port
+from tests.origins_http2 import Http2Origin
 
-
-def pattern(size: int) -> bytes:
-    """`size` bytes without a period that a buffer's size divides."""
-    return (bytes(range(251)) * (size // 251 + 1))[:size]
-
-
-@dataclass
-class Seen:
-    """A request as the origin read it. The body is filled in as it arrives."""
-
-    method: str
-    target: str
-    headers: Headers
-    body: bytes = b""
-    trailers: Headers = field(default_factory=list)
-
-    def get(self, name: str) -> str | None:
-        """The first value of a header, lower-case name."""
-        return next((v.decode("latin-1") for n, v in self.headers if n.lower() == name.encode()), None)
-
-
-class _Listener:
-    """Accepts on a thread, serves each connection on a thread of its own; ends everything on exit."""
-
-    def __init__(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
-        self._tls = tls
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._server = socket.create_server((host, 0), family=family, backlog=128)
-        self.host = host
-        self.port: int = self._server.getsockname()[1]
-        self.connections = 0
-        self.seen: list[Seen] = []
-        self._released = threading.Event()
-        self._closing = False
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
-
-    @property
-    def authority(self) -> str:
-        """host:port."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    def url(self, path: str) -> str:
-        """The URL of a path."""
-        return f"{'https' if self._tls else 'http'}://{self.authority}{path}"
-
-    def release(self) -> None:
-        """Let what holds go on."""
-        self._released.set()
-
-    def __enter__(self) -> Self:
-        self._start(self._accept)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closing = True
-        self._released.set()
-        with contextlib.suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        self.drop_connections()
-        for thread in self._threads:
-            thread.join(10)
-
-    def drop_connections(self) -> None:
-        """Close every connection from this side, as an origin that restarts does."""
-        with self._lock:
-            for sock in self._open:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
-
-    def _start(self, target: object, *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while not self._closing:
-            try:
-                sock, _ = self._server.accept()
-            except OSError:
-                return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._lock:
-                self.connections += 1
-                self._open.add(sock)
-            self._start(self._run, sock)
-
-    def _run(self, sock: socket.socket) -> None:
-        wrapped = sock
-        try:
-            if self._tls is not None:
-                wrapped = self._tls.wrap_socket(sock, server_side=True)
-                with self._lock:
-                    self._open.discard(sock)
-                    self._open.add(wrapped)
-            self.serve(wrapped)
-        except (OSError, ssl.SSLError, h11.RemoteProtocolError, h2.exceptions.ProtocolError):
-            pass  # the client went away, or this side was told to break the connection
-        finally:
-            with self._lock:
-                self._open.discard(wrapped)
-                self._open.discard(sock)
-            wrapped.close()
-
-    def serve(self, sock: socket.socket) -> None:
-        """Speak on one connection until it is over."""
-        raise NotImplementedError
-
-
-class Silent(_Listener):
-    """Accepts, reads, and never says anything."""
-
-    def serve(self, sock: socket.socket) -> None:
-        """Read until the end."""
-        while sock.recv(65536):
-            pass
+__all__ = ["Authority", "Http2Origin", "Origin", "Seen", "Silent", "pattern", "refused_port"]
 
 
 class _Hangup(Exception):  # noqa: N818 - a jump, not a malfunction
     """Leave the connection."""
 
 
-class Origin(_Listener):
+class Origin(Listener):
     """HTTP/1.1, see the module's docstring."""
 
     def serve(self, sock: socket.socket) -> None:
@@ -266,7 +133,7 @@ class _Answer:
         self.sock.sendall(head + (self.connection.send(h11.EndOfMessage()) or b""))
 
     def hold(self) -> None:
-        self.origin._released.wait(60)
+        self.origin.released.wait(60)
 
     # paths
 
@@ -340,7 +207,7 @@ class _Answer:
     def do_endless(self) -> None:
         self.read_body()
         self.send(h11.Response(status_code=200, headers=[(b"Transfer-Encoding", b"chunked")]))
-        while not self.origin._closing:
+        while not self.origin.closing:
             self.send(h11.Data(data=b"x" * 16384))
 
     def do_reset(self) -> None:
@@ -425,169 +292,3 @@ class _Answer:
         self.read_body()
         self.sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
         raise _Hangup
-
-
-class Http2Origin(_Listener):
-    """HTTP/2 over TLS (give a context whose ALPN offers h2)."""
-
-    def serve(self, sock: socket.socket) -> None:
-        """Answer streams as they complete."""
-        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
-        connection.initiate_connection()
-        sock.sendall(connection.data_to_send())
-        streams: dict[int, Seen] = {}
-        waiting: dict[int, bytes] = {}
-        while data := sock.recv(65536):
-            for event in connection.receive_data(data):
-                if isinstance(event, h2.events.RequestReceived):
-                    fields = [(bytes(n), bytes(v)) for n, v in event.headers or ()]
-                    pseudo = dict(fields)
-                    seen = Seen(
-                        pseudo[b":method"].decode(),
-                        pseudo[b":path"].decode(),
-                        [(b"host", pseudo[b":authority"]), *((n, v) for n, v in fields if not n.startswith(b":"))],
-                    )
-                    streams[event.stream_id] = seen
-                    self.seen.append(seen)
-                elif isinstance(event, h2.events.DataReceived):
-                    streams[event.stream_id].body += event.data or b""
-                    connection.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
-                elif isinstance(event, h2.events.TrailersReceived):
-                    streams[event.stream_id].trailers = [(bytes(n), bytes(v)) for n, v in event.headers or ()]
-                elif isinstance(event, h2.events.StreamEnded):
-                    self._answer(connection, event.stream_id, streams[event.stream_id], waiting)
-                elif isinstance(event, h2.events.StreamReset):
-                    waiting.pop(event.stream_id, None)
-            for stream_id in list(waiting):
-                self._pump(connection, stream_id, waiting)
-            sock.sendall(connection.data_to_send())
-            if any(seen.target == "/goaway" for seen in streams.values()):
-                return
-
-    def _answer(
-        self, connection: h2.connection.H2Connection, stream_id: int, seen: Seen, waiting: dict[int, bytes]
-    ) -> None:
-        name, _, argument = seen.target.partition("?")[0].strip("/").partition("/")
-        if name == "reset":
-            connection.send_headers(stream_id, [(":status", "200")])
-            connection.send_data(stream_id, b"0123456789")
-            connection.reset_stream(stream_id, 2)
-        elif name == "goaway":
-            connection.close_connection(last_stream_id=0)
-        elif name == "trailers":
-            connection.send_headers(stream_id, [(":status", "200")])
-            connection.send_data(stream_id, b"body")
-            connection.send_headers(stream_id, [("x-checksum", "abc")], end_stream=True)
-        else:
-            if name == "hold":
-                self._released.wait(60)
-            body = pattern(int(argument)) if name == "bytes" else seen.body
-            connection.send_headers(stream_id, [(":status", "200"), ("x-method", seen.method)])
-            waiting[stream_id] = body
-
-    @staticmethod
-    def _pump(connection: h2.connection.H2Connection, stream_id: int, waiting: dict[int, bytes]) -> None:
-        while stream_id in waiting:
-            body = waiting[stream_id]
-            if not body:
-                connection.end_stream(stream_id)
-                del waiting[stream_id]
-                return
-            window = min(connection.local_flow_control_window(stream_id), connection.max_outbound_frame_size)
-            if window <= 0:
-                return
-            connection.send_data(stream_id, body[:window])
-            waiting[stream_id] = body[window:]
-
-
-class Authority:
-    """A certificate authority of the test's own.
-
-    Parameters:
-        folder: where its files go.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
-        self._certificate = self._sign(self._name, self._key.public_key(), ca=True, names=[], days=(-1, 1))
-        self.ca_file = folder / "ca.pem"
-        """What clients have to trust."""
-        self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
-
-    def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, ca: bool, names: list[str], days: tuple[int, int]
-    ) -> x509.Certificate:
-        now = datetime.datetime.now(datetime.UTC)
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self._name)
-            .public_key(key)
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now + datetime.timedelta(days=days[0]))
-            .not_valid_after(now + datetime.timedelta(days=days[1]))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
-        )
-        if ca:
-            usage = x509.KeyUsage(
-                digital_signature=True,
-                content_commitment=False,
-                key_encipherment=False,
-                data_encipherment=False,
-                key_agreement=False,
-                key_cert_sign=True,
-                crl_sign=True,
-                encipher_only=False,
-                decipher_only=False,
-            )
-            builder = builder.add_extension(usage, critical=True)
-        if names:
-            builder = builder.add_extension(x509.SubjectAlternativeName([_san(name) for name in names]), critical=False)
-        return builder.sign(self._key, hashes.SHA256())
-
-    def issue(self, *names: str, expired: bool = False) -> tuple[Path, Path]:
-        """Write a certificate and its key for these names; returns both paths."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-        days = (-10, -5) if expired else (-1, 1)
-        certificate = self._sign(subject, key.public_key(), ca=False, names=list(names), days=days)
-        stem = f"{names[0].replace(':', '_')}-{certificate.serial_number}"
-        chain_file, key_file = self._folder / f"{stem}.pem", self._folder / f"{stem}.key"
-        chain_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        key_file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return chain_file, key_file
-
-    def server_context(
-        self, *names: str, expired: bool = False, http2: bool = False, client_certificates: bool = False
-    ) -> ssl.SSLContext:
-        """A server's TLS context with a fresh certificate for these names."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*self.issue(*names, expired=expired))
-        context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
-        if client_certificates:
-            context.load_verify_locations(self.ca_file)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-
-def _san(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
-
-
-@contextlib.contextmanager
-def refused_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that is bound, so nobody else gets it, but refuses connections."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield sock.getsockname()[1]

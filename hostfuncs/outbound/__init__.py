@@ -2,6 +2,7 @@
 
 How the pieces fit, for those who write a host interface on top::
 
+    warm(Settings(...))                                     # optional, before the fork: reads the certificate stores
     outbound = Outbound(Settings(...))                      # one per worker, made after the fork
     policy = Policy.parse(allowed_hosts, block_networks)    # one per binding, made before the fork
 
@@ -34,11 +35,13 @@ from hostfuncs.outbound.errors import (
     OutboundError,
     TlsAlertPayload,
 )
-from hostfuncs.outbound.exchange import Exchange, Exchanges
+from hostfuncs.outbound.exchange import Exchange
+from hostfuncs.outbound.exchanges import Exchanges
 from hostfuncs.outbound.fields import FORBIDDEN_FIELDS, is_field_name, is_field_value, is_forbidden, is_method
 from hostfuncs.outbound.policy import Policy
 from hostfuncs.outbound.sender import Outbound
 from hostfuncs.outbound.shapes import Options, OutboundLimits, Request, ResponseHead, Settings, UsageRecord
+from hostfuncs.outbound.tls import contexts as warm
 
 __all__ = [
     "FORBIDDEN_FIELDS",
@@ -64,4 +67,5 @@ __all__ = [
     "is_field_value",
     "is_forbidden",
     "is_method",
+    "warm",
 ]

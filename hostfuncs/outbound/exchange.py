@@ -1,27 +1,23 @@
-"""Requests of one invocation: started, driven, waited for, and cleaned away."""
+"""One request and its response: a task that sends, receives, times out, and repeats once where that is safe."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
 
 import httpcore2
 
-from hostfuncs.outbound.authority import DEFAULT_PORTS, Authority, parse_authority
+from hostfuncs.outbound.admission import Plan
+from hostfuncs.outbound.authority import DEFAULT_PORTS
 from hostfuncs.outbound.body import RequestBody, ResponseBody
 from hostfuncs.outbound.connection import AddressDenied
-from hostfuncs.outbound.errors import DeadlineExceeded, ErrorCode, OutboundError, Phase, Unanswered, code_of
-from hostfuncs.outbound.fields import check_fields, check_received, check_target, content_length, is_method
+from hostfuncs.outbound.errors import ErrorCode, OutboundError, Phase, Unanswered, code_of
+from hostfuncs.outbound.fields import check_received
 from hostfuncs.outbound.passage import Passage
-from hostfuncs.outbound.policy import DEFAULT_RULE, Denied, Policy, Rule
-from hostfuncs.outbound.shapes import Fields, Options, OutboundLimits, Request, ResponseHead, UsageRecord
+from hostfuncs.outbound.shapes import Options, ResponseHead
 
 if TYPE_CHECKING:
-    from hostfuncs.outbound.sender import Outbound
-
-_CHECK_EVERY_S = 0.05
-_PAUSE_S = 0.001
-"""A pause of the loop longer than this is taken off the clocks of what was waited for."""
+    from hostfuncs.outbound.exchanges import Exchanges
 
 # RFC 9110 section 9.2.2: what may be repeated without asking.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -29,308 +25,12 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _CONTENT_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
-class Exchanges:
-    """All requests of one invocation. Made by `Outbound.begin`; `close` ends it, always.
-
-    Not for more than one thread. Nothing moves unless `wait` or `turn` is called.
-    """
-
-    def __init__(
-        self,
-        outbound: "Outbound",
-        policy: Policy,
-        limits: OutboundLimits,
-        deadline_ns: int,
-        check: Callable[[], None] | None,
-    ) -> None:
-        self._outbound = outbound
-        self._policy = policy
-        self._limits = limits
-        self._deadline_ns = deadline_ns
-        self._check = check
-        self._live: dict[Exchange, None] = {}
-        self._slots: asyncio.Semaphore | None = None
-        self._pool: httpcore2.AsyncConnectionPool | None = None
-        self._started = 0
-        self._refusals = 0
-        self._records: list[UsageRecord] = []
-        self._ready: Callable[[], bool] | None = None
-        self._failure: BaseException | None = None
-        self._left_at = 0.0
-
-    def __repr__(self) -> str:
-        return f"<Exchanges {self._started} started, {len(self._live)} live>"
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The worker's loop."""
-        return self._outbound.loop
-
-    @property
-    def limits(self) -> OutboundLimits:
-        """The invocation's ceilings."""
-        return self._limits
-
-    def request_body(self, content_length: int | None = None, capacity: int | None = None) -> RequestBody:
-        """Make a body to write to, before or after `start`.
-
-        Parameters:
-            content_length: the size announced in the header, if it is; `finish` then insists on it. Bytes.
-            capacity: bytes it holds before `permit` says 0; `buffer_bytes` by default, at most `body_bytes`.
-        """
-        room = self._limits.buffer_bytes if capacity is None else capacity
-        return RequestBody(
-            self.loop, self._limits, self.notify, content_length, min(room, max(1, self._limits.body_bytes))
-        )
-
-    def start(self, request: Request, options: Options | None = None, body: RequestBody | None = None) -> "Exchange":
-        """Begin a request. Never blocks.
-
-        Parameters:
-            request: what to send; unchecked.
-            options: timeouts.
-            body: from `request_body`; None sends no content.
-
-        Raises:
-            OutboundError: refused at once. HTTP-protocol-error (scheme, forbidden or malformed header),
-                HTTP-request-method-invalid, HTTP-request-URI-invalid (authority, path), HTTP-request-URI-too-long,
-                HTTP-request-denied and destination-IP-prohibited (policy), HTTP-request-header-section-size,
-                HTTP-request-header-size, HTTP-request-body-size. The refusal is in the usage records.
-        """
-        began = time.monotonic_ns()
-        rule = ""
-        try:
-            scheme = request.scheme.lower()
-            if not is_method(request.method):
-                raise OutboundError(ErrorCode("HTTP-request-method-invalid"))
-            if scheme not in DEFAULT_PORTS:
-                raise _Refused(ErrorCode("HTTP-protocol-error"), "scheme")
-            try:
-                authority = parse_authority(request.authority, scheme)
-            except ValueError:
-                raise _Refused(ErrorCode("HTTP-request-URI-invalid"), "host") from None
-            admitted = self._policy.admit(scheme, authority)
-            rule = DEFAULT_RULE if admitted is None else admitted.text
-            if request.method == "CONNECT":
-                # A tunnel is a socket: nothing that passed through it could be checked.
-                raise Denied("method", rule)
-            if self._started >= self._limits.requests:
-                raise Denied("limit", rule)
-            target = check_target(request.path_with_query, self._limits.uri_bytes)
-            try:
-                check_fields(
-                    request.headers, limit_bytes=self._limits.header_bytes, limit_count=self._limits.header_count
-                )
-            except OutboundError as exc:
-                if exc.code.name.endswith("-size"):
-                    raise _Refused(exc.code, "limit") from None
-                raise
-            announced = content_length(request.headers)
-            if body is None and announced:
-                raise OutboundError(ErrorCode("HTTP-request-body-size", 0))
-            if announced is not None and announced > self._limits.body_bytes:
-                raise _Refused(ErrorCode("HTTP-request-body-size", announced), "limit")
-            if body is not None and announced is not None and body.expected is None:
-                body.expected = announced
-            if authority.address is not None:
-                self._policy.check_address(admitted, scheme, authority.port, authority.address)
-        except Denied as exc:
-            self._refused(exc.rule, exc.code.name, began, exc.reason)
-            raise OutboundError(exc.code) from None
-        except _Refused as exc:
-            self._refused(rule, exc.code.name, began, exc.reason)
-            raise OutboundError(exc.code) from None
-        except OutboundError as exc:
-            self._refused(rule, exc.code.name, began, "")
-            raise
-        self._started += 1
-        plan = Plan(request.method, scheme, authority, target, request.headers, admitted, rule)
-        exchange = Exchange(self, plan, options or Options(), body, began)
-        self._live[exchange] = None
-        return exchange
-
-    def wait(self, ready: Callable[[], bool], until_ns: int | None = None) -> bool:
-        """Drive the loop until `ready()` holds.
-
-        Parameters:
-            ready: a question over exchanges and bodies of this invocation; cheap, asked after every change.
-            until_ns: CLOCK_MONOTONIC instant at which to give up.
-
-        Returns:
-            True once `ready()` holds, False at `until_ns`.
-
-        Raises:
-            DeadlineExceeded: the invocation's deadline came first.
-            Exception: whatever `check` (see `Outbound.begin`) or `ready` raised.
-        """
-        if ready():
-            return True
-        loop = self.loop
-        limit_ns = self._deadline_ns if until_ns is None else min(self._deadline_ns, until_ns)
-        self._enter()
-        timer: asyncio.TimerHandle | None = None
-        try:
-            self._ready = ready
-            while True:
-                left_s = (limit_ns - time.monotonic_ns()) / 1e9
-                if left_s > 0:
-                    pause = left_s if self._check is None else min(left_s, _CHECK_EVERY_S)
-                    timer = loop.call_later(pause, loop.stop)
-                else:
-                    loop.call_soon(loop.stop)
-                loop.run_forever()
-                if timer is not None:
-                    timer.cancel()
-                if self._failure is not None:
-                    failure, self._failure = self._failure, None
-                    raise failure
-                if ready():
-                    return True
-                if self._check is not None:
-                    self._check()
-                now = time.monotonic_ns()
-                if now >= self._deadline_ns:
-                    raise DeadlineExceeded
-                if now >= limit_ns:
-                    return False
-        finally:
-            self._ready = None
-            self._left_at = time.monotonic()
-
-    def turn(self) -> None:
-        """Let everything that can move do so, without waiting. For questions that must not block but need an answer."""
-        if not self._live:
-            return
-        self._enter()
-        loop = self.loop
-        # One pass starts what is new and sees what arrived, a second lets the tasks act on it.
-        for _ in range(2):
-            loop.call_soon(loop.stop)
-            loop.run_forever()
-        self._left_at = time.monotonic()
-
-    def notify(self) -> None:
-        """Engine: something changed; stop driving if that is what was waited for."""
-        if self._ready is not None and self._failure is None:
-            try:
-                if self._ready():
-                    self.loop.stop()
-            except BaseException as exc:  # noqa: BLE001 - handed to whoever waits, not to the task that changed something
-                self._failure = exc
-                self.loop.stop()
-
-    def close(self) -> list[UsageRecord]:
-        """End the invocation: cancel and close what is left, keep connections that are clean, and report.
-
-        Returns:
-            One record per request that was started or refused.
-        """
-        if self._live:
-            tasks = []
-            for exchange in list(self._live):
-                tasks.append(exchange.task)
-                exchange.close()
-            loop = self.loop
-            pending = [task for task in tasks if not task.done()]
-            if pending:
-                loop.run_until_complete(asyncio.wait(pending, timeout=1.0))
-            if any(not task.done() for task in pending):
-                self._outbound.reset()
-            else:
-                # Closed transports give their descriptors back in the loop's next pass.
-                loop.call_soon(loop.stop)
-                loop.run_forever()
-            self._live.clear()
-        return self._records
-
-    # for Exchange
-
-    @property
-    def outbound(self) -> "Outbound":
-        """The worker's engine."""
-        return self._outbound
-
-    @property
-    def policy(self) -> Policy:
-        """Who may be called."""
-        return self._policy
-
-    @property
-    def pool(self) -> httpcore2.AsyncConnectionPool:
-        """The connections this invocation may use."""
-        if self._pool is None:
-            self._pool = self._outbound.pool(self._policy)
-        return self._pool
-
-    @property
-    def slots(self) -> asyncio.Semaphore:
-        """Held by each request in flight."""
-        if self._slots is None:
-            self._slots = asyncio.Semaphore(self._limits.concurrency)
-        return self._slots
-
-    def ended(self, exchange: "Exchange", outcome: str, denied: str = "") -> None:
-        """An exchange is over."""
-        self._live.pop(exchange, None)
-        self._record(exchange.plan.rule, outcome, exchange.began_ns, denied)
-        self.notify()
-
-    def _refused(self, rule: str, outcome: str, began_ns: int, denied: str) -> None:
-        # A guest that is refused for ever must not fill the host's memory with the reports of it.
-        if self._refusals < self._limits.requests + 64:
-            self._refusals += 1
-            self._record(rule, outcome, began_ns, denied)
-
-    def _record(self, rule: str, outcome: str, began_ns: int, denied: str) -> None:
-        self._records.append(
-            UsageRecord(rule=rule, outcome=outcome, duration_ns=time.monotonic_ns() - began_ns, denied=denied)
-        )
-
-    def _enter(self) -> None:
-        """The loop stood still while the guest computed: nobody listened, so no origin was late."""
-        self._outbound.era += 1
-        if self._left_at:
-            pause = time.monotonic() - self._left_at
-            if pause > _PAUSE_S:
-                for exchange in self._live:
-                    exchange.shift(pause)
-
-
-class _Refused(Exception):  # noqa: N818 - a decision, not a malfunction
-    def __init__(self, code: ErrorCode, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-        self.reason = reason
-
-
-class Plan:
-    """A request that passed every check that needs no network."""
-
-    __slots__ = ("admitted", "authority", "headers", "method", "rule", "scheme", "target")
-
-    def __init__(
-        self,
-        method: str,
-        scheme: str,
-        authority: Authority,
-        target: bytes,
-        headers: Fields,
-        admitted: Rule | None,
-        rule: str,
-    ) -> None:
-        self.method = method
-        self.scheme = scheme
-        self.authority = authority
-        self.target = target
-        self.headers = headers
-        self.admitted = admitted
-        self.rule = rule
-
-
 class Exchange:
     """One request and its response. Made by `Exchanges.start`."""
 
-    def __init__(self, owner: Exchanges, plan: Plan, options: Options, body: RequestBody | None, began_ns: int) -> None:
+    def __init__(
+        self, owner: "Exchanges", plan: Plan, options: Options, body: RequestBody | None, began_ns: int
+    ) -> None:
         self._owner = owner
         self.plan = plan
         self.began_ns = began_ns
@@ -512,18 +212,20 @@ class Exchange:
     async def _take_body(self, response: httpcore2.Response) -> None:
         self._enter(Phase.BODY)
         assert isinstance(response.stream, AsyncIterable)
-        async for chunk in response.stream:
-            self.body.feed(chunk)
-            if self.body.full():
-                self._pause()
-                await self.body.room()
-            self._enter(Phase.BODY)
+        # Closed here and not by the collector, which would leave that to the loop's next run.
+        async with aclosing(cast("AsyncGenerator[bytes, None]", aiter(response.stream))) as chunks:
+            async for chunk in chunks:
+                self.body.feed(chunk)
+                if self.body.full():
+                    self._pause()
+                    await self.body.room()
+                self._enter(Phase.BODY)
         self._pause()
 
     def _wire_request(self, passage: Passage) -> httpcore2.Request:
         plan, body = self.plan, self._request_body
         headers = [(b"Host", plan.authority.header), *plan.headers]
-        if content_length(plan.headers) is None:
+        if plan.announced is None:
             if body is None:
                 if plan.method in _CONTENT_METHODS:
                     headers.append((b"Content-Length", b"0"))
@@ -537,7 +239,7 @@ class Exchange:
             url=httpcore2.URL(
                 scheme=plan.scheme.encode("ascii"),
                 host=plan.authority.host.encode("ascii"),
-                port=plan.authority.port,
+                port=None if plan.authority.port == DEFAULT_PORTS[plan.scheme] else plan.authority.port,
                 target=plan.target,
             ),
             headers=headers,

@@ -151,17 +151,14 @@ class Http1Connection(httpcore2.AsyncConnectionInterface):
                     raise Cut from exc
             self._h11.receive_data(data)
 
-    async def body(self, passage: Passage) -> AsyncGenerator[bytes, None]:
-        """Yield the response's body; leaves trailers in the passage."""
-        while True:
-            event = await self._next_event()
-            if isinstance(event, h11.Data):
-                yield bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                passage.trailers = tuple(event.headers.raw_items())
-                return
-            else:
-                return
+    async def next_data(self, passage: Passage) -> bytes | None:
+        """Return the next piece of the response's body, None at its end; leaves trailers in the passage."""
+        event = await self._next_event()
+        if isinstance(event, h11.Data):
+            return bytes(event.data)
+        if isinstance(event, h11.EndOfMessage):
+            passage.trailers = tuple(event.headers.raw_items())
+        return None
 
     async def release(self, passage: Passage) -> None:
         """The exchange is over: keep the connection if both sides are done with it, else close it."""
@@ -245,7 +242,7 @@ class _Body:
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         try:
-            async for chunk in self._connection.body(self._passage):
+            while (chunk := await self._connection.next_data(self._passage)) is not None:
                 yield chunk
         except BaseException:
             await self.aclose()

@@ -13,7 +13,7 @@ import anyio._backends._asyncio  # noqa: F401
 import httpcore2
 
 from hostfuncs.outbound.connection import Connection
-from hostfuncs.outbound.exchange import Exchanges
+from hostfuncs.outbound.exchanges import Exchanges
 from hostfuncs.outbound.network import Resolver, Stream, SystemResolver
 from hostfuncs.outbound.policy import Policy
 from hostfuncs.outbound.shapes import OutboundLimits, Settings

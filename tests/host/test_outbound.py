@@ -242,7 +242,7 @@ REFUSED = [
     ({"path_with_query": "/a b"}, ErrorCode("HTTP-request-URI-invalid"), ""),
     ({"path_with_query": "/a\r\nX: y"}, ErrorCode("HTTP-request-URI-invalid"), ""),
     ({"path_with_query": "/a#b"}, ErrorCode("HTTP-request-URI-invalid"), ""),
-    ({"path_with_query": "/" + "a" * 20_000}, ErrorCode("HTTP-request-URI-too-long"), ""),
+    ({"path_with_query": "/" + "a" * 20_000}, ErrorCode("HTTP-request-URI-too-long"), "limit"),
     ({"headers": ((b"connection", b"close"),)}, ErrorCode("HTTP-protocol-error"), ""),
     ({"headers": ((b"Host", b"other.test"),)}, ErrorCode("HTTP-protocol-error"), ""),
     ({"headers": ((b"Transfer-Encoding", b"chunked"),)}, ErrorCode("HTTP-protocol-error"), ""),

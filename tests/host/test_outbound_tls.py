@@ -154,3 +154,17 @@ def test_a_peer_that_hangs_up_in_the_handshake(authority: Authority) -> None:
         thread.join()
     assert got.error == ErrorCode("connection-terminated")
     outbound.close()
+
+
+def test_another_event_loop_serves_as_well(authority: Authority) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    with Origin(authority.server_context("localhost")) as origin:
+        settings = Settings(ca_files=(str(authority.ca_file),))
+        outbound = Outbound(settings, resolver=Loopback(), new_loop=uvloop.new_event_loop)
+        for _ in range(2):
+            got = fetch(
+                outbound, f"https://localhost:{origin.port}/echo", "POST", content=b"x" * 500_000, policy=POLICY
+            )
+            assert got.body == b"x" * 500_000
+        assert origin.connections == 1
+        outbound.close()

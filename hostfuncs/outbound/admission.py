@@ -1,0 +1,117 @@
+"""What is refused before anything is sent: every question that needs no network, in the policy's fixed order."""
+
+from dataclasses import dataclass
+
+from hostfuncs.outbound.authority import DEFAULT_PORTS, Authority, parse_authority
+from hostfuncs.outbound.body import RequestBody
+from hostfuncs.outbound.errors import ErrorCode, OutboundError
+from hostfuncs.outbound.fields import check_fields, check_target, content_length, is_method
+from hostfuncs.outbound.policy import DEFAULT_RULE, Denied, Policy, Rule
+from hostfuncs.outbound.shapes import Fields, OutboundLimits, Request
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A request that passed."""
+
+    method: str
+    scheme: str
+    authority: Authority
+    target: bytes
+    headers: Fields
+    announced: int | None
+    """Its Content-Length."""
+    admitted: Rule | None
+    """What let it through; None for the default rule."""
+    rule: str
+    """The same, as usage records name it."""
+
+
+class Refused(OutboundError):  # noqa: N818 - a decision, not a malfunction
+    """A request that did not pass.
+
+    Parameters:
+        code: what the guest is told.
+        rule: the pattern that had matched before, if any.
+        reason: `host`, `address`, `scheme`, `method` or `limit`; empty for a malformed request.
+    """
+
+    def __init__(self, code: ErrorCode, rule: str, reason: str = "") -> None:
+        super().__init__(code)
+        self.rule = rule
+        self.reason = reason
+
+
+def admit(request: Request, body: RequestBody | None, policy: Policy, limits: OutboundLimits, started: int) -> Plan:
+    """Check a request: method syntax, scheme, authority, host pattern, method, limits, target, headers, address.
+
+    Parameters:
+        request, body: from the guest; unchecked.
+        policy: who may be called.
+        limits: ceilings of the invocation.
+        started: requests it started before.
+
+    Raises:
+        Refused: see `Exchanges.start` for the codes.
+    """
+    rule = ""
+    try:
+        if not is_method(request.method):
+            raise Refused(ErrorCode("HTTP-request-method-invalid"), rule)
+        scheme = request.scheme.lower()
+        if scheme not in DEFAULT_PORTS:
+            raise Refused(ErrorCode("HTTP-protocol-error"), rule, "scheme")
+        try:
+            authority = parse_authority(request.authority, scheme)
+        except ValueError:
+            raise Refused(ErrorCode("HTTP-request-URI-invalid"), rule, "host") from None
+        admitted = policy.admit(scheme, authority)
+        rule = DEFAULT_RULE if admitted is None else admitted.text
+        if request.method == "CONNECT":
+            # A tunnel is a socket: nothing that passed through it could be checked.
+            raise Denied("method", rule)
+        if started >= limits.requests:
+            raise Denied("limit", rule)
+        target = check_target(request.path_with_query, limits.uri_bytes)
+        announced = _check_headers(request, body, limits)
+        if authority.address is not None:
+            policy.check_address(admitted, scheme, authority.port, authority.address)
+    except Denied as exc:
+        raise Refused(exc.code, exc.rule, exc.reason) from None
+    except Refused as exc:
+        exc.rule = rule
+        raise
+    except OutboundError as exc:
+        raise Refused(exc.code, rule, "limit" if exc.code.name in _LIMIT_CODES else "") from None
+    return Plan(
+        method=request.method,
+        scheme=scheme,
+        authority=authority,
+        target=target,
+        headers=request.headers,
+        announced=announced,
+        admitted=admitted,
+        rule=rule,
+    )
+
+
+_LIMIT_CODES = frozenset({"HTTP-request-header-section-size", "HTTP-request-header-size", "HTTP-request-URI-too-long"})
+
+
+def _check_headers(request: Request, body: RequestBody | None, limits: OutboundLimits) -> int | None:
+    check_fields(request.headers, limit_bytes=limits.header_bytes, limit_count=limits.header_count)
+    announced = content_length(request.headers)
+    if announced is None:
+        return None
+    if body is None:
+        if announced:
+            raise OutboundError(ErrorCode("HTTP-request-body-size", 0))
+    elif body.expected is None:
+        body.expected = announced
+    elif body.expected != announced:
+        raise OutboundError(ErrorCode("HTTP-protocol-error"))
+    if announced > limits.body_bytes:
+        raise Refused(ErrorCode("HTTP-request-body-size", announced), "", "limit")
+    if body is not None and (body.written > announced or (body.finished and body.written != announced)):
+        raise OutboundError(ErrorCode("HTTP-request-body-size", body.written))
+    return announced
