@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 
+from sandboxd.cells.share import concurrency
 from sandboxd.components import Loaded
 from sandboxd.components.binding import Binding
 from sandboxd.config import Config
@@ -125,7 +126,10 @@ class Catalog:
     async def _swap(self, guests: list[ResolvedGuest], failed: dict[str, str]) -> Bindings:
         failures = await self._pool.load(
             load_message(self._config, guests),
-            {guest.binding.name: guest.binding.max_concurrency for guest in guests},
+            {
+                guest.binding.name: concurrency(guest.binding.max_concurrency, self._config.cell_count)
+                for guest in guests
+            },
             required={guest.binding.name for guest in guests if not guest.binding.ignore_errors},
         )
         failed |= dict(failures)

@@ -130,6 +130,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     if arguments.print_config:
         sys.stdout.write(render(config))
         return ExitCode.OK
+    if config.cell_count > 1:
+        from sandboxd.cells.supervisor import supervise
+
+        return supervise(config, problems, fd=arguments.fd)
     from sandboxd.serve import serve
 
     return serve(config, problems, fd=arguments.fd)

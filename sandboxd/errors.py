@@ -20,6 +20,8 @@ class ExitCode(IntEnum):
     """Workers failed to start again and again."""
     ZYGOTE_LOST = 68
     """The zygote died."""
+    CELLS = 69
+    """Cells failed to start again and again."""
 
 
 class SandboxdError(Exception):

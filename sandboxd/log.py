@@ -10,12 +10,13 @@ stderr is so slow that the buffer is full, lines are dropped; a line that says h
 
 import json
 import logging
+import select
 import sys
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TextIO
 
 BUFFER_LINES: Final = 10_000
@@ -56,6 +57,7 @@ FIELDS: Final = frozenset(
         "engine",
         "event",
         "generation",
+        "cell",
     )
 )
 """Names a line may carry beside time, level, logger and message."""
@@ -94,7 +96,15 @@ def _message(record: logging.LogRecord) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per line, ASCII only, so that no log reader can be confused by what a name contains."""
+    """One JSON object per line, ASCII only, so that no log reader can be confused by what a name contains.
+
+    Parameters:
+        everywhere: fields of every line.
+    """
+
+    def __init__(self, everywhere: Mapping[str, object] | None = None) -> None:
+        super().__init__()
+        self._everywhere = everywhere or {}
 
     def format(self, record: logging.LogRecord) -> str:
         """The line without its end."""
@@ -106,7 +116,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _message(record),
         }
-        for name, value in _of(record).items():
+        for name, value in (*self._everywhere.items(), *_of(record).items()):
             line[name] = _cut(value)
         if record.exc_info:
             line["exception"] = _cut("".join(traceback.format_exception(*record.exc_info)))
@@ -114,12 +124,21 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people. Control characters are escaped, so that a guest's stderr cannot steer a terminal."""
+    """A line for people. Control characters are escaped, so that a guest's stderr cannot steer a terminal.
+
+    Parameters:
+        everywhere: as of JsonFormatter.
+    """
+
+    def __init__(self, everywhere: Mapping[str, object] | None = None) -> None:
+        super().__init__()
+        self._everywhere = everywhere or {}
 
     def format(self, record: logging.LogRecord) -> str:
         """The line without its end; exceptions follow on further lines."""
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
-        rest = "".join(f" {name}={_shown(value)}" for name, value in _of(record).items())
+        shown = {**self._everywhere, **_of(record)}
+        rest = "".join(f" {name}={_shown(value)}" for name, value in shown.items())
         text = f"{stamp} {record.levelname.lower():7} {_printable(_message(record))}{rest}"
         if record.exc_info:
             text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
@@ -141,12 +160,14 @@ class BufferedHandler(logging.Handler):
     Parameters:
         stream: where lines go.
         capacity: lines kept while the stream does not take them.
+        shared: other processes write to the same stream; no line is to be torn by one of theirs.
     """
 
-    def __init__(self, stream: TextIO, capacity: int = BUFFER_LINES) -> None:
+    def __init__(self, stream: TextIO, capacity: int = BUFFER_LINES, *, shared: bool = False) -> None:
         super().__init__()
         self._stream = stream
         self._capacity = capacity
+        self._shared = shared
         self._lines: deque[str] = deque()
         self._dropped = 0
         self._wake = threading.Condition()
@@ -197,8 +218,9 @@ class BufferedHandler(logging.Handler):
             if not taken:
                 return
             try:
-                self._stream.write("\n".join(taken) + "\n")
-                self._stream.flush()
+                for text in _portions(taken) if self._shared else ("\n".join(taken) + "\n",):
+                    self._stream.write(text)
+                    self._stream.flush()
             except (OSError, ValueError):
                 # Nobody reads stderr any more. Serving goes on; should the stream come back, it is told what it missed.
                 with self._wake:
@@ -214,18 +236,37 @@ class BufferedHandler(logging.Handler):
         super().close()
 
 
-def setup(*, level: str = "info", format: str = "auto", stream: TextIO | None = None) -> BufferedHandler:
+def _portions(lines: list[str]) -> Iterator[str]:
+    """Whole lines in portions that a pipe takes undivided (pipe(7): up to PIPE_BUF bytes), where they are not longer
+    by themselves."""
+    portion, size = "", 0
+    for line in lines:
+        bytes_more = len(line.encode("utf-8", "replace")) + 1
+        if portion and size + bytes_more > select.PIPE_BUF:
+            yield portion
+            portion, size = "", 0
+        portion += line + "\n"
+        size += bytes_more
+    if portion:
+        yield portion
+
+
+def setup(
+    *, level: str = "info", format: str = "auto", stream: TextIO | None = None, cell: int | None = None
+) -> BufferedHandler:
     """Send the server's logs to a stream. Call once, at start; close the handler at the end.
 
     Parameters:
         level: debug, info, warning or error.
         format: json, text, or auto: text if the stream is a terminal.
         stream: stderr if None.
+        cell: number of this process's cell, for every line; None where there is only one.
     """
     stream = stream or sys.stderr
-    handler = BufferedHandler(stream)
+    handler = BufferedHandler(stream, shared=cell is not None)
+    everywhere = {} if cell is None else {"cell": cell}
     text = format == "text" or (format == "auto" and stream.isatty())
-    handler.setFormatter(TextFormatter() if text else JsonFormatter())
+    handler.setFormatter(TextFormatter(everywhere) if text else JsonFormatter(everywhere))
     for name in ("sandboxd", *FOREIGN):
         logger = logging.getLogger(name)
         for former in list(logger.handlers):

@@ -8,10 +8,15 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
+
+from prometheus_client import CollectorRegistry
 
 from sandboxd import __version__
 from sandboxd.catalog import Catalog
+from sandboxd.cells.listeners import inherited_fd
+from sandboxd.cells.member import Member
 from sandboxd.changes import watch
 from sandboxd.config import Config
 from sandboxd.errors import ExitCode, SandboxdError
@@ -27,16 +32,15 @@ from sandboxd.problems import Problem
 
 log = logging.getLogger("sandboxd")
 
-SYSTEMD_FIRST_FD = 3
 
-
-def serve(config: Config, problems: tuple[Problem, ...], *, fd: int | None) -> int:
+def serve(config: Config, problems: tuple[Problem, ...], *, fd: int | None, member: Member | None = None) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Parameters:
         config: all settings.
         problems: warnings of reading them, to be logged.
         fd: an inherited listening socket; None listens on config.listen (or takes systemd's socket).
+        member: for a cell among several, its link to the others.
 
     Returns:
         the exit status.
@@ -44,12 +48,14 @@ def serve(config: Config, problems: tuple[Problem, ...], *, fd: int | None) -> i
     Raises:
         SandboxdError: it could not start; `exit_code` says why.
     """
-    handler = setup(level=config.logging.level, format=config.logging.format)
+    handler = setup(
+        level=config.logging.level, format=config.logging.format, cell=None if member is None else member.number
+    )
     for problem in problems:
         log.warning("%s", problem.message, extra=fields(path=problem.place))
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(Server(config, os.environ, fd).run())
+            return runner.run(Server(config, os.environ, fd, member).run())
     except SandboxdError as error:
         log.critical("%s", error, extra=fields(event="failed"))
         return error.exit_code
@@ -63,13 +69,16 @@ class Server:
     Parameters:
         config: all settings.
         environ: the environment.
-        fd: see `serve`.
+        fd, member: see `serve`.
     """
 
-    def __init__(self, config: Config, environ: Mapping[str, str], fd: int | None) -> None:
+    def __init__(
+        self, config: Config, environ: Mapping[str, str], fd: int | None, member: Member | None = None
+    ) -> None:
         self._config = config
         self._environ = environ
         self._fd = fd
+        self._member = member
         self._draining = False
         self._loaded = False
         self._stop = asyncio.Event()
@@ -114,7 +123,10 @@ class Server:
             self._pool,
             self._metrics,
             self,
+            cells=self._member,
         )
+        if self._member is not None:
+            await self._member.join(self)
         self._handle_signals()
         engine = asyncio.create_task(self._serve_http(listener), name="http")
         try:
@@ -124,19 +136,37 @@ class Server:
 
     def not_ready(self) -> list[str]:
         """What keeps the server from being ready: `Health` of the front."""
+        own = self.own_not_ready()
+        return own if self._member is None else self._member.not_ready(own)
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The metrics of this process: `Cell` of the link to the others."""
+        return self._metrics.registry
+
+    def own_not_ready(self) -> list[str]:
+        """What keeps this process from being ready."""
         if self._draining:
             return ["draining"]
         if not self._loaded:
             return ["components"]
         return [] if self._pool.ready() else ["workers"]
 
+    def stop(self) -> None:
+        """Drain and exit, as after SIGTERM."""
+        self._stop.set()
+
+    def reload(self) -> None:
+        """Reload, as after SIGHUP."""
+        self._reload.set()
+
     # ------------------------------------------------------------------------------------------------------------------
 
     def _listener(self) -> socket.socket:
         listen_config = self._config.listen
         fd = self._fd
-        if fd is None and self._environ.get("LISTEN_PID") == str(os.getpid()):
-            fd = SYSTEMD_FIRST_FD
+        if fd is None:
+            fd = inherited_fd(self._environ, os.getpid())
         try:
             if fd is not None:
                 listener = socket.socket(fileno=fd)
@@ -210,16 +240,26 @@ class Server:
 
     async def _keep_current(self) -> None:
         """Reload whenever something says that there may be something new."""
-        watching = asyncio.create_task(watch(self._config, self._catalog, self._reload), name="watch")
+        watching = asyncio.create_task(self._watch(), name="watch")
         try:
             while True:
                 await self._reload.wait()
                 self._reload.clear()
                 await self._reload_once()
                 watching.cancel()
-                watching = asyncio.create_task(watch(self._config, self._catalog, self._reload), name="watch")
+                watching = asyncio.create_task(self._watch(), name="watch")
+                if self._member is not None:
+                    self._member.reloaded(self._catalog.last_error)
         finally:
             watching.cancel()
+
+    async def _watch(self) -> None:
+        start = partial(watch, self._config, self._catalog)
+        if self._member is None:
+            await start(self._reload)
+        else:
+            # One of the cells watches; the supervisor then has all of them reload, one after the other.
+            await self._member.watch(start, self._catalog.unchanged)
 
     async def _reload_once(self) -> None:
         began = time.monotonic()
@@ -254,6 +294,8 @@ class Server:
         if not engine.done():
             engine.cancel()
         await self._pool.close()
+        if self._member is not None:
+            await self._member.leave()
         self._catalog.close()
         self._app.close()
         log.info("stopped", extra=fields(event="stopped", detail="" if clean else "the drain deadline passed"))

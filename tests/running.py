@@ -52,7 +52,13 @@ class RunningServer:
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.lines: list[dict[str, Any]] = []
         self._changed = threading.Condition()
-        env = {**os.environ, "SANDBOXD_LOGGING_FORMAT": "json", "PYTHONUNBUFFERED": "1", **(environ or {})}
+        env = {
+            **os.environ,
+            "SANDBOXD_LOGGING_FORMAT": "json",
+            "PYTHONUNBUFFERED": "1",
+            "SANDBOXD_CELLS": "1",
+            **(environ or {}),
+        }
         self.process = subprocess.Popen(
             [
                 sys.executable,

@@ -132,18 +132,20 @@ class Engine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolConfig:
-    """The worker processes of one cell."""
+    """The worker processes of the server. With several cells, each has its share."""
 
     workers: int = _number(
         "workers",
         _C,
         1,
         4_096,
-        "worker processes, each running one invocation",
+        "worker processes, each running one invocation; divided over the cells, at least one each",
         factory=cpu_count,
         text="CPUs available",
     )
-    queue_limit: int = _number("queueLimit", _C, 0, 1_000_000, "requests that may wait for a worker", default=1_000)
+    queue_limit: int = _number(
+        "queueLimit", _C, 0, 1_000_000, "requests that may wait for a worker; divided over the cells", default=1_000
+    )
     queue_timeout_ms: int = _number(
         "queueTimeout", _D, 1, _HOUR_MS, "how long a request may wait for a worker", default=10_000
     )
@@ -152,6 +154,20 @@ class PoolConfig:
     )
     recycle_after: int = _number(
         "recycleAfter", _C, 0, 1_000_000_000, "invocations after which a worker is replaced; 0 = never", default=0
+    )
+    user: str | None = _text(
+        "user", None, "workers run as this user, a name or a number; needs root", text="the server's own"
+    )
+    group: str | None = _text(
+        "group", None, "workers run as this group and no other; needs root", text="that of `user`, or the server's own"
+    )
+    host_memory_bytes: int = _number(
+        "hostMemory",
+        _S,
+        1024 * MIB,
+        1024 * 1024 * MIB,
+        "address space a worker may take beside guests' memories: its own, input and bodies in flight",
+        default=4096 * MIB,
     )
     max_binding_share: int = _number(
         "maxBindingShare",
@@ -279,7 +295,12 @@ class Config:
     resources_paths: tuple[str, ...] = _texts("resourcesPaths", (), "folders of component files")
     strict_sandbox: bool = _flag("strictSandbox", False, "run every binding with `strictSandbox: true`")
     cells: int = _number(
-        "cells", _C, 0, 256, "independent front, zygote and pool on one port; 0 = one per 4 CPUs", default=0
+        "cells",
+        _C,
+        0,
+        256,
+        "independent fronts, each with a zygote and a pool, on one port; 0 = one per 4 CPUs, at most one per worker",
+        default=0,
     )
     listen: Listen = field(default_factory=Listen)
     engine: Engine = field(default_factory=Engine)
@@ -301,8 +322,8 @@ class Config:
 
     @property
     def cell_count(self) -> int:
-        """Cells to run: `cells`, or one per 4 CPUs (at least 1) if that is 0."""
-        return self.cells or max(1, cpu_count() // 4)
+        """Cells to run: `cells`, or if that is 0 one per 4 CPUs, at least 1 and at most one per worker."""
+        return self.cells or max(1, min(cpu_count() // 4, self.pool.workers))
 
 
 def default_cache_folder(environ: Mapping[str, str]) -> Path:
