@@ -235,6 +235,11 @@ def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
     """
     if isinstance(failure, OutboundError):
         return failure.code
+    if isinstance(failure, (httpcore2.NetworkError, httpcore2.ProtocolError)) and failure.args:
+        # httpcore2's own connections (through a proxy) wrap what happened, and keep it as their argument.
+        wrapped = failure.args[0]
+        if isinstance(wrapped, (OSError, h11.RemoteProtocolError)):
+            return code_of(wrapped, phase)
     if isinstance(failure, (Unresolved, UnicodeError)):
         return ErrorCode("DNS-error", DnsErrorPayload("NODATA"))
     if isinstance(failure, socket.gaierror):

@@ -30,7 +30,7 @@ class _Pool(httpcore2.AsyncConnectionPool):
             max_keepalive_connections=min(settings.idle_connections, settings.connections),
             keepalive_expiry=settings.keepalive_ms / 1000,
             http2=settings.http2,
-            ssl_context=None,
+            ssl_context=outbound.contexts.common,
             proxy=None if settings.proxy is None else _proxy(settings.proxy),
         )
         self._outbound = outbound
@@ -68,7 +68,8 @@ class Outbound:
         self.settings = settings or Settings()
         if self.settings.proxy is not None:
             _proxy(self.settings.proxy)
-        self._contexts: Contexts = contexts(self.settings)
+        self.contexts: Contexts = contexts(self.settings)
+        """Whom to trust."""
         self._resolver = resolver or SystemResolver()
         self._new_loop = new_loop
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -122,7 +123,7 @@ class Outbound:
 
         return Connection(
             origin,
-            contexts=self._contexts,
+            contexts=self.contexts,
             resolver=self._resolver,
             keepalive_s=self.settings.keepalive_ms / 1000,
             http2=self.settings.http2,

@@ -19,7 +19,7 @@ class Settings:
     proxy: str | None = None
     """`http://[user:password@]host:port` of a proxy all requests go through; None connects directly. The environment
     is never asked. The proxy then resolves names, so addresses are checked here only where the guest names one, and
-    must be enforced there; trailers are not passed on."""
+    must be enforced there; trailers and client certificates are not passed on."""
     http2: bool = False
     """Offer HTTP/2 to https origins (ALPN)."""
     connections: int = 64

@@ -19,7 +19,8 @@ class Contexts:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._common = _context(settings)
+        self.common = _context(settings)
+        """For origins without a client certificate."""
         self._special: list[tuple[Policy, ssl.SSLContext]] = []
         for pattern, chain, key in settings.client_certificates:
             policy = Policy.parse([pattern])
@@ -42,7 +43,7 @@ class Contexts:
                 assert policy.rules is not None
                 if policy.rules[0].matches(scheme, authority):
                     return context
-        return self._common
+        return self.common
 
 
 def _context(settings: Settings) -> ssl.SSLContext:

@@ -270,6 +270,13 @@ ROWS: list[tuple[BaseException, Phase, ErrorCode]] = [
     (h11.RemoteProtocolError("x", 501), Phase.HEAD, ErrorCode("HTTP-response-transfer-coding")),
     (h11.RemoteProtocolError("x"), Phase.HEAD, ErrorCode("HTTP-protocol-error")),
     (httpcore2.RemoteProtocolError("x"), Phase.HEAD, ErrorCode("HTTP-protocol-error")),
+    (httpcore2.ConnectError(ssl.SSLCertVerificationError()), Phase.WAITING, ErrorCode("TLS-certificate-error")),
+    (
+        httpcore2.ConnectError(ConnectionRefusedError(errno.ECONNREFUSED, "")),
+        Phase.WAITING,
+        ErrorCode("connection-refused"),
+    ),
+    (httpcore2.ReadError("text"), Phase.HEAD, ErrorCode("connection-terminated")),
     (httpcore2.PoolTimeout(), Phase.WAITING, ErrorCode("connection-limit-reached")),
     (httpcore2.ConnectTimeout(), Phase.CONNECTING, ErrorCode("connection-timeout")),
     (httpcore2.ProxyError("x"), Phase.CONNECTING, ErrorCode("destination-unavailable")),

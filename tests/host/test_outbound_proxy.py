@@ -1,10 +1,15 @@
 """Through a configured proxy, and never through one the environment names."""
 
+import select
+import socket
+from pathlib import Path
+
 import pytest
 
 from hostfuncs.outbound import ErrorCode, Outbound, Policy, Settings
 from tests.host.outbound_client import fetch
-from tests.origins import Origin
+from tests.listeners import Listener
+from tests.origins import Authority, Origin
 
 
 def test_requests_go_to_the_proxy() -> None:
@@ -43,3 +48,45 @@ def test_a_proxy_in_the_environment_is_ignored(monkeypatch: pytest.MonkeyPatch) 
 def test_wrong_proxies_are_said_at_once(url: str) -> None:
     with pytest.raises(ValueError, match="the outbound proxy is not http://"):
         Outbound(Settings(proxy=url))
+
+
+class Tunnel(Listener):
+    """A proxy that knows CONNECT, to whatever name, and leads every tunnel to one port of this machine."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__()
+        self.target = port
+        self.asked: list[bytes] = []
+
+    def serve(self, sock: socket.socket) -> None:
+        """Open the tunnel, then pass bytes on."""
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += sock.recv(65536)
+        self.asked.append(head.partition(b"\r\n")[0])
+        with socket.create_connection(("127.0.0.1", self.target)) as origin:
+            sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            pairs = {sock: origin, origin: sock}
+            while True:
+                for ready in select.select(list(pairs), [], [])[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    pairs[ready].sendall(data)
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_https_goes_through_a_tunnel_and_is_verified_here(tmp_path: Path, trusted: bool) -> None:
+    authority = Authority(tmp_path)
+    with Origin(authority.server_context("origin.test")) as origin, Tunnel(origin.port) as tunnel:
+        ca_files = (str(authority.ca_file),) if trusted else ()
+        outbound = Outbound(Settings(proxy=f"http://127.0.0.1:{tunnel.port}", ca_files=ca_files))
+        content = b"through the tunnel"
+        got = fetch(outbound, "https://origin.test/echo", "POST", content=content, policy=Policy.parse(None))
+        assert tunnel.asked == [b"CONNECT origin.test:443 HTTP/1.1"]
+        if trusted:
+            assert (got.status, got.body) == (200, content)
+        else:
+            assert got.error == ErrorCode("TLS-certificate-error")
+            assert origin.seen == []
+        outbound.close()
