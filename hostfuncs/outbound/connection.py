@@ -8,7 +8,7 @@ import h2.events
 import h2.exceptions
 import httpcore2
 
-from hostfuncs.outbound.errors import OutboundError, Phase, Unresolved
+from hostfuncs.outbound.errors import OutboundError, Phase, Unanswered, Unresolved
 from hostfuncs.outbound.http1 import Http1Connection
 from hostfuncs.outbound.network import Resolver, Stream, connect, parse_addresses
 from hostfuncs.outbound.passage import Passage
@@ -78,7 +78,11 @@ class Http2Connection(httpcore2.AsyncHTTP2Connection):
         await self._write_outgoing_data(request)
 
     async def _read_incoming_data(self, request: httpcore2.Request) -> list[Any]:
-        events = await super()._read_incoming_data(request)
+        try:
+            events = await super()._read_incoming_data(request)
+        except httpcore2.RemoteProtocolError as exc:
+            # The only reason it has for this one is that the origin closed the connection.
+            raise Unanswered from exc
         for event in events:
             if isinstance(event, h2.events.TrailersReceived) and event.stream_id in self._passages:
                 self._passages[event.stream_id].trailers = tuple((bytes(n), bytes(v)) for n, v in event.headers or ())

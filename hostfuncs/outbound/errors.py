@@ -11,6 +11,7 @@ import ssl
 from dataclasses import dataclass
 from enum import StrEnum
 
+import h2.events
 import h2.exceptions
 import h11
 import httpcore2
@@ -236,10 +237,14 @@ def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
     if isinstance(failure, OutboundError):
         return failure.code
     if isinstance(failure, (httpcore2.NetworkError, httpcore2.ProtocolError)) and failure.args:
-        # httpcore2's own connections (through a proxy) wrap what happened, and keep it as their argument.
+        # What happened is their argument: an exception (through a proxy), or the event that ended an HTTP/2 stream.
         wrapped = failure.args[0]
         if isinstance(wrapped, (OSError, h11.RemoteProtocolError)):
             return code_of(wrapped, phase)
+        if isinstance(wrapped, h2.events.ConnectionTerminated):
+            return _within("connection-terminated", phase)
+        if isinstance(wrapped, h2.events.StreamReset) and phase is Phase.BODY:
+            return ErrorCode("HTTP-response-incomplete")
     if isinstance(failure, (Unresolved, UnicodeError)):
         return ErrorCode("DNS-error", DnsErrorPayload("NODATA"))
     if isinstance(failure, socket.gaierror):

@@ -24,6 +24,8 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 # RFC 9110 section 8.6: methods whose requests say "no content" explicitly.
 _CONTENT_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
+_PIECES = 64
+
 
 class Exchange:
     """One request and its response. Made by `Exchanges.start`."""
@@ -214,8 +216,13 @@ class Exchange:
         assert isinstance(response.stream, AsyncIterable)
         # Closed here and not by the collector, which would leave that to the loop's next run.
         async with aclosing(cast("AsyncGenerator[bytes, None]", aiter(response.stream))) as chunks:
+            pieces = 0
             async for chunk in chunks:
                 self.body.feed(chunk)
+                pieces += 1
+                if pieces % _PIECES == 0:
+                    # An origin that sends tiny chunks must not keep the loop from its timers.
+                    await asyncio.sleep(0)
                 if self.body.full():
                     self._pause()
                     await self.body.room()
