@@ -68,6 +68,8 @@ class Leases:
 
     def feed(self, worker: Worker, now_ns: int) -> None:
         """Give a worker that has room its next work, or let it rest."""
+        if worker.stale:
+            return  # what was taken back might otherwise come to lie in its socket twice
         while len(self.queue):
             if worker.inflight and not self._may_look_ahead(worker):
                 break

@@ -21,6 +21,7 @@ from sandboxd.pool.state import WorkerState
 from sandboxd.pool.stats import PoolStats
 from sandboxd.pool.worker import Worker
 from sandboxd.wire import messages as m
+from sandboxd.wire.codec import ProtocolError
 
 SWEEP_S = 0.01
 GRACE_NS = 250_000_000
@@ -237,12 +238,13 @@ class Pool:
 
     def on_skipped(self, worker: Worker, invocation_id: int) -> None:
         """It left out a frame we had taken back, or both sides let go of at once."""
-        worker.stale = False
-        for invocation in worker.inflight:
-            if invocation.id == invocation_id:
-                worker.skipped(invocation)
-                self._redeliver(worker, invocation)
-                break
+        try:
+            invocation = worker.skipped(invocation_id)
+        except ProtocolError as error:
+            self._maintenance.on_channel_lost(worker, str(error))
+            return
+        if invocation is not None:
+            self._redeliver(worker, invocation)
         self._go_on(worker, time.monotonic_ns())
         self._leases.feed_idle()
 

@@ -58,8 +58,6 @@ class Worker(asyncio.Protocol):
         self.head_since_ns = 0
         self.served = 0
         self.exit_reason = ""
-        self.stale = False
-        """Holds frames that were revoked and not yet skipped: it gets no more until it has answered."""
         self.exited = ""
         """How it died, once it was reaped. What it said before may still be in its socket."""
         self._events = events
@@ -68,6 +66,7 @@ class Worker(asyncio.Protocol):
         self._page: StatusPage | None = None
         self._pidfd = -1
         self._sent = 0
+        self._taken_back = 0
         self._stale_since_ns = 0
         self._revoked: set[int] = set()
 
@@ -81,6 +80,11 @@ class Worker(asyncio.Protocol):
             IllegalTransitionError: see `sandboxd.pool.state`.
         """
         self.state = advance(self.state, event)
+
+    @property
+    def stale(self) -> bool:
+        """Its socket holds frames that were taken back and that it has not skipped yet: until then it gets no more."""
+        return self._taken_back > 0
 
     @property
     def connected(self) -> bool:
@@ -144,22 +148,35 @@ class Worker(asyncio.Protocol):
             return False
         self.inflight.remove(invocation)
         invocation.worker = None
-        self.stale = True
+        self._taken_back += 1
         self._stale_since_ns = time.monotonic_ns()
         return True
 
     def settle(self, invocation: "Invocation") -> None:
         """Its answer is there: forget a mark on its frame that came too late."""
-        self.stale = False
         if self._revoked and invocation.number in self._revoked:
             self._revoked.discard(invocation.number)
             if self._page is not None:
                 self._page.restore(invocation.number)
 
-    def skipped(self, invocation: "Invocation") -> None:
-        """It found a frame marked that we believed begun: the mark is gone, and the invocation was not run."""
-        self.inflight.remove(invocation)
-        self._revoked.discard(invocation.number)
+    def skipped(self, invocation_id: int) -> "Invocation | None":
+        """It left out a frame.
+
+        Returns:
+            the invocation if we believed it begun: the mark is gone, and it was not run. None if it was taken back.
+
+        Raises:
+            ProtocolError: it left out something that it should have run.
+        """
+        for invocation in self.inflight:
+            if invocation.id == invocation_id and invocation.number in self._revoked:
+                self.inflight.remove(invocation)
+                self._revoked.discard(invocation.number)
+                return invocation
+        if not self._taken_back:
+            raise codec.ProtocolError(f"left out invocation {invocation_id}, which was not taken back")
+        self._taken_back -= 1
+        return None
 
     def stalled(self, now_ns: int) -> bool:
         """True if it does not take what is in its socket, though it runs nothing: stopped, or stuck in its loop."""
