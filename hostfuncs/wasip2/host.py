@@ -9,7 +9,7 @@ from hostfuncs.abi import capi as abi
 from hostfuncs.abi.ending import DeadlineExceeded, HostTrap
 from hostfuncs.abi.state import InvocationState
 from hostfuncs.outbound import DeadlineExceeded as OutboundDeadlineExceeded
-from hostfuncs.outbound import Exchanges
+from hostfuncs.outbound import Exchanges, RequestBody
 from hostfuncs.wasip1.sources import Sources, SystemSources
 from hostfuncs.wasip2.layout import Scratch
 from hostfuncs.wasip2.stdio import Stdio
@@ -66,6 +66,8 @@ class Host:
         self._begin_exchanges: BeginExchanges = _no_exchanges
         self._exchanges: Exchanges | None = None
         self._responder: Responder | None = None
+        self.request_bodies: list[RequestBody] = []
+        """Bodies of requests that are not known to have ended."""
 
     def __repr__(self) -> str:
         return f"<Host {self.table!r} {self.state!r}>"
@@ -95,6 +97,7 @@ class Host:
         self._begin_exchanges = exchanges
         self._exchanges = None
         self._responder = responder
+        self.request_bodies = []
 
     def enter(self, context: int) -> None:
         """The store exists: host functions may be called from now on.

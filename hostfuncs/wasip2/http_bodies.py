@@ -13,6 +13,11 @@ from hostfuncs.wasip2.table import Entry, resource
 from hostfuncs.wasip2.types import ERR, NONE, OK, Borrow, Option, Own, Result, Tag, err, ok, option, some
 
 BODY_SIZE_REQUEST = "HTTP-request-body-size"
+BODY_CAPACITY = 1 << 20
+"""What one request's body holds until it is sent: as much as wasmtime's, for guests that write before they send."""
+BODIES_MAX = 32 << 20
+"""What all of them hold together."""
+WRITE_MAX = 65_536
 _DRAIN = 65_536
 
 
@@ -110,16 +115,23 @@ class BodySink(Protocol):
 class _RequestWriter:
     """The stream of an outbound request's body."""
 
-    def __init__(self, body: RequestBody) -> None:
+    def __init__(self, body: RequestBody, host: Host) -> None:
         self._body = body
+        self._host = host
         self._told = False
-        self.ready = body.ready
         self.flushed = body.flushed
+
+    def ready(self) -> bool:
+        return self._body.closed or (self._body.ready() and (self._body.permit() == 0 or self._room() > 0))
+
+    def _room(self) -> int:
+        """What all unsent bodies of the invocation together leave."""
+        return BODIES_MAX - sum(body.held for body in self._host.request_bodies)
 
     def permit(self) -> int:
         # Writing nothing asks whether the body is still wanted.
         self.write(b"")
-        return self._body.permit()
+        return max(0, min(self._body.permit(), WRITE_MAX, self._room()))
 
     def write(self, data: bytes) -> None:
         if self._told:
@@ -136,11 +148,15 @@ class _RequestWriter:
 class RequestSink:
     """The body of an outbound request."""
 
-    def __init__(self, body: RequestBody) -> None:
+    def __init__(self, body: RequestBody, host: Host) -> None:
         self.body = body
+        self._host = host
+        bodies = host.request_bodies
+        bodies[:] = [other for other in bodies if not other.closed]
+        bodies.append(body)
 
     def writer(self) -> Writer:
-        return _RequestWriter(self.body)
+        return _RequestWriter(self.body, self._host)
 
     def finish(self, trailers: Fields | None) -> None:
         try:

@@ -42,28 +42,21 @@ class Fields(Entry):
         immutable: whether the guest may change them.
     """
 
-    __slots__ = ("children", "immutable", "lines", "parent", "size")
+    __slots__ = ("children", "immutable", "lines", "parent", "weight")
 
     def __init__(self, lines: Iterable[tuple[str, bytes]] = (), *, immutable: bool = False) -> None:
         self.parent = None
         self.children = 0
         self.immutable = immutable
         self.lines: list[tuple[str, bytes]] = list(lines)
-        self.size = sum(map(_cost, self.lines))
+        self.weight = sum(map(_cost, self.lines))
 
-    def replace(self, lines: list[tuple[str, bytes]]) -> None:
+    def change(self, host: Host, lines: list[tuple[str, bytes]]) -> None:
         """Take other lines instead. Raises HostTrap if they are too large."""
-        size = sum(map(_cost, lines))
-        _check_size(size)
-        self.lines, self.size = lines, size
-
-    def add(self, name: str, value: bytes) -> None:
-        """One more line. Raises HostTrap if it becomes too large."""
-        line = (name, value)
-        size = self.size + _cost(line)
-        _check_size(size)
-        self.lines.append(line)
-        self.size = size
+        weight = sum(map(_cost, lines))
+        _check_size(weight)
+        host.table.weigh(weight - self.weight)
+        self.lines, self.weight = lines, weight
 
     def wire(self) -> tuple[tuple[bytes, bytes], ...]:
         """As the outbound engine takes them."""
@@ -106,14 +99,14 @@ def new(_host: Host) -> Fields:
 @TYPES.function("[static]fields.from-list", List(Tuple((STRING, BYTES))), result=Result(Own(Fields), HEADER_ERROR))
 def from_list(_host: Host, lines: list[tuple[str, bytes]]) -> Tag:
     """Mutable fields with these lines; fails as `append` would on the first bad one."""
-    fields = Fields()
     for name, value in lines:
         bad = _bad_name(name)
         if bad is not None:
             return bad
         if not is_field_value(value):
             return _INVALID
-        fields.add(name.lower(), value)
+    fields = Fields((name.lower(), value) for name, value in lines)
+    _check_size(fields.weight)
     return ok(fields)
 
 
@@ -132,7 +125,7 @@ def has(_host: Host, fields: Fields, name: str) -> bool:
 
 
 @TYPES.function("[method]fields.set", Borrow(Fields), STRING, List(BYTES), result=_CHANGED)
-def set_(_host: Host, fields: Fields, name: str, values: list[bytes]) -> Tag:
+def set_(host: Host, fields: Fields, name: str, values: list[bytes]) -> Tag:
     """Replace all lines of a name, at the place of the first. No values: remove them."""
     bad = _bad_name(name)
     if bad is not None:
@@ -144,12 +137,12 @@ def set_(_host: Host, fields: Fields, name: str, values: list[bytes]) -> Tag:
     key = name.lower()
     place = next((at for at, (other, _) in enumerate(fields.lines) if other == key), len(fields.lines))
     kept = [line for line in fields.lines if line[0] != key]
-    fields.replace([*kept[:place], *((key, value) for value in values), *kept[place:]])
+    fields.change(host, [*kept[:place], *((key, value) for value in values), *kept[place:]])
     return OK
 
 
 @TYPES.function("[method]fields.delete", Borrow(Fields), STRING, result=_CHANGED)
-def delete(_host: Host, fields: Fields, name: str) -> Tag:
+def delete(host: Host, fields: Fields, name: str) -> Tag:
     """Remove all lines of a name; there may be none."""
     bad = _bad_name(name)
     if bad is not None:
@@ -157,12 +150,12 @@ def delete(_host: Host, fields: Fields, name: str) -> Tag:
     if fields.immutable:
         return _IMMUTABLE
     key = name.lower()
-    fields.replace([line for line in fields.lines if line[0] != key])
+    fields.change(host, [line for line in fields.lines if line[0] != key])
     return OK
 
 
 @TYPES.function("[method]fields.append", Borrow(Fields), STRING, BYTES, result=_CHANGED)
-def append(_host: Host, fields: Fields, name: str, value: bytes) -> Tag:
+def append(host: Host, fields: Fields, name: str, value: bytes) -> Tag:
     """One more line."""
     bad = _bad_name(name)
     if bad is not None:
@@ -171,7 +164,12 @@ def append(_host: Host, fields: Fields, name: str, value: bytes) -> Tag:
         return _INVALID
     if fields.immutable:
         return _IMMUTABLE
-    fields.add(name.lower(), value)
+    line = (name.lower(), value)
+    cost = _cost(line)
+    _check_size(fields.weight + cost)
+    host.table.weigh(cost)
+    fields.lines.append(line)
+    fields.weight += cost
     return OK
 
 

@@ -181,6 +181,7 @@ class OutgoingResponse(Entry):
     def __init__(self, headers: Fields) -> None:
         headers.immutable = True
         self.headers = headers
+        self.weight = headers.weight
         self.status = 200
         self.sink: _ResponseSink | None = None
 

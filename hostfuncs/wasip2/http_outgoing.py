@@ -6,7 +6,7 @@ from hostfuncs.outbound import Exchange, Options, OutboundError, is_method
 from hostfuncs.outbound.authority import parse_authority
 from hostfuncs.outbound.fields import check_target, content_length
 from hostfuncs.wasip2.host import Host
-from hostfuncs.wasip2.http_bodies import ExchangeSource, IncomingBody, OutgoingBody, RequestSink
+from hostfuncs.wasip2.http_bodies import BODY_CAPACITY, ExchangeSource, IncomingBody, OutgoingBody, RequestSink
 from hostfuncs.wasip2.http_fields import Fields, received
 from hostfuncs.wasip2.http_types import ERROR_CODE, METHOD, SCHEME, TYPES, error_code
 from hostfuncs.wasip2.io_poll import Pollable
@@ -40,6 +40,7 @@ class OutgoingRequest(Entry):
     def __init__(self, headers: Fields) -> None:
         headers.immutable = True
         self.headers = headers
+        self.weight = headers.weight
         self.method = Tag("get")
         self.path: str | None = None
         self.scheme: Tag | None = None
@@ -84,6 +85,7 @@ class IncomingResponse(Entry):
         head = exchange.result()
         self.status = head.status
         self.headers = received(head.headers)
+        self.weight = self.headers.weight
         self.exchange = exchange
         self.consumed = False
 
@@ -125,7 +127,7 @@ def request_body(host: Host, request: OutgoingRequest) -> Tag:
         announced = content_length(request.headers.wire())
     except OutboundError:
         return ERR
-    request.sink = RequestSink(host.exchanges.request_body(announced))
+    request.sink = RequestSink(host.exchanges.request_body(announced, BODY_CAPACITY), host)
     return ok(OutgoingBody(request.sink))
 
 

@@ -10,6 +10,7 @@ from ctypes import string_at
 from typing import Any
 
 from hostfuncs.abi import capi as abi
+from hostfuncs.abi.ending import HostTrap
 from hostfuncs.wasip2 import capi
 from hostfuncs.wasip2.capi import ENTRY_SIZE, PAYLOAD, VAL_SIZE
 from hostfuncs.wasip2.layout import NUMBERS, Scope, maybe, one_word, two_words
@@ -46,8 +47,8 @@ def lifter(kind: Type) -> Lift:
             return lambda raw, at, _scope: chr(one_word(raw, at + PAYLOAD)[0] & 0xFFFFFFFF)
         case Prim(name):
             return _number_lifter(name)
-        case List(element):
-            return _lift_bytes if element == U8 else _list_lifter(lifter(element))
+        case List(element, most):
+            return _lift_bytes if element == U8 else _list_lifter(lifter(element), most)
         case Option(inner):
             return _option_lifter(lifter(inner))
         case Result(good, bad):
@@ -85,11 +86,13 @@ def _lift_bytes(raw: bytes, at: int, _scope: Scope) -> bytes:
     return abi.view_of(data, size * VAL_SIZE)[PAYLOAD::VAL_SIZE].tobytes()
 
 
-def _list_lifter(element: Lift) -> Lift:
+def _list_lifter(element: Lift, most: int) -> Lift:
     def lift(raw: bytes, at: int, scope: Scope) -> list[Any]:
         size, data = two_words(raw, at + PAYLOAD)
         if not size:
             return []
+        if size > most:
+            raise HostTrap(f"a list of {size} elements, at most {most} are taken")
         values = string_at(data, size * VAL_SIZE)
         return [element(values, at, scope) for at in range(0, size * VAL_SIZE, VAL_SIZE)]
 

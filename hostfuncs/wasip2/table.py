@@ -5,6 +5,8 @@ from typing import Any, ClassVar, TypeVar
 from hostfuncs.abi.ending import HostTrap
 
 MAX_REP = 0xFFFF_FFFF
+MAX_WEIGHT = 16 << 20
+"""Bytes that all entries of an invocation may stand for. The guest's own memory has its own limit."""
 
 
 class Entry:
@@ -14,6 +16,9 @@ class Entry:
         RESOURCE: number that identifies the resource type to wasmtime; given out by `resource`.
         NAME: the resource's name in WIT, for messages.
 
+    Attributes:
+        weight: bytes of the host's memory it stands for beyond a fixed few; what a guest can make large has one.
+
     A resource made from another one (a body's stream, a stream's pollable) is its child. As in wasmtime's own host,
     ending a parent that still has children is a trap: WASI says that children must be dropped first.
     """
@@ -22,6 +27,7 @@ class Entry:
     NAME: ClassVar[str] = ""
     parent: "Entry | None" = None
     children: int = 0
+    weight: int = 0
 
     def drop(self, host: Any) -> None:
         """The guest dropped its handle."""
@@ -53,12 +59,13 @@ class Table:
     Numbers are never used twice, so that one kept by mistake is unknown rather than another's.
     """
 
-    __slots__ = ("_entries", "_limit", "_next")
+    __slots__ = ("_entries", "_limit", "_next", "_weight")
 
     def __init__(self, limit: int) -> None:
         self._entries: dict[int, Entry] = {}
         self._limit = limit
         self._next = 1
+        self._weight = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -77,11 +84,23 @@ class Table:
         rep = self._next
         if rep > MAX_REP:
             raise HostTrap("host resource numbers exhausted")
+        if entry.weight:
+            self.weigh(entry.weight)
         self._next = rep + 1
         self._entries[rep] = entry
         if entry.parent is not None:
             entry.parent.children += 1
         return rep
+
+    def weigh(self, change: int) -> None:
+        """An entry is about to become heavier, or lighter, by so many bytes.
+
+        Raises:
+            HostTrap: all of them together become too heavy.
+        """
+        if self._weight + change > MAX_WEIGHT:
+            raise HostTrap(f"host resources of more than {MAX_WEIGHT} bytes alive at once")
+        self._weight += change
 
     def get(self, rep: int, kind: int) -> Entry:
         """The object behind a borrowed handle.
@@ -104,6 +123,7 @@ class Table:
         if entry.children:
             raise HostTrap(f"{entry.NAME} ended while {entry.children} resource(s) made from it are alive")
         del self._entries[rep]
+        self._weight -= entry.weight
         if entry.parent is not None:
             entry.parent.children -= 1
             entry.parent = None
@@ -113,4 +133,5 @@ class Table:
         """Empty the table; gives back what was in it."""
         entries = list(self._entries.values())
         self._entries.clear()
+        self._weight = 0
         return entries

@@ -77,7 +77,10 @@ F32, F64, CHAR, STRING = Prim("f32"), Prim("f64"), Prim("char"), Prim("string")
 
 @dataclass(frozen=True, slots=True)
 class List:
+    """A list; `most` bounds those that are not bytes: each element costs the host time that the deadline cannot end."""
+
     element: "Type"
+    most: int = 65_536
 
 
 @dataclass(frozen=True, slots=True)

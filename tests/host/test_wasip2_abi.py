@@ -64,6 +64,23 @@ def test_a_pollable_may_be_in_the_list_twice(components: Components) -> None:
     assert (result.outcome, result.stdout) == ("completed", bytes([0, 0, 0, 0, 1, 0, 0, 0]))
 
 
+def test_a_poll_list_without_end_traps(components: Components) -> None:
+    # Each element costs the host time that the deadline cannot end.
+    body = """(local.set $a (call $after (i64.const -1)))
+      (drop (memory.grow (i32.const 8)))
+      (local.set $b (i32.const 524288))
+      (loop $l (i32.store (local.get $b) (local.get $a)) (local.set $b (i32.add (local.get $b) (i32.const 4)))
+        (br_if $l (i32.lt_u (local.get $b) (i32.const 1048576))))
+      (call $poll (i32.const 524288) (i32.const 65537) (i32.const 1024))
+      (i32.const 0)"""
+    with components.load(component(body)) as guest:
+        result = guest.run()
+    assert (result.outcome, result.detail) == (
+        "trapped",
+        "wasm error: a list of 65537 elements, at most 65536 are taken",
+    )
+
+
 def test_an_empty_poll_list_traps(components: Components) -> None:
     with components.load(component(POLL_TWICE.format(count=0))) as guest:
         result = guest.run()

@@ -331,6 +331,19 @@ def test_limits_hold_for_components(components: Components, origin: Origin) -> N
     assert third == {"refused": ["HttpRequestDenied", None]}
 
 
+def test_what_the_host_keeps_for_a_guest_is_bounded(client: Loaded) -> None:
+    assert client.json("hoard", "100") == 100
+    result = client.run("hoard", "1000")
+    assert (result.outcome, result.detail) == (
+        "trapped",
+        "wasm error: host resources of more than 16777216 bytes alive at once",
+    )
+    # One body alone holds 1 MiB, for guests that write all of it before they send; all together 32 MiB.
+    written = client.json("unsent", "40")
+    assert written[0] == MIB
+    assert sum(written) == 32 * MIB
+
+
 def test_the_strict_sandbox_has_no_http(components: Components) -> None:
     with pytest.raises(GuestError, match=r"^can not instantiate wasi-http with strict sandbox$"):
         components.load(python_component("client", "client"), strict_sandbox=True)

@@ -263,6 +263,21 @@ async def gather(url, count):
     return await asyncio.gather(*(one() for _ in range(count)))
 
 
+def unsent(count):
+    kept, written = [], []
+    for _ in range(count):
+        request = http.OutgoingRequest(http.Fields())
+        body = request.body()
+        stream = body.write()
+        total = 0
+        while permit := stream.check_write():
+            stream.write(b"x" * permit)
+            total += permit
+        kept.append((request, body, stream))
+        written.append(total)
+    return written
+
+
 def attempt(call, *arguments):
     try:
         return call(*arguments)
@@ -384,6 +399,13 @@ class Run(exports.Run):
             with monotonic_clock.subscribe_duration(int(rest[0])) as pollable:
                 pollable.block()
             result = "awake"
+        elif command == "hoard":
+            # N fields of 100 kB, all kept
+            kept = [http.Fields.from_list([("x", b"v" * 1000)] * 90) for _ in range(int(rest[0]))]
+            result = len(kept)
+        elif command == "unsent":
+            # N requests, each body written to as long as that is permitted, none sent
+            result = unsent(int(rest[0]))
         elif command == "flood":
             block = "x" * 65536
             for _ in range(int(rest[0])):
