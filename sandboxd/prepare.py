@@ -12,6 +12,7 @@ from sandboxd import components
 from sandboxd.components.binding import Binding
 from sandboxd.config import Config
 from sandboxd.errors import ComponentError, ExitCode
+from sandboxd.identity import worker_ids
 from sandboxd.modules.compiler import CompileSettings
 from sandboxd.modules.download import FetchSettings
 from sandboxd.modules.resolve import ModuleSettings, Progress, ResolvedGuest, Resolver, compile_all
@@ -79,11 +80,17 @@ def guest_spec(guest: ResolvedGuest) -> m.GuestSpec:
 
 
 def load_message(config: Config, guests: list[ResolvedGuest]) -> m.Load:
-    """What a zygote is given."""
+    """What a zygote is given.
+
+    Raises:
+        ConfigError: workers cannot run as the configured user or group.
+    """
+    uid, gid = worker_ids(config.pool.user, config.pool.group)
     return m.Load(
         engine=config.wasm,
         outbound=outbound_settings(config),
         guests=tuple(guest_spec(guest) for guest in guests),
+        confinement=m.Confinement(uid=uid, gid=gid, host_memory_bytes=config.pool.host_memory_bytes),
     )
 
 

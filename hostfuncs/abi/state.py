@@ -12,6 +12,14 @@ from hostfuncs.abi.memory import GuestMemory
 _TRAP_TEXT = b"ended by the host"
 
 
+def _report(error: BaseException) -> str:
+    """Of a fault of the host. Where memory has run out, there may be none for the report either."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except MemoryError:
+        return type(error).__name__
+
+
 def _never() -> bool:
     return False
 
@@ -149,7 +157,7 @@ class InvocationState:
             elif isinstance(error, Fault):
                 self.ended = HostTrap(str(error))
             else:
-                self.failure = "".join(traceback.format_exception(error))
+                self.failure = _report(error)
         if not isinstance(error, Exception) and self.interrupt is None:
             self.interrupt = error
         # The frames of the host function must not outlive the invocation.

@@ -6,7 +6,7 @@ Two conversations share them: front <-> worker (one stream socket per worker) an
 
 import msgspec
 
-from sandboxd.limits import EngineSettings, Limits
+from sandboxd.limits import MIB, EngineSettings, Limits
 from sandboxd.outcome import Outcome
 
 
@@ -140,12 +140,23 @@ class Skipped(Message, frozen=True, tag="skipped"):
 # front -> zygote -----------------------------------------------------------------------------------------------------
 
 
+class Confinement(Message, frozen=True, kw_only=True, tag="confinement"):
+    """What workers give up beyond what all of them do."""
+
+    uid: int | None = None
+    """Change to this user; None keeps the server's."""
+    gid: int | None = None
+    host_memory_bytes: int = 4096 * MIB
+    """Address space a worker may take beside guests' memories and the copies of their output."""
+
+
 class Load(Message, frozen=True, kw_only=True, tag="load"):
     """Build the engine and deserialise these artifacts. Sent once, first."""
 
     engine: EngineSettings
     outbound: OutboundSettings
     guests: tuple[GuestSpec, ...]
+    confinement: Confinement = Confinement()
 
 
 class Spawn(Message, frozen=True, tag="spawn"):

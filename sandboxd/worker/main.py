@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import monotonic_ns
 
 import wasmtime
 
@@ -13,6 +14,7 @@ from sandboxd.limits import EngineSettings
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from sandboxd.wire.page import StatusPage
+from sandboxd.worker.cputime import CpuWall
 from sandboxd.worker.guests import Guest
 from sandboxd.worker.runtime import Runtime
 
@@ -45,6 +47,7 @@ def run(channel: socket.socket, page_fd: int, prepared: Prepared) -> int:
     """
     page = StatusPage(page_fd)
     os.close(page_fd)
+    wall = CpuWall(max((guest.spec.limits.timeout_ms for guest in prepared.guests if guest is not None), default=0))
     runtime = Runtime(prepared.engine, prepared.guests, prepared.outbound, prepared.settings)
     decoder = codec.Decoder(codec.ToWorker)
     buffer = bytearray(RECEIVE_BYTES)
@@ -60,6 +63,8 @@ def run(channel: socket.socket, page_fd: int, prepared: Prepared) -> int:
                 return EXIT_FRONT_GONE
             for invoke in decoder.feed(view[:size]):
                 number += 1
+                if monotonic_ns() >= wall.next_ns:
+                    wall.renew()
                 if page.begin(number):
                     channel.sendall(codec.encode(runtime.run(invoke)))
                 else:

@@ -12,6 +12,7 @@ from typing import Protocol
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
+from sandboxd.zygote import hardening
 
 log = logging.getLogger("sandboxd.worker")
 
@@ -104,6 +105,7 @@ class ZygoteClient:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
+                env=hardening.environment(os.environ),
                 start_new_session=True,
             )
         finally:

@@ -52,6 +52,7 @@ class Zygote:
         self._poll = select.poll()
         self._children: dict[int, _Child] = {}
         self._by_serial: dict[int, _Child] = {}
+        self._load_message: m.Load | None = None
         self._prepared: worker_main.Prepared | None = None
 
     def __repr__(self) -> str:
@@ -103,6 +104,7 @@ class Zygote:
             except (worker_guests.GuestError, SandboxdError) as error:
                 guests.append(None)
                 failed.append((spec.binding, str(error)))
+        self._load_message = load
         self._prepared = worker_main.Prepared(engine, guests, load.outbound, load.engine)
         gc.collect()
         gc.freeze()
@@ -137,8 +139,9 @@ class Zygote:
             other_end.close()
             for pidfd in self._children:
                 os.close(pidfd)
-            hardening.confine_worker()
             assert self._prepared is not None
+            assert self._load_message is not None
+            hardening.confine_worker(self._load_message)
             status = worker_main.run(channel, page, self._prepared)
         except BaseException:  # noqa: BLE001
             # The last boundary of this process: say what happened, then end it without running the zygote's exit path.

@@ -1,0 +1,69 @@
+"""The user and group workers run as: from names, or numbers, to ids."""
+
+import grp
+import os
+import pwd
+
+from sandboxd.errors import ConfigError
+
+_MAX_ID = (1 << 32) - 2
+"""2^32 - 1 means `leave it` to the system calls."""
+
+
+def worker_ids(user: str | None, group: str | None) -> tuple[int | None, int | None]:
+    """User id and group id for workers; None keeps the server's own.
+
+    Parameters:
+        user: name or number; its own group is taken unless `group` says otherwise.
+        group: name or number.
+
+    Raises:
+        ConfigError: there is no such user or group, or this process may not change to it.
+    """
+    uid, gid = _user(user), _group(group)
+    if uid is not None and gid is None:
+        try:
+            gid = pwd.getpwuid(uid).pw_gid
+        except KeyError:
+            raise ConfigError(
+                f"pool.user: user {uid} has no entry that names its group", remedy="set pool.group too"
+            ) from None
+    if (uid, gid) != (None, None) and os.geteuid() != 0:
+        key = "pool.group" if uid is None else "pool.user"
+        raise ConfigError(
+            f"{key} is set, but sandboxd runs as user {os.geteuid()}, who may not change to another",
+            remedy=f"start sandboxd as root, or take {key} out and start it as that user",
+        )
+    return uid, gid
+
+
+def _user(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if _is_number(text):
+        return _in_range("pool.user", int(text))
+    try:
+        return pwd.getpwnam(text).pw_uid
+    except (KeyError, ValueError):
+        raise ConfigError(f"pool.user: there is no user {text!r}", remedy="create it, or give its number") from None
+
+
+def _group(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if _is_number(text):
+        return _in_range("pool.group", int(text))
+    try:
+        return grp.getgrnam(text).gr_gid
+    except (KeyError, ValueError):
+        raise ConfigError(f"pool.group: there is no group {text!r}", remedy="create it, or give its number") from None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10
+
+
+def _in_range(key: str, number: int) -> int:
+    if number > _MAX_ID:
+        raise ConfigError(f"{key}: {number} is no id; the largest is {_MAX_ID}")
+    return number
