@@ -10,8 +10,8 @@ import contextlib
 import importlib.util
 import logging
 import math
-import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,7 +25,11 @@ KEEP_ALIVE_S: Final = 60
 """Idle connections are kept this long by uvicorn. Hypercorn has one timer for idling and for slow request heads."""
 STOP_MARGIN_S: Final = 1.0
 """After the drain time, this is left for answers on their way out; then connections are cut."""
+LAME_DUCK_S: Final = 2.0
+"""Kept connections are read this long after the server stopped accepting. Every answer in that time closes its
+connection, so a client learns of the end from an answer and not from a request that is lost."""
 _HEAD_SWEEP_S: Final = 0.5
+_LAME_SWEEP_S: Final = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,8 +97,7 @@ async def serve(
     try:
         await asyncio.wait({engine, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not engine.done():
-            # The engines bound the drain themselves, except that Hypercorn on Python 3.12 and later first waits
-            # for every connection without a limit.
+            # The engines bound the drain themselves; this is for one that does not.
             await asyncio.wait({engine}, timeout=drain_s + 2 * STOP_MARGIN_S)
         if not engine.done():
             log.warning("connections are cut: they did not end in time")
@@ -112,17 +115,15 @@ async def serve(
 async def _hypercorn(
     app: Asgi, listener: socket.socket, config: EngineConfig, stop: asyncio.Event, drain_s: float
 ) -> None:
-    from hypercorn.asyncio import serve as hypercorn_serve
     from hypercorn.config import Config
 
+    from sandboxd.front.hypercorn_server import serve as hypercorn_serve
+
     settings = Config()
-    # Hypercorn takes a descriptor and closes it; the listener stays the caller's object.
-    settings.bind = [f"fd://{os.dup(listener.fileno())}"]
     settings.accesslog = None
     settings.errorlog = logging.getLogger("hypercorn.error")
     settings.loglevel = "WARNING"
     settings.include_server_header = False
-    settings.graceful_timeout = drain_s + STOP_MARGIN_S
     settings.keep_alive_timeout = config.header_timeout_s
     settings.keep_alive_max_requests = 2**31
     settings.h11_max_incomplete_size = config.max_header_bytes
@@ -131,9 +132,8 @@ async def _hypercorn(
         settings.certfile = config.tls_certificate
         settings.keyfile = config.tls_key
         settings.alpn_protocols = ["h2", "http/1.1"] if config.http2 else ["http/1.1"]
-    listener.close()
-    framework: Any = app  # the same protocol, typed by Hypercorn message by message
-    await hypercorn_serve(framework, settings, shutdown_trigger=stop.wait, mode="asgi")
+    lame_duck_s = min(LAME_DUCK_S, drain_s)
+    await hypercorn_serve(app, listener, settings, stop, lame_duck_s, drain_s - lame_duck_s + STOP_MARGIN_S)
 
 
 async def _uvicorn(
@@ -141,7 +141,7 @@ async def _uvicorn(
 ) -> None:
     import uvicorn
 
-    from sandboxd.front.uvicorn_protocol import bounded_protocol, close_overdue
+    from sandboxd.front.uvicorn_protocol import bounded_protocol, close_after_answer, close_overdue
 
     class Server(uvicorn.Server):
         """Leaves signals to the caller."""
@@ -150,19 +150,21 @@ async def _uvicorn(
         def capture_signals(self) -> Iterator[None]:
             yield
 
+    lame_duck_s = min(LAME_DUCK_S, drain_s)
+    protocol = bounded_protocol(config.max_header_bytes)
     settings = uvicorn.Config(
         app,
         interface="asgi3",
         lifespan="off",
         ws="none",
-        http=bounded_protocol(config.max_header_bytes),
+        http=protocol,
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
         backlog=2048,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=math.ceil(drain_s + STOP_MARGIN_S),
+        timeout_graceful_shutdown=math.ceil(drain_s - lame_duck_s + STOP_MARGIN_S),
     )
     server = Server(settings)
 
@@ -171,6 +173,12 @@ async def _uvicorn(
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _HEAD_SWEEP_S)
             close_overdue(server.server_state.connections, config.header_timeout_s)
+        for listening in server.servers:
+            listening.close()
+        close_after_answer(protocol, server.server_state.connections)
+        end = time.monotonic() + lame_duck_s
+        while server.server_state.connections and time.monotonic() < end:  # noqa: ASYNC110 - bounded, once per server
+            await asyncio.sleep(_LAME_SWEEP_S)
         server.should_exit = True
 
     supervisor = asyncio.create_task(supervise(), name="engine-supervisor")

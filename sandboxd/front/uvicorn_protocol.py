@@ -41,6 +41,8 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
         _began = False
         _measure = False
         _too_large = False
+        last_answer = False
+        """The server ends: answers close their connection. For all of this class."""
         _data = b""
         _offer = False
         _again: bytes | None = None
@@ -65,6 +67,8 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
                 self._offer = True
                 return
             super().on_headers_complete()
+            if self.last_answer and self.cycle is not None:
+                self.cycle.keep_alive = False
 
         def on_message_complete(self) -> None:
             if not self._offer:
@@ -133,6 +137,19 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
             return self._head_since is not None and self._head_since < before
 
     return BoundedProtocol
+
+
+def close_after_answer(protocol: type[HttpToolsProtocol], connections: Any) -> None:
+    """From now on every answer ends its connection, and says so.
+
+    Parameters:
+        protocol: of `bounded_protocol`.
+        connections: those that are open.
+    """
+    protocol.last_answer = True  # type: ignore[attr-defined]  # declared by the class made here
+    for connection in list(connections):
+        if connection.cycle is not None and not connection.cycle.response_complete:
+            connection.cycle.keep_alive = False
 
 
 def close_overdue(connections: Any, timeout_s: float) -> None:

@@ -1,0 +1,230 @@
+"""How a server begins and ends: exit statuses, drains, and no process left behind."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from tests.conftest import ENGINES, guest_component
+from tests.process import tree
+from tests.running import RunningServer, listening_socket, write_components
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as executor:
+        yield executor
+
+
+@pytest.fixture(scope="module")
+def resources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    documents = [
+        guest_component("echo"),
+        guest_component("sleep"),
+        guest_component("loop", timeout="30s"),
+        guest_component("brief", "loop", timeout="3s"),
+    ]
+    return write_components(tmp_path_factory.mktemp("resources"), documents)
+
+
+def busy(server: RunningServer, count: int) -> None:
+    tree.until(lambda: server.metric("sandboxd_pool_workers", state="busy") == count, f"{count} busy workers")
+
+
+def start(*options: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """A server that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "sandboxd", "serve", "--port", "0", *options],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+# exit statuses --------------------------------------------------------------------------------------------------------
+
+
+def test_wrong_settings(tmp_path: Path) -> None:
+    config = tmp_path / "sandboxd.yaml"
+    config.write_text("pool:\n  wrokers: 2\n")
+    done = start("--config", str(config))
+    assert done.returncode == 64
+    assert "wrokers" in done.stderr
+    assert "workers" in done.stderr
+
+
+def test_a_component_that_cannot_be_loaded(tmp_path: Path) -> None:
+    document = guest_component("echo").replace(str(Path("bin") / "echo.wasm"), "missing.wasm")
+    resources = write_components(tmp_path / "resources", [document])
+    done = start("--resources-path", str(resources))
+    assert done.returncode == 65
+    assert "missing.wasm" in done.stderr
+
+
+def test_a_port_in_use(resources: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = start("--resources-path", str(resources), "--port", str(port))
+    assert done.returncode == 66
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_workers_that_cannot_start_make_it_not_ready_and_then_end_it(resources: Path) -> None:
+    with RunningServer(resources, "--workers", "2") as server, server.client() as client:
+        assert client.get("/readyz").status_code == 200
+        zygote = tree.zygote(server)
+        # Whatever it forks from now on can map nothing: not the status page, not a thread's stack.
+        size = int(Path(f"/proc/{zygote}/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.prlimit(zygote, resource.RLIMIT_AS, (size, size))
+        for worker in tree.workers(server):
+            os.kill(worker, signal.SIGKILL)
+        tree.until(lambda: client.get("/readyz").status_code == 503, "not ready")
+        assert client.get("/readyz").text == "not ready: workers"
+        with tree.watched(server.processes()) as gone:
+            assert server.process.wait(30) == 67
+            assert gone(tree.BOUND_S) == []
+        assert "workers in a row failed to start" in server.text()
+
+
+def test_a_zygote_out_of_descriptors_says_so_and_serves_on(resources: Path) -> None:
+    with RunningServer(resources, "--workers", "2") as server:
+        zygote = tree.zygote(server)
+        soft, hard = resource.prlimit(zygote, resource.RLIMIT_NOFILE)
+        resource.prlimit(zygote, resource.RLIMIT_NOFILE, (4, hard))
+        (victim, other) = tree.workers(server)
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for(lambda line: "could not be forked" in str(line))
+        assert server.invoke("echo", 1).content == b"1"
+        resource.prlimit(zygote, resource.RLIMIT_NOFILE, (soft, hard))
+        tree.until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 2, "two workers again")
+        assert tree.zygote(server) == zygote
+        assert other in tree.workers(server)
+
+
+# the death of others --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_without_its_zygote_it_finishes_what_runs_and_ends(
+    resources: Path, threads: ThreadPoolExecutor, engine: str
+) -> None:
+    with RunningServer(resources, "--workers", "2", "--engine", engine) as server, server.client() as client:
+        call = threads.submit(server.invoke, "sleep", None, {"args": "1500"})
+        busy(server, 1)
+        assert client.get("/readyz").status_code == 200
+        with tree.watched(server.processes()) as gone:
+            os.kill(tree.zygote(server), signal.SIGKILL)
+            server.wait_for(lambda line: "the zygote process died" in str(line))
+            ready = client.get("/readyz")
+            assert (ready.status_code, ready.headers["connection"]) == (503, "close")
+            reply = call.result(tree.BOUND_S)
+            assert (reply.status_code, reply.content[:4]) == (200, b"1 0 ")
+            assert server.process.wait(tree.BOUND_S) == 68
+            assert gone(tree.BOUND_S) == []
+
+
+@pytest.mark.parametrize("how", ["idle", "computing", "stopped"])
+def test_nothing_outlives_a_front_that_is_killed(resources: Path, threads: ThreadPoolExecutor, how: str) -> None:
+    with RunningServer(resources, "--workers", "3") as server:
+        if how == "computing":
+            for _ in range(3):
+                threads.submit(server.invoke, "loop")
+            busy(server, 3)
+        elif how == "stopped":
+            tree.stop(tree.workers(server)[0])
+        everything = server.processes()
+        assert len(everything) == 5
+        with tree.watched(everything) as gone:
+            server.process.kill()
+            assert gone(tree.BOUND_S) == []
+        server.process.wait(tree.BOUND_S)
+
+
+def test_nothing_outlives_a_server_stopped_while_it_loads(tmp_path: Path, resources: Path) -> None:
+    with RunningServer(resources, environ={"SANDBOXD_CACHE_FOLDER": str(tmp_path / "cold")}, wait=False) as server:
+        server.wait_for(lambda line: line.get("event") == "serving")
+        with tree.watched(server.processes()) as gone:
+            assert server.terminate() == 0
+            assert gone(tree.BOUND_S) == []
+        assert "Traceback" not in server.text()
+
+
+# drains ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sigterm_lets_a_slow_request_finish(resources: Path, threads: ThreadPoolExecutor, engine: str) -> None:
+    with RunningServer(resources, "--workers", "2", "--engine", engine) as server:
+        call = threads.submit(server.invoke, "sleep", None, {"args": "1500"})
+        busy(server, 1)
+        with tree.watched(server.processes()) as gone:
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for(lambda line: line.get("event") == "draining")
+            assert not call.done()
+            reply = call.result(tree.BOUND_S)
+            assert (reply.status_code, reply.content[:4]) == (200, b"1 0 ")
+            assert server.process.wait(tree.BOUND_S) == 0
+            assert gone(tree.BOUND_S) == []
+        with pytest.raises(httpx.ConnectError):
+            server.invoke("echo", 1)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_after_the_drain_deadline_callers_are_told(resources: Path, threads: ThreadPoolExecutor, engine: str) -> None:
+    with RunningServer(
+        resources, "--workers", "1", "--engine", engine, environ={"SANDBOXD_DRAIN_TIMEOUT": "200ms"}
+    ) as server:
+        running = threads.submit(server.invoke, "loop")
+        busy(server, 1)
+        waiting = threads.submit(server.invoke, "loop")
+        tree.until(lambda: server.metric("sandboxd_pool_queue_depth") == 1, "one waits")
+        assert server.terminate() == 0
+        told = running.result(tree.BOUND_S)
+        assert told.status_code == 500
+        assert "module closed with context canceled" in told.json()["message"]
+        assert "the server shut down before the invocation was over" in told.text
+        refused = waiting.result(tree.BOUND_S)
+        assert refused.status_code == 503
+        assert "the server is shutting down" in refused.json()["message"]
+        assert refused.headers["retry-after"]
+        assert "the drain deadline passed" in server.text()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_kept_connection_learns_of_the_end_from_an_answer(resources: Path, engine: str) -> None:
+    with RunningServer(resources, "--workers", "1", "--engine", engine) as server, server.client() as client:
+        body = b'{"operation":"execute","data":1}'
+        assert "close" not in client.post("/v1.0/bindings/echo", content=body).headers.get("connection", "")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for(lambda line: line.get("event") == "draining")
+        last = client.post("/v1.0/bindings/echo", content=body)
+        assert (last.status_code, last.content, last.headers["connection"]) == (200, b"1", "close")
+        with pytest.raises(httpx.ConnectError):
+            client.post("/v1.0/bindings/echo", content=body)
+        assert server.process.wait(tree.BOUND_S) == 0
+
+
+def test_a_stopped_zygote_does_not_keep_the_server_from_ending(resources: Path) -> None:
+    with RunningServer(resources, "--workers", "2") as server, tree.watched(server.processes()) as gone:
+        for worker in tree.workers(server):
+            tree.stop(worker)
+        tree.stop(tree.zygote(server))
+        assert server.terminate() == 0
+        assert gone(tree.BOUND_S) == []
+
+
+def test_an_inherited_socket_that_is_none(resources: Path) -> None:
+    with listening_socket() as held:
+        number = held.fileno()
+    done = start("--resources-path", str(resources), "--fd", str(number))
+    assert done.returncode == 66
+    assert f"cannot listen on descriptor {number}" in done.stderr
