@@ -20,6 +20,7 @@ _EXIT_MEANINGS = {
     ExitCode.LISTEN: "the address cannot be listened on",
     ExitCode.WORKERS: "workers fail to start again and again",
     ExitCode.ZYGOTE_LOST: "the zygote died; what was in flight was finished",
+    ExitCode.CELLS: "cells fail to start again and again, and none is ready",
 }
 
 

@@ -81,6 +81,7 @@ class Server:
         self._member = member
         self._draining = False
         self._loaded = False
+        self._first_load = asyncio.Event()
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._began = time.monotonic()
@@ -194,8 +195,22 @@ class Server:
             max_header_bytes=config.listen.max_header_bytes,
             header_timeout_s=config.listen.header_timeout_ms / 1000,
         )
+        if self._member is not None and not self._member.first:
+            # Connections for this cell wait in its queue until it can answer them; the others serve meanwhile.
+            await self._loaded_or_stopped()
+            if self._stop.is_set():
+                listener.close()
+                return
         log.info("serving HTTP", extra=fields(event="serving", engine=choose(engine)))
         await serve_engine(self._app, listener, engine, self._stop, drain_s=config.drain.timeout_ms / 1000)
+
+    async def _loaded_or_stopped(self) -> None:
+        either = [asyncio.create_task(event.wait()) for event in (self._first_load, self._stop)]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in either:
+                task.cancel()
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -220,7 +235,7 @@ class Server:
                 error = self._pool.failure.result()
                 log.critical("%s", error, extra=fields(event="failed"))
                 return error.exit_code
-            if engine.done():
+            if engine.done() and not self._stop.is_set():
                 engine.result()
                 raise SandboxdError("the HTTP server ended by itself", exit_code=ExitCode.LISTEN)
             return ExitCode.OK
@@ -232,6 +247,7 @@ class Server:
     async def _load_first(self) -> None:
         self._app.bindings = await self._catalog.load()
         self._loaded = True
+        self._first_load.set()
         log.info(
             "ready after %.0f ms",
             (time.monotonic() - self._began) * 1000,

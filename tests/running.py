@@ -35,6 +35,8 @@ class RunningServer:
         environ: variables on top of the test's own.
         cwd: where file:// URLs start.
         wait: block until the log says `ready`.
+        ready: the event of the log that says so.
+        bind: the server binds a port of its own.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class RunningServer:
         cwd: Path | None = None,
         wait: bool = True,
         listener: socket.socket | None = None,
+        ready: str = "ready",
+        bind: bool = False,
     ) -> None:
         self._own_listener = listener is None
         self.listener = listener or listening_socket()
@@ -67,8 +71,7 @@ class RunningServer:
                 "serve",
                 "--resources-path",
                 str(resources),
-                "--fd",
-                str(self.listener.fileno()),
+                *(["--port", "0"] if bind else ["--fd", str(self.listener.fileno())]),
                 *options,
             ],
             pass_fds=[self.listener.fileno()],
@@ -82,9 +85,14 @@ class RunningServer:
             self.listener.close()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        if wait:
+        if wait or bind:
             try:
-                self.wait_for(lambda line: line.get("event") == "ready", timeout_s=START_TIMEOUT_S)
+                if bind:
+                    address = self.wait_for(lambda line: "address" in line, timeout_s=START_TIMEOUT_S)["address"]
+                    self.port = int(address.rpartition(":")[2])
+                    self.base_url = f"http://127.0.0.1:{self.port}"
+                if wait:
+                    self.wait_for(lambda line: line.get("event") == ready, timeout_s=START_TIMEOUT_S)
             except BaseException:
                 self.stop()
                 raise

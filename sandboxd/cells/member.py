@@ -70,6 +70,8 @@ class Member:
         self, channel: socket.socket, welcome: Welcome, decoder: codec.Decoder, received: Sequence[Message]
     ) -> None:
         self.number = welcome.number
+        self.first = welcome.first
+        """It is the first to start, and answers before it is ready."""
         self.attributes: dict[str, str] = dict(welcome.attributes)
         """What callers have left at any cell."""
         self.changed = asyncio.Event()

@@ -31,6 +31,9 @@ class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
 
     number: int
     """0 and up."""
+    first: bool
+    """No cell was ever ready: this one answers from the start, so that probes hear why it is not ready yet. Any other
+    leaves connections in its queue until it can run guests."""
     config: bytes
     """As `sandboxd.cells.share.pack` gives it: the cell's share of the server's settings."""
     attributes: tuple[tuple[str, str], ...] = ()

@@ -38,7 +38,7 @@ POLL_S: Final = 5.0
 killed, and a cell that does not answer gets no new connections."""
 HUNG_S: Final = 60.0
 """A cell that has not answered for so long is killed."""
-STOP_MARGIN_S: Final = 15.0
+STOP_MARGIN_S: Final = 12.0
 """Beyond the drain time, before a cell that has not ended is killed."""
 
 _NEEDS_THE_OPERATOR: Final = frozenset((ExitCode.USAGE, ExitCode.CONFIG, ExitCode.COMPONENT, ExitCode.LISTEN))
@@ -178,7 +178,9 @@ class Supervisor:
     def _start(self, number: int) -> Incarnation:
         cell = Incarnation.start(number, self._listeners.fd(number), self)
         config = pack(share(self._config, number, self._count))
-        cell.send(Welcome(number=number, config=config, attributes=tuple(self._attributes.items())))
+        attributes = tuple(self._attributes.items())
+        first = not self._first_ready.is_set()
+        cell.send(Welcome(number=number, first=first, config=config, attributes=attributes))
         cell.send(self._state)
         self._cells[number] = cell
         self._accounts.started(number)
