@@ -1,7 +1,8 @@
 """Reading values that a component passes: a function compiled for each type of a signature.
 
 What a C value points to is copied out in one piece per list, record or tuple. Arguments belong to wasmtime, so nothing
-is freed here. `list<u8>` is a strided copy: the C API gives every byte 32 bytes of its own.
+is freed here. `list<u8>` is a strided copy: the C API gives every byte 32 bytes of its own. Copying them out and taking
+every 32nd is several times faster than a strided view.
 """
 
 import struct
@@ -13,7 +14,7 @@ from hostfuncs.abi import capi as abi
 from hostfuncs.abi.ending import HostTrap
 from hostfuncs.wasip2 import capi
 from hostfuncs.wasip2.capi import ENTRY_SIZE, PAYLOAD, VAL_SIZE
-from hostfuncs.wasip2.layout import NUMBERS, Scope, maybe, one_word, two_words
+from hostfuncs.wasip2.layout import BYTES_AT_ONCE, NUMBERS, Scope, maybe, one_word, two_words
 from hostfuncs.wasip2.types import (
     NONE,
     U8,
@@ -33,9 +34,6 @@ from hostfuncs.wasip2.types import (
 
 Lift = Callable[[bytes, int, Scope], Any]
 """(bytes that hold C values, where this one begins, scope) -> value"""
-
-_STRIDED_COPY = 4096
-"""`list<u8>` up to this length is copied whole and then thinned out; longer ones are thinned out where they are."""
 
 
 def lifter(kind: Type) -> Lift:
@@ -81,9 +79,11 @@ def _lift_bytes(raw: bytes, at: int, _scope: Scope) -> bytes:
     size, data = two_words(raw, at + PAYLOAD)
     if not size:
         return b""
-    if size <= _STRIDED_COPY:
+    if size <= BYTES_AT_ONCE:
         return string_at(data, size * VAL_SIZE)[PAYLOAD::VAL_SIZE]
-    return abi.view_of(data, size * VAL_SIZE)[PAYLOAD::VAL_SIZE].tobytes()
+    end = data + size * VAL_SIZE
+    step = BYTES_AT_ONCE * VAL_SIZE
+    return b"".join([string_at(at, min(step, end - at))[PAYLOAD::VAL_SIZE] for at in range(data, end, step)])
 
 
 def _list_lifter(element: Lift, most: int) -> Lift:

@@ -15,6 +15,7 @@ from hostfuncs.abi import capi as abi
 from hostfuncs.wasip2 import capi
 from hostfuncs.wasip2.capi import PAYLOAD, VAL_SIZE
 from hostfuncs.wasip2.layout import (
+    BYTES_AT_ONCE,
     CHAR,
     ENUM,
     LIST,
@@ -94,11 +95,12 @@ def _lower_bytes(value: bytes | bytearray | memoryview, scope: Scope) -> bytes:
     size = len(value)
     scratch = scope.scratch
     capi.vallist_new_uninit(scratch.address, size)
-    data = scratch.words[1]
-    if size:
-        view = abi.view_of(data, size * VAL_SIZE)
-        view[0::VAL_SIZE] = b"\x02" * size
-        view[PAYLOAD::VAL_SIZE] = value
+    data: int = scratch.words[1]
+    image, source = scratch.bytes_image, scratch.bytes_address
+    for at in range(0, size, BYTES_AT_ONCE):
+        count = min(BYTES_AT_ONCE, size - at) * VAL_SIZE
+        image[PAYLOAD:count:VAL_SIZE] = value[at : at + BYTES_AT_ONCE]
+        memmove(data + at * VAL_SIZE, source, count)
     return _vector(LIST, size, data)
 
 
