@@ -99,7 +99,7 @@ class Http2Connection(httpcore2.AsyncHTTP2Connection):
             # Otherwise the origin goes on sending into a window nobody opens, and the connection stalls for all.
             try:
                 self._h2_state.reset_stream(stream_id, error_code=8)  # CANCEL
-                await self._stream.write(self._h2_state.data_to_send())
+                self._stream.push(self._h2_state.data_to_send())
             except (OSError, h2.exceptions.H2Error):
                 self._connection_error = True
         await super()._response_closed(stream_id)

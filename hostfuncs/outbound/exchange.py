@@ -55,6 +55,7 @@ class Exchange:
         self._timer: asyncio.TimerHandle | None = None
         self._expired = False
         self._begun = False
+        self._cancelled = False
         self.task: asyncio.Task[None] = owner.loop.create_task(self._run())
 
     def __repr__(self) -> str:
@@ -84,7 +85,8 @@ class Exchange:
             return
         self._closed = True
         if not self.task.done():
-            self.task.cancel()
+            self._cancel()
+            self._owner.cancelled = True
             if not self._begun:
                 # A task that is cancelled before its first step never gets to its clean-up.
                 self._drop()
@@ -116,11 +118,17 @@ class Exchange:
     def _expire(self) -> None:
         self._timer = None
         self._expired = True
-        self.task.cancel()
+        self._cancel()
 
     def _fail_from_body(self, error: OutboundError) -> None:
         self._told = error
-        self.task.cancel()
+        self._cancel()
+
+    def _cancel(self) -> None:
+        """Cancel the task, once: a second cancellation would hit its clean-up, and the pool's with it."""
+        if not self._cancelled:
+            self._cancelled = True
+            self.task.cancel()
 
     async def _run(self) -> None:
         self._begun = True

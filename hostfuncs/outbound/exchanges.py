@@ -46,6 +46,8 @@ class Exchanges:
         self._pool: httpcore2.AsyncConnectionPool | None = None
         self._started = 0
         self._refusals = 0
+        self.cancelled = False
+        """Set by an exchange that was closed before it had ended: the loop has to run for it to end."""
         self._records: list[UsageRecord] = []
         self._ready: Callable[[], bool] | None = None
         self._failure: BaseException | None = None
@@ -177,19 +179,18 @@ class Exchanges:
         Returns:
             One record per request that was started or refused.
         """
-        if self._live:
-            tasks = []
-            for exchange in list(self._live):
-                tasks.append(exchange.task)
-                exchange.close()
+        for exchange in list(self._live):
+            exchange.close()
+        if self.cancelled:
+            self.cancelled = False
             loop = self.loop
-            pending = [task for task in tasks if not task.done()]
+            # Cancelled tasks end, and closed transports give their descriptors back, in the loop's next passes.
+            pending = [task for task in asyncio.all_tasks(loop) if not task.done()]
             if pending:
                 loop.run_until_complete(asyncio.wait(pending, timeout=1.0))
             if any(not task.done() for task in pending):
                 self._outbound.reset()
             else:
-                # Closed transports give their descriptors back in the loop's next pass.
                 loop.call_soon(loop.stop)
                 loop.run_forever()
             self._live.clear()

@@ -163,11 +163,10 @@ class Http1Connection(httpcore2.AsyncConnectionInterface):
     async def release(self, passage: Passage) -> None:
         """The exchange is over: keep the connection if both sides are done with it, else close it."""
         sender, self._sender = self._sender, None
-        if sender is not None and not sender.done():
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
+        sending = sender is not None and not sender.done()
         if (
-            self._state is _State.ACTIVE
+            not sending
+            and self._state is _State.ACTIVE
             and self._h11.our_state is h11.DONE
             and self._h11.their_state is h11.DONE
             and not self._h11.trailing_data[0]
@@ -177,6 +176,9 @@ class Http1Connection(httpcore2.AsyncConnectionInterface):
             self._expires_at = time.monotonic() + self._keepalive_s
         else:
             await self.aclose()
+        if sender is not None and sending:
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
 
     async def aclose(self) -> None:
         """Close the connection at once."""

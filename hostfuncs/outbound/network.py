@@ -5,6 +5,7 @@ something waits in its socket: an idle HTTP/1.1 connection with anything to read
 """
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - what getaddrinfo runs on; loaded before the fork, its pages are shared
 import contextlib
 import ipaddress
 import select
@@ -34,7 +35,8 @@ class SystemResolver:
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
         """Ask the system, hosts file and search domains included. Raises socket.gaierror."""
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # As bytes: the name was read once, and no second codec is to read it otherwise.
+        found = await asyncio.get_running_loop().getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 
@@ -122,14 +124,18 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         """
         if not buffer:
             return
-        if self._is_lost or self._transport is None or self._transport.is_closing():
-            raise self._lost or ConnectionResetError("the connection is closed")
-        self._transport.write(buffer)
+        self.push(buffer)
         while self._full and not self._is_lost:
             self._drain = asyncio.get_running_loop().create_future()
             await self._drain
         if self._lost is not None:
             raise self._lost
+
+    def push(self, buffer: bytes) -> None:
+        """As `write`, without waiting. For what is small and must not be held up."""
+        if self._is_lost or self._transport is None or self._transport.is_closing():
+            raise self._lost or ConnectionResetError("the connection is closed")
+        self._transport.write(buffer)
 
     async def aclose(self) -> None:
         """Close at once. Nothing is flushed: whoever closes has had all it wanted, or wants no more."""

@@ -1,5 +1,6 @@
 """Whom to trust, and which certificate to show to whom."""
 
+import encodings.idna  # noqa: F401 - ssl loads it for the first server name; loaded before the fork, its pages are shared
 import ssl
 from functools import lru_cache
 
