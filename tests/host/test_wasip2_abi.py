@@ -1,6 +1,7 @@
 """Components written as text: what guests can do to the host's functions that no compiler would let them."""
 
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -437,3 +438,57 @@ def test_a_damaged_artifact_is_refused(components: Components, tmp_path: Path) -
     broken.write_bytes(b"not an artifact")
     with pytest.raises(GuestError, match="the artifact does not load"):
         components.load((Path(sys.modules[Components.__module__].HERE) / "wat" / "hello.wat"), artifact=str(broken))
+
+
+# composition ----------------------------------------------------------------------------------------------------------
+
+# The inner component has a memory of its own; what calls it has the outer one: the engine copies from one to the other.
+INNER = """
+  (component $inner
+    (core module $m
+      (memory (export "memory") 1)
+      (global $next (mut i32) (i32.const 1024))
+      (func (export "realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
+        (local.set $at (global.get $next))
+        (global.set $next (i32.add (local.get $at) (local.get 3)))
+        (local.get $at))
+      (func (export "last") (param i32 i32) (result i32)
+        (i32.load8_u (i32.sub (i32.add (local.get 0) (local.get 1)) (i32.const 1)))))
+    (core instance $i (instantiate $m))
+    (alias core export $i "memory" (core memory $memory))
+    (alias core export $i "realloc" (core func $realloc))
+    (func (export "last") (param "text" string) (result u32)
+      (canon lift (core func $i "last") (memory $memory) (realloc $realloc))))
+  (instance $composed (instantiate $inner))
+"""
+
+
+# Compiled in a process of its own: an engine without multiple memories aborts on the copying code it makes itself.
+COMPILE = """
+import sys
+import wasmtime
+from wasmtime.component import Component
+from sandboxd.limits import EngineSettings
+from sandboxd.worker import engine
+Component(engine.build(EngineSettings(), compiling=True), wasmtime.wat2wasm(sys.stdin.read()))
+"""
+
+
+def test_composed_components_run(components: Components) -> None:
+    text = component("(i32.ne (call $last (i32.const 2048) (i32.const 5)) (i32.const 111))", imports=INNER)
+    lowered = """
+  (alias export $composed "last" (func $c-last))
+  (core func $l-last (canon lower (func $c-last) (memory $memory) (realloc $realloc)))
+  (core module $main
+    (import "h" "last" (func $last (param i32 i32) (result i32)))
+    (data (i32.const 2048) "hello")"""
+    text = text.replace("\n  (core module $main", lowered, 1)
+    text = text.replace('(with "h" (instance ', '(with "h" (instance (export "last" (func $l-last)) ', 1)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], input=text, text=True, cwd=root, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    with components.load(text) as guest:
+        result = guest.run()
+    assert (result.outcome, result.detail) == ("completed", "")
