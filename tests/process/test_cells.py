@@ -215,7 +215,8 @@ def test_one_cell_notices_and_all_reload(tmp_path: Path) -> None:
         assert server.metric("sandboxd_compile_cache_total", result="hit") == 1
         (folder / "new.yaml").write_text(guest_component("upper"))
         server.wait_for(lambda line: line.get("event") == "cells_reloaded")
-        assert [line["cell"] for line in server.events("reloaded")] == [0, 1]
+        for number in (0, 1):
+            server.wait_for(lambda line, number=number: line.get("event") == "reloaded" and line["cell"] == number)
         assert sum("changed files noticed" in line.get("message", "") for line in server.lines) == 1
         calls(server, 20, "upper")
         values = server.scrape()
@@ -262,7 +263,7 @@ def test_sigterm_drains_all_and_exits_0(tmp_path: Path) -> None:
         )
         with tree.watched(server.processes()) as left:
             assert server.terminate() == 0
-            assert left(0) == []
+            assert left(5) == []
         assert [call.result().status_code for call in running] == [200] * 8
         with pytest.raises(httpx.ConnectError):
             server.invoke("sleep")

@@ -1,0 +1,289 @@
+"""What the cells' parts do by themselves: adding up, dividing, steering, giving up."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from sandboxd.cells import supervisor as supervisor_module
+from sandboxd.cells.exposition import expose, snapshot
+from sandboxd.cells.incarnation import Incarnation, Requests
+from sandboxd.cells.listeners import bind
+from sandboxd.cells.merge import GAUGES, How, Ledger, merge
+from sandboxd.cells.messages import Family
+from sandboxd.cells.share import concurrency, pack, share, unpack
+from sandboxd.cells.steering import program
+from sandboxd.config import Config, PoolConfig
+from sandboxd.errors import ExitCode, SandboxdError
+from sandboxd.metrics import DaprLabels, Metrics
+from sandboxd.outcome import Outcome
+from sandboxd.pool.stats import PoolStats
+
+
+def count(value: float, binding: str = "a", name: str = "sandboxd_requests") -> Family:
+    return Family(name, "counter", "text", ((f"{name}_total", (("binding", binding),), value),))
+
+
+def gauge(name: str, value: float) -> Family:
+    return Family(name, "gauge", "text", ((name, (("pool", "default"),), value),))
+
+
+def values(families: tuple[Family, ...]) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    return {(name, labels): value for family in families for name, labels, value in family.samples}
+
+
+def full_metrics() -> Metrics:
+    """Metrics with every family used."""
+    metrics = Metrics(version="1", dapr=DaprLabels(app_id="app"))
+    metrics.watch_pool(lambda: PoolStats(workers_limit=3, worker_exits_total={"crashed": 1}))
+    metrics.binding("a").ended(Outcome.COMPLETED, 0.002)
+    metrics.binding("a").dapr_event(execute=True, success=True, seconds=0.002)
+    metrics.binding_ready("a", True)
+    metrics.module_loaded("a", digest="d", scheme="file", abi="module", seconds=1.0, cached=False)
+    return metrics
+
+
+class TestMerge:
+    def test_what_is_counted_is_added_up(self) -> None:
+        merged = values(merge({0: [count(3), count(1, "b")], 1: [count(4)]}))
+        assert merged == {
+            ("sandboxd_requests_total", (("binding", "a"),)): 7,
+            ("sandboxd_requests_total", (("binding", "b"),)): 1,
+        }
+
+    @pytest.mark.parametrize(
+        ("name", "expected"),
+        [
+            ("sandboxd_pool_queue_depth", 7),
+            ("sandboxd_pool_queue_depth_max", 5),
+            ("sandboxd_binding_ready", 2),
+            ("sandboxd_build_info", 5),
+        ],
+    )
+    def test_gauges_by_their_meaning(self, name: str, expected: float) -> None:
+        assert values(merge({0: [gauge(name, 2)], 1: [gauge(name, 5)]})) == {(name, (("pool", "default"),)): expected}
+
+    def test_other_gauges_stay_apart(self) -> None:
+        assert values(merge({0: [gauge("sandboxd_new", 2)], 1: [gauge("sandboxd_new", 5)]})) == {
+            ("sandboxd_new", (("cell", "0"), ("pool", "default"))): 2,
+            ("sandboxd_new", (("cell", "1"), ("pool", "default"))): 5,
+        }
+
+    def test_every_gauge_of_the_server_has_a_decision(self) -> None:
+        found = {family.name for family in snapshot(full_metrics().registry) if family.kind == "gauge"}
+        assert found - set(GAUGES) == set()
+
+    def test_one_cell_merged_is_that_cell(self) -> None:
+        """The text Prometheus reads of a merge of one is the text of the one, apart from the label `cell`."""
+        metrics = full_metrics()
+        merged, kind = expose(merge({0: snapshot(metrics.registry)}), "application/openmetrics-text; version=1.0.0")
+        alone, same_kind = metrics.expose("application/openmetrics-text; version=1.0.0")
+        assert merged.replace(b'{cell="0",', b"{") == alone
+        assert kind == same_kind
+
+    def test_buckets_are_added_up_bound_by_bound(self) -> None:
+        class One(Collector):
+            def collect(self) -> Iterator[Metric]:
+                family = HistogramMetricFamily("h", "text", labels=["binding"])
+                family.add_metric(["a"], [("0.1", 1.0), ("1.0", 3.0), ("+Inf", 4.0)], 6.5)
+                yield family
+
+            def describe(self) -> list[Metric]:
+                return []
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(One())
+        text, _ = expose(merge({0: snapshot(registry), 1: snapshot(registry)}), "")
+        assert [line for line in text.decode().splitlines() if not line.startswith("#")] == [
+            'h_bucket{binding="a",le="0.1"} 2.0',
+            'h_bucket{binding="a",le="1.0"} 6.0',
+            'h_bucket{binding="a",le="+Inf"} 8.0',
+            'h_count{binding="a"} 8.0',
+            'h_sum{binding="a"} 13.0',
+        ]
+
+
+class TestLedger:
+    def test_dead_cells_still_count(self) -> None:
+        ledger = Ledger()
+        ledger.retire([count(5), gauge("sandboxd_pool_queue_depth", 3)])
+        ledger.retire([count(2)])
+        assert values(ledger.merged({0: [count(1)]}, [])) == {("sandboxd_requests_total", (("binding", "a"),)): 8}
+
+    def test_silent_cells_count_but_their_state_is_unknown(self) -> None:
+        depth = "sandboxd_pool_queue_depth"
+        merged = Ledger().merged({0: [count(1), gauge(depth, 1)]}, [[count(6), gauge(depth, 9)]])
+        assert values(merged) == {
+            ("sandboxd_requests_total", (("binding", "a"),)): 7,
+            (depth, (("pool", "default"),)): 1,
+        }
+
+    def test_a_binding_nobody_knows_any_more_is_not_shown(self) -> None:
+        ledger = Ledger()
+        ledger.retire([count(5, "gone")])
+        ledger.retire([count(3, "a"), count(9, "")])
+        assert values(ledger.merged({0: [count(1)]}, [])) == {
+            ("sandboxd_requests_total", (("binding", "a"),)): 4,
+            ("sandboxd_requests_total", (("binding", ""),)): 9,
+        }
+
+    def test_while_no_cell_knows_any_binding_all_are_shown(self) -> None:
+        ledger = Ledger()
+        ledger.retire([count(5)])
+        assert values(ledger.merged({0: []}, [])) == {("sandboxd_requests_total", (("binding", "a"),)): 5}
+
+
+class TestShare:
+    @pytest.mark.parametrize(
+        ("workers", "cells", "expected"), [(8, 2, [4, 4]), (7, 3, [3, 2, 2]), (2, 4, [1, 1, 1, 1]), (1, 1, [1])]
+    )
+    def test_workers_are_divided(self, workers: int, cells: int, expected: list[int]) -> None:
+        config = Config(pool=PoolConfig(workers=workers))
+        assert [share(config, number, cells).pool.workers for number in range(cells)] == expected
+
+    @pytest.mark.parametrize(("limit", "expected"), [(1000, 500), (1, 1), (0, 0), (5, 3)])
+    def test_the_queue_is_divided(self, limit: int, expected: int) -> None:
+        config = Config(pool=PoolConfig(workers=2, queue_limit=limit))
+        assert [share(config, number, 2).pool.queue_limit for number in range(2)] == [expected] * 2
+
+    def test_nothing_else_changes(self) -> None:
+        config = Config(pool=PoolConfig(workers=4))
+        mine = share(config, 1, 2)
+        assert dataclasses.replace(mine, pool=config.pool, cells=config.cells) == config
+        assert mine.cell_count == 2
+
+    @pytest.mark.parametrize(("limit", "expected"), [(0, 0), (1, 1), (4, 2), (5, 3)])
+    def test_concurrency_of_a_binding(self, limit: int, expected: int) -> None:
+        assert concurrency(limit, 2) == expected
+
+    def test_settings_travel(self) -> None:
+        config = Config(api_token="secret", resources_paths=("/a", "b"), pool=PoolConfig(workers=3))
+        assert unpack(pack(config)) == config
+
+
+class TestSteering:
+    def test_new_connections_go_to_the_chosen_sockets_only(self) -> None:
+        listeners = bind("127.0.0.1", 0, 4)
+        host, _, port = listeners.address.rpartition(":")
+        sockets = [socket.socket(fileno=os.dup(listeners.fd(number))) for number in range(4)]
+
+        def arrivals() -> list[int]:
+            clients = [socket.create_connection((host, int(port))) for _ in range(60)]
+            found = []
+            for listener in sockets:
+                taken = 0
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        listener.accept()[0].close()
+                        taken += 1
+                found.append(taken)
+            for client in clients:
+                client.close()
+            return found
+
+        try:
+            for listener in sockets:
+                listener.setblocking(False)
+            for chosen in ([1, 3], [2], [0, 1, 2, 3]):
+                listeners.send_to(chosen)
+                found = arrivals()
+                assert sum(found) == 60
+                assert [number for number, taken in enumerate(found) if taken] == chosen
+        finally:
+            for held in sockets:
+                held.close()
+            listeners.close()
+
+    def test_the_kernel_takes_as_many_cells_as_may_be_configured(self) -> None:
+        assert len(program(range(256))) < 4096
+
+    def test_a_port_in_use_is_refused(self) -> None:
+        listeners = bind("127.0.0.1", 0, 2)
+        try:
+            with pytest.raises(SandboxdError, match="Address already in use") as caught:
+                bind("127.0.0.1", int(listeners.address.rpartition(":")[2]), 2)
+            assert caught.value.exit_code == ExitCode.LISTEN
+        finally:
+            listeners.close()
+
+
+class TestGivingUp:
+    """Cells replaced by processes that just exit."""
+
+    @staticmethod
+    def run(monkeypatch: pytest.MonkeyPatch, status: int, cells: int = 2) -> tuple[SandboxdError, int]:
+        started = 0
+
+        def start(number: int, listener_fd: int, requests: Requests) -> Incarnation:
+            nonlocal started
+            started += 1
+            ours, theirs = socket.socketpair()
+            theirs.close()
+            process = subprocess.Popen([sys.executable, "-S", "-c", f"raise SystemExit({status})"])
+            return Incarnation(number, process, ours, requests)
+
+        monkeypatch.setattr(Incarnation, "start", start)
+        monkeypatch.setattr(supervisor_module, "FIRST_DELAY_S", 0.01)
+        config = Config(cells=cells)
+        config = dataclasses.replace(config, listen=dataclasses.replace(config.listen, port=0))
+        with pytest.raises(SandboxdError) as caught:
+            asyncio.run(supervisor_module.Supervisor(config, {}, None).run())
+        return caught.value, started
+
+    def test_a_cell_that_never_starts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        error, started = self.run(monkeypatch, status=67)
+        assert error.exit_code == ExitCode.CELLS
+        assert started == supervisor_module.MAX_BOOT_FAILURES
+
+    @pytest.mark.parametrize("status", [2, 64, 65, 66])
+    def test_what_only_the_operator_can_repair(self, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+        error, started = self.run(monkeypatch, status=status)
+        assert (error.exit_code, started) == (status, 1)
+
+
+def test_the_supervisor_loads_neither_http_nor_guests() -> None:
+    """Its memory is small, and what it does not load cannot fail in it."""
+    code = "import sys; import sandboxd.cells.supervisor; print('\\n'.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = ("wasmtime", "starlette", "uvicorn", "hypercorn", "prometheus_client", "httpx2", "sandboxd.front")
+    assert [name for name in loaded if name.startswith(heavy)] == []
+
+
+def test_all_ways_to_merge_are_used() -> None:
+    assert set(GAUGES.values()) == set(How)
+
+
+def test_gauge_and_counter_survive_the_way() -> None:
+    class Two(Collector):
+        def collect(self) -> Iterator[Metric]:
+            counter = CounterMetricFamily("c", "text", labels=["x"])
+            counter.add_metric(['quo"te\\'], 2)
+            yield counter
+            yield GaugeMetricFamily("g", "text", value=1.5)
+
+        def describe(self) -> list[Metric]:
+            return []
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Two())
+    families = snapshot(registry)
+    assert values(families) == {("c_total", (("x", 'quo"te\\'),)): 2, ("g", ()): 1.5}
+    text, _ = expose(families, "")
+    assert b'c_total{x="quo\\"te\\\\"} 2.0' in text
+
+
+def test_resources(tmp_path: Path) -> None:
+    """A config whose cache is a path travels as a path."""
+    config = Config()
+    config = dataclasses.replace(config, cache=dataclasses.replace(config.cache, folder=tmp_path))
+    assert unpack(pack(config)).cache.folder == tmp_path
