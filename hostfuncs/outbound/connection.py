@@ -92,8 +92,8 @@ class Http2Connection(httpcore2.AsyncHTTP2Connection):
         self._passages.pop(stream_id, None)
         sender = self._senders.pop(stream_id, None)
         if sender is not None and not sender.done():
+            # Not awaited: nothing here may be interrupted half-way.
             sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
         unfinished = stream_id in self._events and not self._h2_state_closed(stream_id)
         if unfinished:
             # Otherwise the origin goes on sending into a window nobody opens, and the connection stalls for all.

@@ -56,6 +56,7 @@ class Exchange:
         self._expired = False
         self._begun = False
         self._cancelled = False
+        self._finishing = False
         self.task: asyncio.Task[None] = owner.loop.create_task(self._run())
 
     def __repr__(self) -> str:
@@ -86,7 +87,6 @@ class Exchange:
         self._closed = True
         if not self.task.done():
             self._cancel()
-            self._owner.cancelled = True
             if not self._begun:
                 # A task that is cancelled before its first step never gets to its clean-up.
                 self._drop()
@@ -125,8 +125,8 @@ class Exchange:
         self._cancel()
 
     def _cancel(self) -> None:
-        """Cancel the task, once: a second cancellation would hit its clean-up, and the pool's with it."""
-        if not self._cancelled:
+        """Cancel the task, once, and not in its clean-up: that waits for no network, and must not be cut short."""
+        if not self._cancelled and not self._finishing:
             self._cancelled = True
             self.task.cancel()
 
@@ -198,6 +198,8 @@ class Exchange:
                 trailers=True,
             )
         finally:
+            self._pause()
+            self._finishing = True
             await response.aclose()
         self.body.end(passage.trailers)
 

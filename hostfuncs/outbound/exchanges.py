@@ -46,12 +46,11 @@ class Exchanges:
         self._pool: httpcore2.AsyncConnectionPool | None = None
         self._started = 0
         self._refusals = 0
-        self.cancelled = False
-        """Set by an exchange that was closed before it had ended: the loop has to run for it to end."""
         self._records: list[UsageRecord] = []
         self._ready: Callable[[], bool] | None = None
         self._failure: BaseException | None = None
         self._left_at = 0.0
+        self._attended = -1
 
     def __repr__(self) -> str:
         return f"<Exchanges {self._started} started, {len(self._live)} live>"
@@ -163,6 +162,26 @@ class Exchanges:
             loop.run_forever()
         self._left_at = time.monotonic()
 
+    def attend(self, fd: int, arrived: Callable[[], None]) -> None:
+        """Also wait for something that is no request: call `arrived` whenever `fd` is readable, until `close`.
+
+        Parameters:
+            fd: a descriptor; stays the caller's.
+            arrived: reads from it without waiting. What it raises is raised by `wait`.
+        """
+        self._attended = fd
+
+        def readable() -> None:
+            try:
+                arrived()
+            except BaseException as exc:  # noqa: BLE001 - handed to whoever waits, as in `notify`
+                self._failure = self._failure or exc
+                self.loop.stop()
+            else:
+                self.notify()
+
+        self.loop.add_reader(fd, readable)
+
     def notify(self) -> None:
         """Engine: something changed; stop driving if that is what was waited for."""
         if self._ready is not None and self._failure is None:
@@ -179,18 +198,21 @@ class Exchanges:
         Returns:
             One record per request that was started or refused.
         """
+        if self._attended >= 0:
+            self.loop.remove_reader(self._attended)
+            self._attended = -1
         for exchange in list(self._live):
             exchange.close()
-        if self.cancelled:
-            self.cancelled = False
+        if self._started:
+            self._started = 0
             loop = self.loop
             # Cancelled tasks end, and closed transports give their descriptors back, in the loop's next passes.
-            pending = [task for task in asyncio.all_tasks(loop) if not task.done()]
+            pending = list(asyncio.all_tasks(loop))
             if pending:
                 loop.run_until_complete(asyncio.wait(pending, timeout=1.0))
             if any(not task.done() for task in pending):
                 self._outbound.reset()
-            else:
+            elif pending:
                 loop.call_soon(loop.stop)
                 loop.run_forever()
             self._live.clear()

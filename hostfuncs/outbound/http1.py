@@ -177,8 +177,8 @@ class Http1Connection(httpcore2.AsyncConnectionInterface):
         else:
             await self.aclose()
         if sender is not None and sending:
+            # Not awaited: nothing here may be interrupted half-way.
             sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
 
     async def aclose(self) -> None:
         """Close the connection at once."""
