@@ -38,7 +38,7 @@ class Accounts:
 
     def retire(self, cell: Incarnation) -> None:
         """A cell's process has ended, and everything it wrote was read."""
-        self._ledger.retire(cell.families)
+        self._ledger.retire(cell.number, cell.families)
         self._requests[cell.number] += _requests(cell)
 
     async def ask(self, alive: Callable[[], Sequence[Incarnation]]) -> None:
@@ -66,9 +66,9 @@ class Accounts:
             cells: by number; None for one that does not run.
         """
         present = [cell for cell in cells if cell is not None]
-        answered = {cell.number: cell.families for cell in present if cell.answers and not cell.ended.done()}
-        silent = [cell.families for cell in present if cell.number not in answered]
-        return (*self._ledger.merged(answered, silent), *self._own(cells))
+        told = {cell.number: cell.families for cell in present}
+        silent = {cell.number for cell in present if not cell.answers or cell.ended.done()}
+        return (*self._ledger.merged(told, silent), *self._own(cells))
 
     def _own(self, cells: Sequence[Incarnation | None]) -> tuple[Family, ...]:
         up = [float(cell is not None and cell.ready) for cell in cells]

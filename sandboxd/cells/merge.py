@@ -1,6 +1,6 @@
 """Makes one set of metrics of those of several cells, alive and dead."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Final
 
@@ -89,37 +89,52 @@ def counted(families: Iterable[Family]) -> tuple[Family, ...]:
 
 
 class Ledger:
-    """What cells had counted when they died, so that sums never go backwards.
+    """What dead processes of cells had counted, so that sums never go backwards.
+
+    Prometheus takes a counter that is smaller than before, be it by the last bit, for one that began anew at zero. So
+    the order of additions is always the same: for each cell what its dead processes counted, then what its living one
+    did; then cell by cell. Rounding keeps order: with no term shrinking, no sum does.
 
     A binding that no live cell knows any more was taken out of the configuration; what dead cells counted for it is
     not shown, as a living cell forgets it too.
     """
 
     def __init__(self) -> None:
-        self._retired: tuple[Family, ...] = ()
+        self._retired: dict[int, tuple[Family, ...]] = {}
 
     def __repr__(self) -> str:
-        return f"<Ledger of {len(self._retired)} metrics>"
+        return f"<Ledger of cells {sorted(self._retired)}>"
 
-    def retire(self, families: Iterable[Family]) -> None:
-        """Take over what a cell had counted. To be called once in the life of a process."""
-        self._retired = merge({0: self._retired, 1: counted(families)})
+    def retire(self, number: int, families: Sequence[Family]) -> None:
+        """Take over what a process of a cell had counted. To be called once, at its end.
 
-    def merged(
-        self, answered: Mapping[int, Sequence[Family]], silent: Sequence[Sequence[Family]]
-    ) -> tuple[Family, ...]:
+        Parameters:
+            number: the cell's.
+            families: the last metrics it told.
+        """
+        self._retired[number] = _sum(self._retired.get(number, ()), counted(families))
+
+    def merged(self, told: Mapping[int, Sequence[Family]], silent: Collection[int] = ()) -> tuple[Family, ...]:
         """The metrics of the server.
 
         Parameters:
-            answered: the metrics of every cell that has just told them.
-            silent: the last known metrics of cells that live, but did not answer: their counts still stand, the
-                state they were in is unknown.
+            told: the last metrics that each living cell has told.
+            silent: the numbers of those that did not tell them just now: their counts still stand, the state they
+                were in is unknown.
         """
-        names = {value for families in (*answered.values(), *silent) for value in _names(families)}
-        retired = _only(self._retired, names) if names else self._retired
-        # Numbers below zero cannot be a cell's, and gauges, the only ones to show a number, are not among these.
-        quiet = {-2 - position: counted(families) for position, families in enumerate(silent)}
-        return merge({**answered, -1: retired, **quiet})
+        names = {value for families in told.values() for value in _names(families)}
+        cells: dict[int, tuple[Family, ...]] = {}
+        for number in sorted({*told, *self._retired}):
+            families = told.get(number, ())
+            retired = self._retired.get(number, ())
+            counts = _sum(_only(retired, names) if names else retired, counted(families))
+            gauges = () if number in silent else tuple(family for family in families if family.kind == "gauge")
+            cells[number] = (*counts, *gauges)
+        return merge(cells)
+
+
+def _sum(first: tuple[Family, ...], second: tuple[Family, ...]) -> tuple[Family, ...]:
+    return merge({0: first, 1: second}) if first else second
 
 
 def _names(families: Iterable[Family]) -> Iterable[str]:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -114,33 +116,69 @@ class TestMerge:
 
 
 class TestLedger:
-    def test_dead_cells_still_count(self) -> None:
+    def test_dead_processes_still_count(self) -> None:
         ledger = Ledger()
-        ledger.retire([count(5), gauge("sandboxd_pool_queue_depth", 3)])
-        ledger.retire([count(2)])
-        assert values(ledger.merged({0: [count(1)]}, [])) == {("sandboxd_requests_total", (("binding", "a"),)): 8}
+        ledger.retire(0, [count(5), gauge("sandboxd_pool_queue_depth", 3)])
+        ledger.retire(0, [count(2)])
+        ledger.retire(1, [count(10)])
+        assert values(ledger.merged({0: [count(1)]})) == {("sandboxd_requests_total", (("binding", "a"),)): 18}
 
     def test_silent_cells_count_but_their_state_is_unknown(self) -> None:
         depth = "sandboxd_pool_queue_depth"
-        merged = Ledger().merged({0: [count(1), gauge(depth, 1)]}, [[count(6), gauge(depth, 9)]])
+        merged = Ledger().merged({0: [count(1), gauge(depth, 1)], 1: [count(6), gauge(depth, 9)]}, silent={1})
         assert values(merged) == {
             ("sandboxd_requests_total", (("binding", "a"),)): 7,
             (depth, (("pool", "default"),)): 1,
         }
 
+    def test_a_gauge_of_each_cell_keeps_its_number(self) -> None:
+        ledger = Ledger()
+        ledger.retire(1, [count(1)])
+        merged = values(ledger.merged({1: [count(2), gauge("sandboxd_pool_generation", 4)]}))
+        assert merged[("sandboxd_pool_generation", (("cell", "1"), ("pool", "default")))] == 4
+
     def test_a_binding_nobody_knows_any_more_is_not_shown(self) -> None:
         ledger = Ledger()
-        ledger.retire([count(5, "gone")])
-        ledger.retire([count(3, "a"), count(9, "")])
-        assert values(ledger.merged({0: [count(1)]}, [])) == {
+        ledger.retire(0, [count(5, "gone")])
+        ledger.retire(0, [count(3, "a"), count(9, "")])
+        assert values(ledger.merged({1: [count(1)]})) == {
             ("sandboxd_requests_total", (("binding", "a"),)): 4,
             ("sandboxd_requests_total", (("binding", ""),)): 9,
         }
 
     def test_while_no_cell_knows_any_binding_all_are_shown(self) -> None:
         ledger = Ledger()
-        ledger.retire([count(5)])
-        assert values(ledger.merged({0: []}, [])) == {("sandboxd_requests_total", (("binding", "a"),)): 5}
+        ledger.retire(0, [count(5)])
+        assert values(ledger.merged({0: []})) == {("sandboxd_requests_total", (("binding", "a"),)): 5}
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.integers(0, 2),
+                st.sampled_from(("counts", "counts", "dies", "hangs")),
+                st.floats(0, 10, allow_subnormal=False),
+            ),
+            max_size=40,
+        )
+    )
+    def test_no_sum_ever_shrinks(self, events: list[tuple[int, str, float]]) -> None:
+        """Not by a single bit: fractions are added, cells die and fall silent in any order."""
+        ledger = Ledger()
+        now = dict.fromkeys(range(3), 0.0)
+        former = 0.0
+        for number, what, amount in events:
+            silent = set()
+            if what == "counts":
+                now[number] += amount
+            elif what == "dies":
+                ledger.retire(number, [count(now[number])])
+                now[number] = 0.0
+            else:
+                silent = {number}
+            told = {cell: [count(value)] for cell, value in now.items()}
+            (total,) = values(ledger.merged(told, silent)).values()
+            assert total >= former
+            former = total
 
 
 class TestShare:
