@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import wasmtime
+
 from bench.measure import ROOT, Bar, Record
 from tests.guests import path as guest_file
 from tests.running import component, write_components
@@ -26,6 +28,28 @@ READY_WITHIN_S = 60.0
 def binding(name: str, guest: str, **metadata: str) -> str:
     """A component for a committed guest."""
     return component(name, f"file://{guest_file(guest)}", **metadata)
+
+
+def computing(name: str, folder: Path, turns: int, **metadata: str) -> str:
+    """A component for a guest that computes for a fixed number of turns (1 million take about a millisecond).
+
+    Parameters:
+        folder: where the guest is written.
+    """
+    file = folder / f"{name}-{turns}.wasm"
+    file.write_bytes(wasmtime.wat2wasm(COMPUTING % turns))
+    return component(name, f"file://{file}", **metadata)
+
+
+COMPUTING = """
+(module (memory (export "memory") 1)
+  (func (export "_start") (local $left i32) (local $x i64)
+    (local.set $left (i32.const %d))
+    (loop $again
+      (local.set $x (i64.add (i64.mul (local.get $x) (i64.const 6364136223846793005)) (i64.const 1442695040888963407)))
+      (br_if $again (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (i64.store (i32.const 8) (local.get $x))))
+"""
 
 
 class Served:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from sandboxd.front import gojson
+from sandboxd.front.admission import Gate
 from sandboxd.front.arguments import MetadataError, arguments, environment
 from sandboxd.front.departures import Departures
 from sandboxd.front.outcomes import INVOKE, MALFORMED, NO_WORKER, TABLE, failure, refusal, result_detail, result_message
@@ -37,7 +38,15 @@ class _Failure(Exception):  # noqa: N818 - an answer on its way out, not an erro
     """The request is answered with an error."""
 
     def __init__(
-        self, outcome: Outcome, status: int, code: str, message: str, *, detail: str = "", retry_after_s: int = 0
+        self,
+        outcome: Outcome,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        detail: str = "",
+        retry_after_s: int = 0,
+        counted: bool = False,
     ) -> None:
         super().__init__(message)
         self.outcome = outcome
@@ -45,6 +54,8 @@ class _Failure(Exception):  # noqa: N818 - an answer on its way out, not an erro
         self.body = gojson.error_body(code, message, detail)
         self.code = code
         self.retry_after_s = retry_after_s
+        self.counted = counted
+        """It is in a line of the log that stands for many."""
 
 
 class _TooLarge(_Failure):
@@ -70,6 +81,7 @@ class BindingEndpoint:
         self._max_body = settings.max_body_bytes
         self._inline = min(INLINE_BYTES, settings.max_body_bytes)
         self._invoke = invoker.invoke
+        self._gate = Gate(invoker)
         self._unnamed = metrics.binding("")
         self._dapr = metrics.dapr is not None
         self._departures = Departures()
@@ -99,6 +111,8 @@ class BindingEndpoint:
         span = new_span(parent)
         trace = span.encode()
         try:
+            if self._gate.shut and served is not None:
+                await self._enter(name)
             message = await receive()
             if message["type"] == "http.request" and not message.get("more_body", False):
                 body: bytes = message.get("body", b"")
@@ -113,7 +127,7 @@ class BindingEndpoint:
             result = await self._run(served, name, request, trace, receive)
         except _Failure as failed:
             self._record(metrics, failed.outcome, began)
-            if log.isEnabledFor(TABLE[failed.outcome].level):
+            if not failed.counted and log.isEnabledFor(TABLE[failed.outcome].level):
                 log.log(
                     TABLE[failed.outcome].level,
                     "request failed",
@@ -149,7 +163,19 @@ class BindingEndpoint:
 
     def close(self) -> None:
         """End the decoding threads."""
+        self._gate.close()
         self._decoder.shutdown(wait=False, cancel_futures=True)
+
+    async def _enter(self, name: str) -> None:
+        """Come in although there is no room yet. Before the body is read: a refusal is to cost little.
+
+        Raises:
+            _Failure: refused.
+        """
+        try:
+            await self._gate.enter()
+        except Rejected as rejected:
+            raise _refusal(name, rejected, counted=True) from None
 
     def _record(self, metrics: BindingMetrics, outcome: Outcome, began_ns: int) -> None:
         metrics.ended(outcome, (time.monotonic_ns() - began_ns) * 1e-9)
@@ -232,13 +258,7 @@ class BindingEndpoint:
             presence.task.uncancel()
             raise _CallerGone from None
         except Rejected as rejected:
-            raise _Failure(
-                Outcome.REJECTED,
-                503,
-                NO_WORKER,
-                failure(name, refusal(rejected)),
-                retry_after_s=rejected.retry_after_s,
-            ) from None
+            raise _refusal(name, rejected) from None
         except BindingUnavailable as unavailable:
             raise _unavailable(name, unavailable) from None
         except Exception:
@@ -274,6 +294,11 @@ def _decode(body: bytes, *, cut: int | None = None) -> gojson.Request:
             detail = f"the request body is longer than {Unit.SIZE.show(cut)} ({BODY_KEY})"
             raise _TooLarge(Outcome.BAD_REQUEST, 400, MALFORMED, text, detail=detail) from None
         raise _Failure(Outcome.BAD_REQUEST, 400, MALFORMED, text) from None
+
+
+def _refusal(name: str, rejected: Rejected, *, counted: bool = False) -> _Failure:
+    text = failure(name, refusal(rejected))
+    return _Failure(Outcome.REJECTED, 503, NO_WORKER, text, retry_after_s=rejected.retry_after_s, counted=counted)
 
 
 def _unavailable(name: str, unavailable: BindingUnavailable) -> _Failure:

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from sandboxd.components.binding import Binding
 from sandboxd.metrics import BindingMetrics, Metrics
 from sandboxd.modules.source import guest_name
+from sandboxd.pool.errors import Rejected
 from sandboxd.pool.stats import PoolStats
 from sandboxd.wire.messages import HttpRequest, Result
 
@@ -42,6 +43,14 @@ class Invoker(Protocol):
             Rejected: no worker could be had.
             BindingUnavailable: the binding cannot run.
         """
+        ...
+
+    def room(self) -> int:
+        """How many further invocations would be taken now. `invoke` refuses when there is none."""
+        ...
+
+    def turn_away(self) -> Rejected:
+        """Count a refusal for want of room that was decided without `invoke`; the error to answer it with."""
         ...
 
     def ready(self) -> bool:

@@ -146,7 +146,7 @@ class Pool:
             time.monotonic_ns(),
         )
         if not self._leases.place(invocation, entry):
-            raise self._reject(QueueFull(f"{self._leases.queue.limit} invocations are waiting for a worker already"))
+            raise self._queue_full()
         if not self._sweeping:
             self._sweeping = True
             self._loop.call_later(SWEEP_S, self._sweep)
@@ -155,6 +155,17 @@ class Pool:
         except asyncio.CancelledError:
             self._abandon(invocation)
             raise
+
+    def room(self) -> int:
+        """How many further invocations would be taken now: idle workers and places in the queue. While the pool is
+        closing there is always room, to be told so."""
+        leases = self._leases
+        return 1 if self._closing else leases.queue.limit - len(leases.queue) + len(leases.idle)
+
+    def turn_away(self) -> Rejected:
+        """Count a refusal for want of room that was decided without `invoke`; the error to answer it with."""
+        self._leases.saturated += 1
+        return self._queue_full()
 
     def stats(self) -> PoolStats:
         """A reading for the metrics."""
@@ -351,6 +362,9 @@ class Pool:
     def _refuse(self, invocation: Invocation, error: Exception) -> None:
         if not invocation.future.done():
             invocation.future.set_exception(error)
+
+    def _queue_full(self) -> Rejected:
+        return self._reject(QueueFull(f"{self._leases.queue.limit} invocations are waiting for a worker already"))
 
     def _reject(self, refusal: Rejected) -> Rejected:
         self._rejected[refusal.reason] += 1

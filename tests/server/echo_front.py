@@ -80,6 +80,12 @@ class StandIn:
                 return Result(id=1, outcome=Outcome(name), detail="wasm error: unreachable", stderr=b"tail")
         return Result(id=1, outcome=Outcome.COMPLETED, stdout=stdin)
 
+    def room(self) -> int:
+        return 1
+
+    def turn_away(self) -> QueueFull:
+        raise AssertionError("there is always room")
+
     def ready(self) -> bool:
         return True
 
@@ -93,6 +99,9 @@ class AlwaysReady:
 
     def not_ready(self) -> list[str]:
         return self._missing
+
+    def remarks(self) -> dict[str, str]:
+        return {}
 
 
 async def main(engine: str, options: dict[str, str]) -> None:

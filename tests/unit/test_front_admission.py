@@ -1,0 +1,143 @@
+"""The gate: who is let in, who is refused, and how many refusals a busy loop can afford."""
+
+import asyncio
+
+import pytest
+
+from sandboxd.front import admission
+from sandboxd.front.admission import Gate
+from sandboxd.pool.errors import QueueFull, Rejected
+
+
+class Pool:
+    """As much room as it is told."""
+
+    def __init__(self, room: int) -> None:
+        self.left = room
+        self.turned_away = 0
+
+    def room(self) -> int:
+        return self.left
+
+    def turn_away(self) -> Rejected:
+        self.turned_away += 1
+        return QueueFull("full")
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
+    """What the thread's statistics say, one after the other; the last one for ever."""
+    given = [(0, 0, 0)]
+    monkeypatch.setattr(admission._SpareTime, "_now", lambda _: given.pop(0) if len(given) > 1 else given[0])
+    return given
+
+
+MS = 1_000_000
+
+
+def test_shut_only_without_room() -> None:
+    pool = Pool(1)
+    gate = Gate(pool)
+    assert not gate.shut
+    pool.left = 0
+    assert gate.shut
+    gate.close()
+
+
+async def enter(gate: Gate, entered: list[int], number: int) -> None:
+    await gate.enter()
+    entered.append(number)
+
+
+def test_the_newest_is_let_in_and_the_oldest_refused(readings: list[tuple[int, int, int]]) -> None:
+    """One refusal can be afforded: 10 % of 12 ms of running are ten refusals of 120 us, so 1.2 ms are one."""
+    readings[:] = [(0, 0, 0), (1_200_000, 1_200_000, 0)]
+
+    async def scenario() -> None:
+        pool = Pool(0)
+        gate = Gate(pool)
+        entered: list[int] = []
+        waiting = [asyncio.create_task(enter(gate, entered, number)) for number in range(3)]
+        await asyncio.sleep(0)
+        pool.left = 1
+        with pytest.raises(QueueFull):
+            await waiting[0]
+        await waiting[2]
+        assert entered == [2]
+        assert not waiting[1].done()
+        pool.left = 5
+        await waiting[1]
+        assert pool.turned_away == 1
+        gate.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_a_loop_that_sleeps_refuses_all(readings: list[tuple[int, int, int]]) -> None:
+    readings[:] = [(0, 0, 0), (100 * MS, 1 * MS, 0)]
+
+    async def scenario() -> None:
+        pool = Pool(0)
+        gate = Gate(pool)
+        answers = await asyncio.gather(*(gate.enter() for _ in range(100)), return_exceptions=True)
+        assert {type(answer) for answer in answers} == {QueueFull}
+        assert pool.turned_away == 100
+        gate.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+@pytest.mark.parametrize(
+    ("passed", "ran", "delayed", "most"),
+    [
+        pytest.param(100 * MS, 100 * MS, 0, 83, id="busy: a tenth"),
+        pytest.param(100 * MS, 50 * MS, 50 * MS, 41, id="kept from running: a tenth of what it ran"),
+        pytest.param(10 * MS, 1 * MS, 0, 75, id="mostly asleep"),
+        pytest.param(10_000 * MS, 0, 0, 416, id="no more than is saved up"),
+    ],
+)
+def test_what_can_be_afforded(
+    readings: list[tuple[int, int, int]], passed: int, ran: int, delayed: int, most: int
+) -> None:
+    readings[:] = [(0, 0, 0), (passed, ran, delayed)]
+    spare = admission._SpareTime()
+    spare.start()
+    assert spare.affordable() == most
+    spare.close()
+
+
+def test_refusals_go_on_while_the_loop_sleeps_beside_them_and_shrink_when_it_does_not(
+    readings: list[tuple[int, int, int]],
+) -> None:
+    readings[:] = [(0, 0, 0), (10 * MS, 5 * MS, 0), (20 * MS, 13 * MS, 0), (30 * MS, 23 * MS, 0)]
+    spare = admission._SpareTime()
+    spare.start()
+
+    def spend() -> int:
+        number = spare.affordable()
+        for _ in range(number):
+            spare.spend()
+        return number
+
+    first, second, third = spend(), spend(), spend()
+    assert first == 45  # 5 ms asleep and a tenth of 5
+    assert second > first  # as many again, and 2 ms asleep
+    assert third <= 9  # nothing but the tenth of 10 ms, and what was left over
+    spare.close()
+
+
+def test_a_caller_that_is_cancelled_at_the_gate_is_nobody() -> None:
+    async def scenario() -> None:
+        pool = Pool(0)
+        gate = Gate(pool)
+        gone = asyncio.create_task(gate.enter())
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        with pytest.raises(QueueFull):
+            await gate.enter()
+        assert pool.turned_away == 1
+        gate.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
