@@ -46,6 +46,11 @@ def closed_loop(
     return _with_generator(target, body, connections, seconds, extra)
 
 
+def saturate(target: Target, body: bytes, *, connections: int, seconds: float) -> Run:
+    """A closed loop by the generator that open loops use, so that both are its figures."""
+    return _with_generator(target, body, connections, seconds, [])
+
+
 def open_loop(target: Target, body: bytes, *, connections: int, seconds: float, rate: float) -> Run:
     """Requests at Poisson-distributed instants, whether earlier ones were answered or not. Latency counts from the
     planned instant: waiting is not hidden."""
