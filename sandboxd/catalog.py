@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from sandboxd.cells.share import concurrency
+from sandboxd.changes import Appearance, appearance
 from sandboxd.components import Loaded
 from sandboxd.components.binding import Binding
 from sandboxd.config import Config
@@ -52,14 +53,18 @@ class Catalog:
         """Bindings that could not be loaded and say ignoreErrors, and why."""
         self.last_error = ""
         """Why the latest reload was refused; empty after one that succeeded."""
+        self.appearance: Appearance = {}
+        """How all files looked when they were last read, whether or not that led to anything."""
+        self._read: tuple[Binding, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Catalog of {len(self.bindings)} bindings>"
 
     @property
     def local_files(self) -> tuple[str, ...]:
-        """Paths of the guests that come from file://."""
-        return tuple(b.url.removeprefix("file://") for b in self.bindings if b.url.startswith("file://"))
+        """Paths of the guests that come from file://: those served, and those that could not be loaded."""
+        urls = (binding.url for binding in (*self.bindings, *self._read))
+        return tuple(dict.fromkeys(url.removeprefix("file://") for url in urls if url.startswith("file://")))
 
     @property
     def remote(self) -> bool:
@@ -72,7 +77,11 @@ class Catalog:
         Raises:
             SandboxdError: a component or guest that must load cannot, or workers do not start with the new set.
         """
+        # Looked at before reading: a change in between is then noticed, at worst twice.
+        self.appearance = appearance(self._config.resources_paths, self.local_files)
         loaded = read_components(self._config, self._environ)
+        former, self._read = set(self.local_files), loaded.bindings
+        self.appearance |= appearance((), set(self.local_files) - former)
         self._log_problems(loaded)
         if loaded.errors:
             first = loaded.errors[0]
@@ -88,7 +97,7 @@ class Catalog:
     async def unchanged(self) -> bool:
         """Whether resolving everything anew gives the guests that are served already."""
         loaded = read_components(self._config, self._environ)
-        if loaded.errors or loaded.bindings != self.bindings:
+        if loaded.errors or loaded.bindings != self._read:
             return False
         guests, _ = await self._resolve(loaded.bindings)
         same = [g.digest for g in guests] == [g.digest for g in self._guests]

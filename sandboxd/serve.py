@@ -140,6 +140,13 @@ class Server:
         own = self.own_not_ready()
         return own if self._member is None else self._member.not_ready(own)
 
+    def remarks(self) -> Mapping[str, str]:
+        """What /v1.0/metadata tells beside: `Health` of the front."""
+        remarks = {"generation": str(self._pool.stats().generation)}
+        if self._catalog.last_error:
+            remarks["lastReloadError"] = self._catalog.last_error
+        return remarks
+
     @property
     def registry(self) -> CollectorRegistry:
         """The metrics of this process: `Cell` of the link to the others."""
@@ -168,6 +175,7 @@ class Server:
         fd = self._fd
         if fd is None:
             fd = inherited_fd(self._environ, os.getpid())
+        self._inherited = fd is not None
         try:
             if fd is not None:
                 listener = socket.socket(fileno=fd)
@@ -195,8 +203,10 @@ class Server:
             max_header_bytes=config.listen.max_header_bytes,
             header_timeout_s=config.listen.header_timeout_ms / 1000,
         )
-        if self._member is not None and not self._member.first:
-            # Connections for this cell wait in its queue until it can answer them; the others serve meanwhile.
+        waits = self._inherited if self._member is None else not self._member.first
+        if waits:
+            # Connections wait in the queue until they can be answered: by this process once it has loaded, or by
+            # another that has the same socket, such as the one this is to succeed.
             await self._loaded_or_stopped()
             if self._stop.is_set():
                 listener.close()
@@ -240,9 +250,11 @@ class Server:
                 raise SandboxdError("the HTTP server ended by itself", exit_code=ExitCode.LISTEN)
             return ExitCode.OK
         finally:
-            for task in (stopped, loading, reloading):
-                if task is not None and not task.done():
-                    task.cancel()
+            unfinished = [task for task in (stopped, loading, reloading) if task is not None and not task.done()]
+            for task in unfinished:
+                task.cancel()
+            # A generation that was being started is taken down before the rest.
+            await asyncio.gather(*unfinished, return_exceptions=True)
 
     async def _load_first(self) -> None:
         self._app.bindings = await self._catalog.load()
@@ -271,18 +283,24 @@ class Server:
 
     async def _watch(self) -> None:
         start = partial(watch, self._config, self._catalog)
-        if self._member is None:
-            await start(self._reload)
-        else:
-            # One of the cells watches; the supervisor then has all of them reload, one after the other.
-            await self._member.watch(start, self._catalog.unchanged)
+        try:
+            if self._member is None:
+                await start(self._reload)
+            else:
+                # One of the cells watches; the supervisor then has all of them reload, one after the other.
+                await self._member.watch(start, self._catalog.unchanged)
+        except Exception:
+            # For example no inotify instance is left (fs.inotify.max_user_instances). What is served, is served on.
+            log.exception("changes are not noticed any more; SIGHUP reloads", extra=fields(event="not_watching"))
 
     async def _reload_once(self) -> None:
         began = time.monotonic()
         try:
             self._app.bindings = await self._catalog.load()
-        except SandboxdError as error:
-            self._catalog.last_error = str(error)
+        except Exception as error:  # whatever is wrong with what is new, what is old serves on
+            if not isinstance(error, SandboxdError):
+                log.exception("reload failed")
+            self._catalog.last_error = str(error) or type(error).__name__
             log.error("reload refused, the former bindings serve on: %s", error, extra=fields(event="reload_failed"))
         else:
             self._catalog.last_error = ""

@@ -181,7 +181,7 @@ class App:
                 "runtimeVersion": version,
                 "enabledFeatures": [],
                 "components": components,
-                "extended": {"daprRuntimeVersion": version, **self._attributes},
+                "extended": {**self._attributes, "daprRuntimeVersion": version, **self._health.remarks()},
             }
         )
 

@@ -11,7 +11,6 @@ import importlib.util
 import logging
 import math
 import socket
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,7 +28,6 @@ LAME_DUCK_S: Final = 2.0
 """Kept connections are read this long after the server stopped accepting. Every answer in that time closes its
 connection, so a client learns of the end from an answer and not from a request that is lost."""
 _HEAD_SWEEP_S: Final = 0.5
-_LAME_SWEEP_S: Final = 0.02
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +139,7 @@ async def _uvicorn(
 ) -> None:
     import uvicorn
 
+    from sandboxd.front.lameduck import lame_duck
     from sandboxd.front.uvicorn_protocol import bounded_protocol, close_after_answer, close_overdue
 
     class Server(uvicorn.Server):
@@ -176,9 +175,7 @@ async def _uvicorn(
         for listening in server.servers:
             listening.close()
         close_after_answer(protocol, server.server_state.connections)
-        end = time.monotonic() + lame_duck_s
-        while server.server_state.connections and time.monotonic() < end:  # noqa: ASYNC110 - bounded, once per server
-            await asyncio.sleep(_LAME_SWEEP_S)
+        await lame_duck(lambda: bool(server.server_state.connections), lame_duck_s)
         server.should_exit = True
 
     supervisor = asyncio.create_task(supervise(), name="engine-supervisor")

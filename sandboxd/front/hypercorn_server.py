@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from typing import Any, Final
+from functools import partial
+from typing import Any
 
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
@@ -21,9 +22,8 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.utils import wrap_app
 from hyperframe.frame import GoAwayFrame
 
+from sandboxd.front.lameduck import lame_duck
 from sandboxd.front.ports import Asgi, Message, Receive, Scope, Send
-
-_SWEEP_S: Final = 0.02
 
 
 async def serve(
@@ -54,6 +54,10 @@ async def serve(
         finally:
             del connections[task]
 
+    async def goodbyes(*, idle_only: bool) -> None:
+        for server in list(connections.values()):
+            await _say_goodbye(server, idle_only=idle_only)
+
     tls: ssl.SSLContext | None = settings.create_ssl_context() if settings.ssl_enabled else None
     listening = await asyncio.start_server(
         accepted,
@@ -65,13 +69,8 @@ async def serve(
     try:
         await stop.wait()
         listening.close()
-        end = loop.time() + lame_duck_s
-        while connections and loop.time() < end:
-            for server in list(connections.values()):
-                await _say_goodbye(server, idle_only=True)
-            await asyncio.sleep(_SWEEP_S)
-        for server in list(connections.values()):
-            await _say_goodbye(server, idle_only=False)
+        await lame_duck(lambda: bool(connections), lame_duck_s, partial(goodbyes, idle_only=True))
+        await goodbyes(idle_only=False)
         await context.terminated.set()
         if connections:
             await asyncio.wait(set(connections), timeout=drain_s)

@@ -69,6 +69,10 @@ class Health(Protocol):
         """Names of what still keeps the server from being ready; empty when it is."""
         ...
 
+    def remarks(self) -> Mapping[str, str]:
+        """What /v1.0/metadata tells under `extended` beside what callers left there."""
+        ...
+
 
 class Cells(Protocol):
     """The cells of a server that has several: a caller reaches any of them, and is to hear of all."""

@@ -151,7 +151,7 @@ def test_nothing_outlives_a_front_that_is_killed(resources: Path, threads: Threa
 
 def test_nothing_outlives_a_server_stopped_while_it_loads(tmp_path: Path, resources: Path) -> None:
     with RunningServer(resources, environ={"SANDBOXD_CACHE_FOLDER": str(tmp_path / "cold")}, wait=False) as server:
-        server.wait_for(lambda line: line.get("event") == "serving")
+        server.wait_for(lambda line: line.get("event") == "listening")
         with tree.watched(server.processes()) as gone:
             assert server.terminate() == 0
             assert gone(tree.BOUND_S) == []
