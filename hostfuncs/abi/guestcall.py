@@ -59,9 +59,12 @@ class GuestFunction:
         assert len(arguments) == self._parameters
         function = ctypes.addressof(self._extern) + capi.EXTERN_ITEM_OFFSET
         if self._serial != state.serial:
-            found = capi.instance_export_get(
-                state.context, state.instance, self._name, len(self._name), ctypes.addressof(self._extern)
-            )
+            extern = ctypes.addressof(self._extern)
+            if state.instance:
+                found = capi.instance_export_get(state.context, state.instance, self._name, len(self._name), extern)
+            else:
+                # A start function is running: the instance is known to the caller only.
+                found = capi.caller_export_get(state.memory.caller, self._name, len(self._name), extern)
             if not found or self._extern[0] != bytes((capi.EXTERN_FUNC,)):
                 raise HostTrap(f"the module exports no function {self._name.decode()!r}")
             self._serial = state.serial
@@ -70,6 +73,7 @@ class GuestFunction:
             values[2 * at] = argument
         self._trap[0] = 0
         state.inside_guest_call = True
+        caller = state.memory.caller
         try:
             error = capi.func_call_unchecked(
                 state.context,
@@ -80,6 +84,8 @@ class GuestFunction:
             )
         finally:
             state.inside_guest_call = False
+            # Host functions it called have set theirs, which are gone now.
+            state.memory.caller = caller
         trap = self._trap[0]
         if trap:
             code, text = capi.take_trap(trap)

@@ -36,7 +36,7 @@ class GuestMemory:
         self._handle = 0
         self._extern = ctypes.create_string_buffer(capi.EXTERN_BYTES)
         self.caller = 0
-        """Address of the `wasmtime_caller_t` of the host function that is running."""
+        """Address of the `wasmtime_caller_t` of the host function that is running; of no use after it has returned."""
 
     def __repr__(self) -> str:
         return f"<GuestMemory of {len(self._view)} bytes>" if self._handle else "<GuestMemory detached>"
@@ -69,8 +69,10 @@ class GuestMemory:
         self.caller = 0
 
     def size(self) -> int:
-        """Its size now, in bytes; 0 without a guest."""
-        self._refresh()
+        """Its size now, in bytes; 0 without a guest, or if it has shown none. Also between host functions."""
+        # Without a handle there is only the caller to ask, which is gone once its host function has returned.
+        if self._handle:
+            self._refresh()
         return len(self._view)
 
     def _refresh(self) -> bool:

@@ -60,7 +60,7 @@ class InvocationState:
         self.context = 0
         """Address of the store's context; 0 between invocations."""
         self.instance = 0
-        """Address of the `wasmtime_instance_t`."""
+        """Address of the `wasmtime_instance_t`; 0 until it is made, which start functions run before."""
         self.deadline_ns = 0
         """CLOCK_MONOTONIC instant."""
         self.ended: GuestEnded | None = None
@@ -96,7 +96,11 @@ class InvocationState:
             self._cancelled = cancelled
 
     def enter(self, context: int, instance: int) -> None:
-        """The store exists: host functions may be called from now on. Addresses valid until `finish`."""
+        """The store exists: host functions may be called from now on. Addresses valid until `finish`.
+
+        Parameters:
+            instance: 0 while there is none; set `instance` once there is.
+        """
         self.context = context
         self.instance = instance
 

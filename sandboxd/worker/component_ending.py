@@ -14,12 +14,10 @@ from hostfuncs.abi import (
 )
 from sandboxd.limits import Limits
 from sandboxd.outcome import Outcome
-from sandboxd.worker import endings
+from sandboxd.worker import endings, traps
 
 CANCELLED_TEXT = "module closed with context canceled"
-_TRAP_MARK = "wasm trap: "
 _STACK_OVERFLOW = "call stack exhausted"
-_TEXT_MAX = 200
 
 # An error of the component API carries no trap code, only wasmtime's text. It is shown, and decides nothing; these are
 # wazero's words for the same traps, which callers of Dapr know.
@@ -64,16 +62,9 @@ def why(
     if not in_guest:
         print(f"{binding} cannot be instantiated: {text}", file=sys.stderr, flush=True)
         return endings.too_large("component", text, limits)
-    shown = _last_line(text)
+    shown = traps.last_line(text)
+    if shown.startswith(endings.NO_HEAP):
+        return endings.heap_exhausted(limits)
     if shown == _STACK_OVERFLOW:
         return endings.stack_overflow(stack_bytes)
-    return Outcome.TRAPPED, 0, f"wasm error: {_words(shown)}", ""
-
-
-def _last_line(text: str) -> str:
-    last = text.strip().rpartition("\n")[2].strip()
-    return last.rpartition(_TRAP_MARK)[2] if _TRAP_MARK in last else last
-
-
-def _words(shown: str) -> str:
-    return _WORDS.get(shown, shown)[:_TEXT_MAX] or "trap"
+    return Outcome.TRAPPED, 0, f"wasm error: {_WORDS.get(shown, shown) or 'trap'}", ""

@@ -32,6 +32,16 @@ def stack_overflow(stack_bytes: int) -> Ending:
     return Outcome.TRAPPED, 0, text, key_of("wasm_stack_bytes")
 
 
+NO_HEAP = "GC heap out of memory"
+"""How wasmtime begins to say that the limit of memory left no room on the garbage-collected heap."""
+
+
+def heap_exhausted(limits: Limits) -> Ending:
+    """A guest whose objects do not fit into the memory it may have. The heap counts as one of its memories."""
+    text = f"wasm error: out of memory for objects: more than {named('memory_bytes', limits.memory_bytes)}"
+    return Outcome.MEMORY_EXCEEDED, 0, text, key_of("memory_bytes")
+
+
 def too_large(what: str, text: str, limits: Limits) -> Ending:
     """A guest that cannot even be instantiated: imports were resolved when it was linked, so only a limit is left.
 

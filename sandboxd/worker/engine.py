@@ -50,6 +50,8 @@ def build(settings: EngineSettings, *, compiling: bool = False) -> wasmtime.Engi
     # With it on, host functions that receive two borrowed handles trap (wasmtime 50). It takes part in the
     # compatibility check of artifacts.
     ffi.wasmtime_config_concurrency_support_set(config.ptr(), False)
+    # With several, a module could have as many times its limit. WASI preview 1 knows one; wazero supports one.
+    config.wasm_multi_memory = False
     # All shared memory could be is a way to race the host's checks: a guest has one thread.
     config.wasm_threads = False
     if not compiling:

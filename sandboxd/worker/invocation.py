@@ -138,12 +138,13 @@ class CoreGuest:
             capi.store_epoch_deadline_callback(store, watch.callback_address, None, None)
             capi.context_set_epoch_deadline(context, 1)
             instance = self._instance_address
-            state.enter(context, instance)
+            state.enter(context, 0)
             error = capi.instance_pre_instantiate(self._pre_address, context, instance, self._trap_address)
             instantiated = time.monotonic_ns()
             stage = INSTANTIATING
             if not error and not trap[0]:
                 stage = RUNNING
+                state.instance = instance
                 if self._has_memory:
                     capi.instance_export_get(context, instance, MEMORY, len(MEMORY), self._memory_extern)
                     state.memory.attach(context, self._memory_handle)
@@ -207,15 +208,17 @@ class CoreGuest:
                 return Outcome.CANCELLED, 0, "module closed with context canceled", ""
             case OutputExceeded() | DeadlineExceeded() | HostTrap() as ended:
                 return endings.of(ended)
-            case GuestTrapped(code=inner):
-                code = inner
+            case GuestTrapped(code=inner, message=message):
+                code, text = inner, message
         if not trap and stage == INSTANTIATING:
             # Imports were resolved when the guest was linked, and the pool has room for one: only a limit is left.
             print(f"{self.spec.binding} cannot be instantiated: {text}", file=sys.stderr, flush=True)
             return endings.too_large("module", text, self.spec.limits)
         if code == traps.STACK_OVERFLOW:
             return endings.stack_overflow(self._stack_bytes)
-        detail = traps.describe(code)
+        if code is None and traps.last_line(text).startswith(endings.NO_HEAP):
+            return endings.heap_exhausted(self.spec.limits)
+        detail = traps.describe(code, text)
         if self._starved(memory):
             return Outcome.MEMORY_EXCEEDED, 0, *self._memory_text(detail, memory)
         return Outcome.TRAPPED, 0, detail, ""

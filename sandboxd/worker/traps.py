@@ -28,8 +28,23 @@ _TEXTS: Final = {
 STACK_OVERFLOW: Final = 0
 
 
-def describe(code: int | None) -> str:
-    """The text for the caller, of a trap code (None: a trap without one)."""
+_MARK: Final = "wasm trap: "
+_TEXT_MAX: Final = 200
+
+
+def last_line(text: str) -> str:
+    """What wasmtime says the cause was: the end of its text, behind the addresses of the guest's functions."""
+    last = text.strip().rpartition("\n")[2].strip()
+    return (last.rpartition(_MARK)[2] if _MARK in last else last)[:_TEXT_MAX]
+
+
+def describe(code: int | None, text: str) -> str:
+    """The text for the caller.
+
+    Parameters:
+        code: of the trap; None if it has none.
+        text: wasmtime's, which is told where there is no code.
+    """
     if code is None:
-        return "wasm error: trap"
+        return f"wasm error: {last_line(text) or 'trap'}"
     return f"wasm error: {_TEXTS.get(code) or f'trap {code}'}"

@@ -112,6 +112,18 @@ def test_every_invocation_starts_from_nothing(worker: Worker) -> None:
         assert invoke(runtime).outcome is Outcome.COMPLETED
 
 
+def test_a_guest_that_exports_no_memory_may_call_the_host(worker: Worker) -> None:
+    """Once it has returned, there is nobody left to ask how much memory it used."""
+    yielding = f'(module (import "{WASI}" "sched_yield" (func $y (result i32))) (func (export "_start") BODY))'
+    for memory in ("", "(memory 1)"):
+        runtime = worker.load(
+            yielding.replace("BODY", "(drop (call $y))").replace("(func (exp", f"{memory} (func (exp")
+        )
+        for _ in range(3):
+            result = invoke(runtime)
+            assert (result.outcome, result.memory_bytes) == (Outcome.COMPLETED, 0)
+
+
 def test_usage_is_reported(worker: Worker) -> None:
     result = worker.run(start("(drop (memory.grow (i32.const 3)))"))
     assert result.memory_bytes == 4 * 65536
