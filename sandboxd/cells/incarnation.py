@@ -18,6 +18,8 @@ from sandboxd.cells.messages import (
     Changed,
     Collect,
     Family,
+    Ping,
+    Pong,
     Readiness,
     Reloaded,
     Snapshot,
@@ -148,15 +150,23 @@ class Incarnation:
             whether it answered in time.
         """
         ask = next(self._ids)
+        return await self._answer_to(ask, Ask(ask), timeout_s)
+
+    async def ping(self, timeout_s: float) -> bool:
+        """Whether it answers in time."""
+        ask = next(self._ids)
+        return await self._answer_to(ask, Ping(ask), timeout_s)
+
+    async def _answer_to(self, ask: int, question: Message, timeout_s: float) -> bool:
         answer = self._questions[ask] = asyncio.get_running_loop().create_future()
-        self.send(Ask(ask))
+        self.send(question)
         try:
             ends: set[asyncio.Future[Any]] = {answer, self.ended}
             await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._questions.pop(ask, None)
-        if not answer.done():
-            self._answered(False)
+        if not answer.done() and not self.ended.done():
+            self._answered(False, ask)
         return answer.done()
 
     async def reload(self, message: Message) -> str:
@@ -178,9 +188,12 @@ class Incarnation:
             self._talking.cancel()
             await asyncio.wait({self._talking})
 
-    def _answered(self, answers: bool) -> None:
+    def _answered(self, answers: bool, ask: int) -> None:
         if answers:
             self.last_answer = time.monotonic()
+            question = self._questions.get(ask)
+            if question is not None and not question.done():
+                question.set_result(None)
         if answers != self.answers:
             self.answers = answers
             if self.was_ready:
@@ -212,7 +225,7 @@ class Incarnation:
         finally:
             writer.close()
 
-    def _handle(self, message: Readiness | Snapshot | Collect | Changed | Reloaded | Attribute) -> None:
+    def _handle(self, message: Readiness | Snapshot | Pong | Collect | Changed | Reloaded | Attribute) -> None:
         match message:
             case Readiness(missing):
                 self.missing = missing
@@ -223,10 +236,9 @@ class Incarnation:
                 self._requests.on_readiness(self)
             case Snapshot(ask, families):
                 self.families = families
-                self._answered(True)
-                question = self._questions.get(ask)
-                if question is not None and not question.done():
-                    question.set_result(None)
+                self._answered(True, ask)
+            case Pong(ask):
+                self._answered(True, ask)
             case Collect(ask):
                 self._requests.on_collect(self, ask)
             case Changed():

@@ -18,6 +18,8 @@ from sandboxd.cells.messages import (
     Collect,
     Family,
     Merged,
+    Ping,
+    Pong,
     Readiness,
     ReloadCell,
     Reloaded,
@@ -211,6 +213,8 @@ class Member:
                 self._state = message
             case Ask(number):
                 self._send(Snapshot(number, snapshot(self._cell.registry)))
+            case Ping(number):
+                self._send(Pong(number))
             case Merged(number, families):
                 answer = self._merged.get(number)
                 if answer is not None and not answer.done():

@@ -55,6 +55,12 @@ class Ask(Message, frozen=True, tag="ask"):
     id: int
 
 
+class Ping(Message, frozen=True, tag="ping"):
+    """Say that you still run. Answered by Pong with the same id. Cheap, where a Snapshot costs milliseconds."""
+
+    id: int
+
+
 class Merged(Message, frozen=True, tag="merged"):
     """The answer to Collect: the metrics of all cells."""
 
@@ -93,6 +99,12 @@ class Snapshot(Message, frozen=True, tag="snapshot"):
     families: tuple[Family, ...]
 
 
+class Pong(Message, frozen=True, tag="pong"):
+    """The answer to Ping."""
+
+    id: int
+
+
 class Collect(Message, frozen=True, tag="collect"):
     """The metrics of all cells are wanted. Answered by Merged with the same id."""
 
@@ -109,5 +121,5 @@ class Reloaded(Message, frozen=True, tag="reloaded"):
     error: str
 
 
-ToCell = Welcome | State | Ask | Merged | ReloadCell | Watch | Attribute
-ToSupervisor = Readiness | Snapshot | Collect | Changed | Reloaded | Attribute
+ToCell = Welcome | State | Ask | Ping | Merged | ReloadCell | Watch | Attribute
+ToSupervisor = Readiness | Snapshot | Pong | Collect | Changed | Reloaded | Attribute

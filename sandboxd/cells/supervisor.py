@@ -7,6 +7,7 @@ end-of-file, finish what they have begun and exit, and whoever watches the serve
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sandboxd.cells.accounts import Accounts
+from sandboxd.cells.accounts import ANSWER_S, Accounts
 from sandboxd.cells.incarnation import Incarnation
 from sandboxd.cells.listeners import inherited_fd, open_listeners
 from sandboxd.cells.messages import Attribute, Merged, ReloadCell, State, Watch, Welcome
@@ -33,9 +34,11 @@ STABLE_S: Final = 30.0
 """A cell that was ready and lived this long starts anew with a clean record."""
 MAX_BOOT_FAILURES: Final = 5
 """Starts of one cell that fail in a row, with no other cell ready, before the supervisor gives up."""
-POLL_S: Final = 5.0
-"""How often cells are asked for their metrics even if nobody scrapes. What a cell has counted since is lost if it is
-killed, and a cell that does not answer gets no new connections."""
+PING_S: Final = 5.0
+"""How often cells are asked whether they still run. One that does not answer gets no new connections."""
+SAVE_PINGS: Final = 6
+"""Every so many pings cells are asked for their metrics, even if nobody scrapes. What a cell has counted since it was
+asked last is lost if it is killed; no scrape has shown it."""
 HUNG_S: Final = 60.0
 """A cell that has not answered for so long is killed."""
 STOP_MARGIN_S: Final = 12.0
@@ -232,9 +235,12 @@ class Supervisor:
         self._listeners.send_to(ready or alive or ([0] if not self._first_ready.is_set() else range(self._count)))
 
     async def _poll(self) -> None:
-        while True:
-            await asyncio.sleep(POLL_S)
-            await self._accounts.ask(self._alive)
+        for turn in itertools.count(1):
+            await asyncio.sleep(PING_S)
+            if turn % SAVE_PINGS == 0:
+                await self._accounts.ask(self._alive)
+            else:
+                await asyncio.gather(*(cell.ping(ANSWER_S) for cell in self._alive()))
             for cell in self._alive():
                 if not cell.answers and time.monotonic() - cell.last_answer > HUNG_S:
                     log.error("cell %d hangs and is killed", cell.number, extra=fields(event="cell_hung"))

@@ -227,7 +227,9 @@ def test_one_cell_notices_and_all_reload(tmp_path: Path) -> None:
         assert len({line["cell"] for line in server.lines if "changed files noticed" in line.get("message", "")}) == 1
         calls(server, 20, "upper")
         values = server.scrape()
-        assert [value(values, "sandboxd_pool_generation", cell=n, pool="default") for n in ("0", "1")] == [2, 2]
+        # 2, or 3 where the change fell into the check with which a cell begins to watch.
+        first, second = (value(values, "sandboxd_pool_generation", cell=n, pool="default") for n in ("0", "1"))
+        assert first == second >= 2
         assert value(values, "sandboxd_compile_cache_total", result="miss") == 2
 
         # The one that watched is gone: another watches.
