@@ -78,7 +78,7 @@ class Served:
         self._temporary = tempfile.TemporaryDirectory(prefix="sandboxd-bench-") if folder is None else None
         self.folder = folder or Path(self._temporary.name if self._temporary else "")
         self.resources = write_components(self.folder / "resources", documents)
-        own = listener is None
+        self._own_socket = listener is None
         sock = listener or socket.create_server(("127.0.0.1", 0), backlog=4096)
         self.port: int = sock.getsockname()[1]
         self.began = time.monotonic()
@@ -96,7 +96,7 @@ class Served:
             self.process = subprocess.Popen(
                 command, pass_fds=[sock.fileno()], stdin=subprocess.DEVNULL, stderr=log, env=environ, cwd=ROOT
             )
-        if own:
+        if self._own_socket:
             sock.close()
         try:
             self._wait_ready()
@@ -149,13 +149,22 @@ class Served:
             self._temporary.cleanup()
         return self.process.returncode
 
+    def _is_ready(self) -> bool:
+        if not self._own_socket:
+            # Another server may be answering on the same socket: its own log tells.
+            return b'"event": "ready"' in self._log_path.read_bytes()
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=10) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            return False
+
     def _wait_ready(self) -> None:
         end = time.monotonic() + READY_WITHIN_S
         while time.monotonic() < end and self.process.poll() is None:
-            # Asked by its own log and not by /readyz: another server may be answering on the same socket.
-            if b'"event": "ready"' in self._log_path.read_bytes():
+            if self._is_ready():
                 return
-            time.sleep(0.01)
+            time.sleep(0.02)
         with contextlib.suppress(OSError):
             tail = self._log_path.read_text(errors="replace")[-2000:]
             raise RuntimeError(f"the server did not become ready:\n{tail}")
