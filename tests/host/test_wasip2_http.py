@@ -291,6 +291,17 @@ def test_eight_requests_are_under_way_at_once(client: Loaded, origin: Origin, ho
     assert (answer["results"] if how == "fanout" else answer) == ["held"] * 8
 
 
+def test_a_timer_wins_against_an_origin_that_says_nothing(client: Loaded) -> None:
+    with Silent() as silent:
+        assert client.json("race", f"http://{silent.authority}/") == [[1], False, False]
+
+
+def test_a_guest_that_only_ever_asks_gets_its_answer(client: Loaded, origin: Origin) -> None:
+    with released_when(origin, 2):
+        answer = client.json("race", origin.url("/hold"), origin.url("/status/200"))
+    assert answer == [[1], True, True]
+
+
 def test_the_deadline_ends_a_guest_that_waits_for_an_origin(client: Loaded) -> None:
     with Silent() as silent:
         result = client.run(

@@ -399,6 +399,20 @@ class Run(exports.Run):
             with monotonic_clock.subscribe_duration(int(rest[0])) as pollable:
                 pollable.block()
             result = "awake"
+        elif command == "race":
+            # a request against a timer; then the request alone, asked for without ever waiting
+            future, _ = start(spec_of(rest[0]))
+            with future.subscribe() as answer, monotonic_clock.subscribe_duration(20_000_000) as timer:
+                first = poll.poll([answer, timer])
+            asked = 0
+            if len(rest) > 1:
+                # Kept: a future that is dropped takes its request with it.
+                other = start(spec_of(rest[1]))
+                with future.subscribe() as answer:
+                    while not answer.ready():
+                        asked += 1
+                other[0].__exit__(None, None, None)
+            result = [first, asked > 0, future.get() is not None]
         elif command == "hoard":
             # N fields of 100 kB, all kept
             kept = [http.Fields.from_list([("x", b"v" * 1000)] * 90) for _ in range(int(rest[0]))]
