@@ -104,6 +104,15 @@ class Zygote:
             except (worker_guests.GuestError, SandboxdError) as error:
                 guests.append(None)
                 failed.append((spec.binding, str(error)))
+        # Loaded only along with guests that make requests.
+        egress = sys.modules.get("sandboxd.worker.egress")
+        if egress is not None:
+            try:
+                egress.prepare(load.outbound)
+            except ValueError as error:
+                self._send(m.LoadFailed(f"outbound HTTP cannot be set up: {error}"))
+                raise SystemExit(1) from error
+        codec.Decoder(codec.ToWorker)  # made here, so that workers share it
         self._load_message = load
         self._prepared = worker_main.Prepared(engine, guests, load.outbound, load.engine)
         gc.collect()
