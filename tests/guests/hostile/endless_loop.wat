@@ -1,0 +1,3 @@
+;; Computes for ever without a call.
+(module
+  (func (export "_start") (loop (br 0))))

@@ -1,0 +1,3 @@
+;; Exports a `_start` that wants parameters.
+(module
+  (func (export "_start") (param i32)))

@@ -1,0 +1,4 @@
+;; Throws an exception that nobody catches.
+(module
+  (tag $e)
+  (func (export "_start") (throw $e)))

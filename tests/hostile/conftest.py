@@ -1,0 +1,201 @@
+"""One server that serves nothing but attacks, beside two guests that are none."""
+
+import contextlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+from tests.conftest import guest_component
+from tests.guests import hostile
+from tests.hostile import generated, hostfunctions
+from tests.running import RunningServer, component, write_components
+
+OVERDUE = "module closed with context deadline exceeded: more than 400ms (timeout)"
+GUEST = "module[{name}-N] function[_start] failed: "
+NO_BINDING = "couldn't find output binding {name}"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What a caller is told about one."""
+
+    name: str
+    outcome: str
+    reason: str = ""
+    """Message behind `error invoking output binding NAME: `; of an invocation that completed, nothing."""
+    limit: str = ""
+    """Label of sandboxd_limits_reached_total."""
+    data: object = None
+    timeout: str = "20s"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _overdue(name: str) -> Attack:
+    return Attack(name, "deadline_exceeded", OVERDUE, "timeout", timeout="400ms")
+
+
+def _trapped(name: str, text: str, limit: str = "") -> Attack:
+    return Attack(name, "trapped", GUEST + "wasm error: " + text, limit)
+
+
+def _exit(name: str, code: int, data: object = None) -> Attack:
+    return Attack(name, "exit_nonzero", f"module closed with exit_code({code})", data=data)
+
+
+def _memory(name: str, text: str, limit: str = "memoryLimit") -> Attack:
+    return Attack(name, "memory_exceeded", GUEST + text, limit)
+
+
+DEEP = "stack overflow: more than 1 MiB (wasm.stack) in use"
+FAULT, INVAL, BADF = 21, 28, 8
+
+ATTACKS = (
+    *map(
+        _overdue,
+        (
+            "endless_loop",
+            "endless_start",
+            "endless_tail_calls",
+            "endless_host_calls",
+            "endless_randomness",
+            "endless_bulk",
+            "empty_vectors",
+            "naps",
+            "sleeper",
+        ),
+    ),
+    *(_trapped(name, DEEP, "wasm.stack") for name in ("recursion", "host_call_in_depth", "wide_recursion")),
+    _memory("memory_bomb", "wasm error: unreachable; 64576 KiB of memory were in use of 64 MiB (memoryLimit)"),
+    _memory("memory_from_birth", "needs 1 GiB of memory to begin with, more than 64 MiB (memoryLimit)"),
+    _memory("hidden_memory", "the module needs more memory to begin with than 64 MiB (memoryLimit)"),
+    _memory("garbage_bomb", "wasm error: out of memory for objects: more than 64 MiB (memoryLimit)"),
+    _memory(
+        "table_from_birth",
+        "the module needs more table elements to begin with than 200000 (tableElements)",
+        "tableElements",
+    ),
+    _trapped("memory_at_once", "out of bounds memory access"),
+    _trapped("table_bomb", "unreachable"),
+    *(
+        Attack(name, "output_exceeded", GUEST + "wrote more than 1 MiB (stdoutLimit) to stdout", "stdoutLimit")
+        for name in ("stdout_flood", "stdout_many_vectors")
+    ),
+    Attack("stderr_flood", "completed", limit="stderrLimit"),
+    Attack("tiny_writes", "completed"),
+    _exit("vectors_without_end", FAULT),
+    _exit("poll_a_million", INVAL),
+    _exit("randomness_4gib", FAULT),
+    _exit("no_memory", FAULT),
+    _exit("fd_churn", BADF),
+    _exit("exit_in_start", 9),
+    _exit("allocates_in_start", 7),
+    *(_exit("exits", code, code) for code in (255, 256, 65_536, (1 << 31), (1 << 32) - 1)),
+    _trapped("trap_in_start", "unreachable"),
+    _trapped("data_beyond_memory", "out of bounds memory access"),
+    _trapped("large_data", "out of bounds memory access"),
+    _trapped("elements_beyond_table", "invalid table access"),
+    _trapped("wild_call", "indirect call type mismatch"),
+    _trapped("thrower", "thrown Wasm exception"),
+    *(
+        Attack(name, "completed")
+        for name in ("no_start", "many_exports", "many_functions", "deep_blocks", "deep_types")
+    ),
+    Attack("long_chain_of_values", "completed"),
+)
+
+REFUSED: Mapping[str, str] = {
+    "start_with_parameters": 'the export "_start" is not a function without parameters',
+    "many_imports": "12000 imports, at most 10000 are supported",
+    "many_locals": "too many locals: locals exceed maximum",
+    "giant_table_of_branches": "`br_table` has 7000000 targets, which exceeds the implementation limit",
+    "many_memories": "multiple memories",
+    "shared_memory": "threads must be enabled for shared memories",
+}
+"""Guests that are not loaded, and why, as the log says it."""
+
+
+def binary(name: str) -> bytes:
+    """The guest of an attack."""
+    make = getattr(generated, name, None)
+    return bytes(make()) if make is not None else hostile.attack(name)
+
+
+@pytest.fixture(scope="session")
+def hostile_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """Two workers, small limits, every attack a binding of its name; `caller` calls host functions."""
+    folder = tmp_path_factory.mktemp("hostile")
+    documents = [guest_component("echo"), guest_component("args", argsLimit="1Ki", envLimit="1Ki")]
+    timeouts = {attack.name: attack.timeout for attack in ATTACKS} | dict.fromkeys(REFUSED, "20s")
+    for name, timeout in timeouts.items():
+        (folder / f"{name}.wasm").write_bytes(binary(name))
+        documents.append(
+            component(
+                name,
+                f"file://{folder / name}.wasm",
+                timeout=timeout,
+                memoryLimit="64Mi",
+                stdoutLimit="1Mi",
+                stderrLimit="4Ki",
+            ).replace("spec:\n", "spec:\n  ignoreErrors: true\n")
+        )
+    (folder / "caller.wasm").write_bytes(hostfunctions.forwarding())
+    documents.append(component("caller", f"file://{folder / 'caller.wasm'}", timeout="20s"))
+    resources = write_components(folder / "resources", documents)
+    environ = {"SANDBOXD_CELLS": "1", "SANDBOXD_LISTEN_MAX_BODY_SIZE": "64Ki"}
+    with Target(resources, "--workers", "2", environ=environ) as server:
+        yield server
+
+
+class Target(RunningServer):
+    """A server whose thousands of requests go through one client: making one takes longer than most invocations."""
+
+    _kept: httpx.Client | None = None
+
+    @contextlib.contextmanager
+    def client(self, **options: Any) -> Iterator[httpx.Client]:
+        assert not options
+        if self._kept is None:
+            self._kept = httpx.Client(base_url=self.base_url, trust_env=False, timeout=30)
+        yield self._kept
+
+    def stop(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+        super().stop()
+
+
+FAMILIES = ("sandboxd_requests_total", "sandboxd_limits_reached_total", "sandboxd_worker_", "sandboxd_binding_ready")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the metrics this folder looks at say."""
+
+    samples: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
+
+    @classmethod
+    def of(cls, server: RunningServer) -> "Counts":
+        from prometheus_client.parser import text_string_to_metric_families
+
+        with server.client() as client:
+            text = client.get("/metrics").text
+        # A hundred bindings have a hundred thousand buckets, whose parsing would be most of these tests' time.
+        wanted = "\n".join(line for line in text.splitlines() if line.startswith(FAMILIES)) + "\n"
+        samples = itertools.chain.from_iterable(family.samples for family in text_string_to_metric_families(wanted))
+        return cls({(sample.name, frozenset(sample.labels.items())): sample.value for sample in samples})
+
+    def total(self, name: str, **labels: str) -> float:
+        wanted = set(labels.items())
+        return sum(value for (found, has), value in self.samples.items() if found == name and wanted <= has)
+
+
+def settled(message: str) -> str:
+    """A message without the number of the invocation."""
+    return re.sub(r"module\[([^\]]*)-\d+\]", r"module[\1-N]", message)
