@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.process import tree
@@ -75,8 +74,3 @@ class Cells(RunningServer):
 def value(values: Mapping[Any, float], name: str, **labels: str) -> float:
     """One sample of a scrape."""
     return values[name, frozenset(labels.items())]
-
-
-def invoke_anew(server: RunningServer, binding: str, data: str) -> httpx.Response:
-    """One request over a connection of its own."""
-    return server.invoke(binding, data)
