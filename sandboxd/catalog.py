@@ -141,6 +141,8 @@ class Catalog:
             },
             required={guest.binding.name for guest in guests if not guest.binding.ignore_errors},
         )
+        for name, why in failures:
+            log.error("Ignoring error processing component: binding %s: %s", name, why, extra=fields(binding=name))
         failed |= dict(failures)
         former = {binding.name for binding in self.bindings} | set(self.failed)
         served = tuple(guest.binding for guest in guests if guest.binding.name not in failed)
