@@ -19,6 +19,9 @@ from sandboxd.problems import Severity
 
 log = logging.getLogger("sandboxd.catalog")
 
+PROXY = "wasip2-proxy"
+"""The `abi` of guests that handle HTTP requests."""
+
 _LEVELS = {
     Severity.ERROR: logging.ERROR,
     Severity.IGNORED: logging.ERROR,
@@ -146,7 +149,8 @@ class Catalog:
         failed |= dict(failures)
         former = {binding.name for binding in self.bindings} | set(self.failed)
         served = tuple(guest.binding for guest in guests if guest.binding.name not in failed)
-        snapshot = Bindings.of(served, self._metrics)
+        proxies = {guest.binding.name for guest in guests if guest.abi == PROXY}
+        snapshot = Bindings.of(served, self._metrics, proxies)
         for name in former - {binding.name for binding in served} - set(failed):
             self._metrics.forget_binding(name)
         for guest in guests:

@@ -91,6 +91,7 @@ LIMITS: Final = (
     _row("outbound_header_bytes", "outboundHeaderLimit", _S, 256, 8 * MIB, "header block of an outbound message"),
     _row("outbound_header_count", "outboundHeaderCount", _C, 1, 10_000, "header lines of an outbound message"),
     _row("outbound_body_bytes", "outboundBodyLimit", _S, 0, 64 * 1024 * MIB, "body of an outbound message"),
+    _row("http_body_bytes", "httpBodyLimit", _S, 0, 1024 * 1024 * MIB, "body streamed through `/v1.0/http/`, each way"),
 )
 """Limits, in the order of the documentation."""
 
@@ -181,5 +182,6 @@ DEFAULT_CEILINGS: Final = Limits(
     outbound_header_bytes=1 * MIB,
     outbound_header_count=1_024,
     outbound_body_bytes=1024 * MIB,
+    http_body_bytes=64 * 1024 * MIB,
 )
 """What a component may ask for unless sandboxd.yaml says otherwise."""

@@ -36,6 +36,8 @@ class Limits:
     """Header lines of one outbound request or of its response."""
     outbound_body_bytes: int = 64 * MIB
     """Body of one outbound request or of its response."""
+    http_body_bytes: int = 1024 * MIB
+    """Body of a request that is streamed to the guest, or of the response it streams back."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hostfuncs.wasip2.http_incoming import Responder
 
 _ERROR_TEXT = b"ended by the host"
+_CHECK_EVERY_NS = 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,22 @@ class Call:
 
     args: tuple[bytes, ...] = ()
     env: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Inlet(Protocol):
+    """Something outside that brings what a guest may wait for, through a descriptor. Besides outbound requests."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to `pump`."""
+        ...
+
+    def pump(self) -> None:
+        """Take in what has come, without waiting. May end the guest by raising GuestEnded."""
+        ...
+
+    def wait(self, timeout_ns: int) -> None:
+        """Wait until the descriptor is readable, at most so long."""
+        ...
 
 
 class BeginExchanges(Protocol):
@@ -66,6 +83,7 @@ class Host:
         self._begin_exchanges: BeginExchanges = _no_exchanges
         self._exchanges: Exchanges | None = None
         self._responder: Responder | None = None
+        self._inlet: Inlet | None = None
         self.request_bodies: list[RequestBody] = []
         """Bodies of requests that are not known to have ended."""
 
@@ -80,6 +98,7 @@ class Host:
         sources: Sources,
         exchanges: BeginExchanges = _no_exchanges,
         responder: "Responder | None" = None,
+        inlet: Inlet | None = None,
     ) -> None:
         """Start anew. `state.begin` is the caller's to call.
 
@@ -89,6 +108,7 @@ class Host:
             sources: clocks and randomness.
             exchanges: opens outbound HTTP; without it a guest that tries is a fault of the host.
             responder: takes the answer of a guest that is called with a request.
+            inlet: brings what `stdio` or the request's body read, if they do not have it all.
         """
         self.table = Table(self._entries)
         self.call = call
@@ -97,6 +117,7 @@ class Host:
         self._begin_exchanges = exchanges
         self._exchanges = None
         self._responder = responder
+        self._inlet = inlet
         self.request_bodies = []
 
     def enter(self, context: int) -> None:
@@ -119,6 +140,8 @@ class Host:
         """The invocation's outbound requests."""
         if self._exchanges is None:
             self._exchanges = self._begin_exchanges()
+            if self._inlet is not None:
+                self._exchanges.attend(self._inlet.fileno(), self._inlet.pump)
         return self._exchanges
 
     @property
@@ -144,6 +167,8 @@ class Host:
 
     def turn(self) -> None:
         """Let outbound requests move without waiting, so that a guest that only ever asks gets an answer some time."""
+        if self._inlet is not None:
+            self._inlet.pump()
         if self._exchanges is not None:
             self._exchanges.turn()
 
@@ -168,5 +193,11 @@ class Host:
             now = time.monotonic_ns()
             if due_ns is not None and now >= due_ns:
                 return
-            # Nothing but time can change anything: no request is under way.
-            self.state.sleep((self.state.deadline_ns if due_ns is None else due_ns) - now)
+            left = (self.state.deadline_ns if due_ns is None else due_ns) - now
+            if self._inlet is None:
+                # Nothing but time can change anything: no request is under way.
+                self.state.sleep(left)
+            else:
+                self._inlet.wait(max(0, min(left, self.state.deadline_ns - now, _CHECK_EVERY_NS)))
+                self._inlet.pump()
+                self.state.check()

@@ -13,8 +13,9 @@ from sandboxd.front.auth import TokenCheck
 from sandboxd.front.binding import BindingEndpoint
 from sandboxd.front.cors import Cors
 from sandboxd.front.gojson import error_body
+from sandboxd.front.http import HttpEndpoint
 from sandboxd.front.outcomes import DIRECT_INVOKE
-from sandboxd.front.ports import Asgi, Bindings, Cells, FrontSettings, Health, Invoker, Receive, Scope, Send
+from sandboxd.front.ports import Bindings, Cells, FrontSettings, Health, Invoker, Receive, Scope, Send
 from sandboxd.front.replies import reply, reply_plain_error
 from sandboxd.front.routing import HTTP, binding_name, clean
 from sandboxd.metrics import Metrics
@@ -36,7 +37,6 @@ class App:
         invoker: runs guests.
         metrics: the server's.
         health: asked by the health endpoints.
-        http_endpoint: takes requests under /v1.0/http/, if that is served.
         cells: of the server, if it has several.
     """
 
@@ -47,14 +47,13 @@ class App:
         metrics: Metrics,
         health: Health,
         *,
-        http_endpoint: Asgi | None = None,
         cells: Cells | None = None,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._health = health
         self._endpoint = BindingEndpoint(settings, invoker, metrics)
-        self._http_endpoint = http_endpoint
+        self._http = HttpEndpoint(invoker, metrics)
         self._tokens = TokenCheck(settings.api_token) if settings.api_token else None
         self._cors = Cors(settings.allowed_origins) if settings.allowed_origins else None
         self._guarded = self._tokens is not None or self._cors is not None
@@ -73,6 +72,7 @@ class App:
     @bindings.setter
     def bindings(self, bindings: Bindings) -> None:
         self._endpoint.bindings = bindings
+        self._http.bindings = bindings
 
     def close(self) -> None:
         """Release threads. The application must not be called any more."""
@@ -102,15 +102,18 @@ class App:
             await self._route(scope, receive, send)
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = clean(scope["raw_path"])
+        raw_path = scope["raw_path"]
+        if raw_path.startswith(HTTP):
+            # What follows is the guest's, slashes and dots included.
+            await self._http(scope, receive, send)
+            return
+        path = clean(raw_path)
         if path is None:
             await reply(send, 400, b"400 Bad Request", [(b"content-type", b"text/plain; charset=utf-8")])
             return
         name = binding_name(path)
         if name is not None and scope["method"] in _BINDING_METHODS:
             await self._endpoint(self.bindings.by_name.get(name), name, scope, receive, send)
-        elif self._http_endpoint is not None and path.startswith(HTTP):
-            await self._http_endpoint(scope, receive, send)
         else:
             # Starlette matches the decoded path; a cleaned raw path has no escapes it could decode differently.
             await self._rest({**scope, "path": path.decode("latin-1"), "root_path": ""}, receive, send)

@@ -17,7 +17,9 @@ from sandboxd.front.arguments import MetadataError, arguments, environment
 from sandboxd.front.departures import Departures
 from sandboxd.front.outcomes import INVOKE, MALFORMED, NO_WORKER, TABLE, failure, refusal, result_detail, result_message
 from sandboxd.front.ports import Bindings, FrontSettings, Invoker, Message, Receive, Scope, Send, Served
+from sandboxd.front.proxy import http_request, response_metadata
 from sandboxd.front.replies import JSON
+from sandboxd.front.runlog import log_run, log_stderr
 from sandboxd.front.tracing import baggage_fault, new_span
 from sandboxd.limit_keys import BODY_KEY, Unit
 from sandboxd.log import fields
@@ -155,9 +157,11 @@ class BindingEndpoint:
         assert served is not None
         self._record(metrics, Outcome.COMPLETED, began)
         if log.isEnabledFor(logging.DEBUG):
-            _log_run(logging.DEBUG, served, result, span, began)
+            log_run(logging.DEBUG, served, result, span, began)
         stdout = result.stdout
         headers = [*served.success_headers, (b"content-length", b"%d" % len(stdout)), (b"traceparent", trace)]
+        if result.http is not None:
+            headers += response_metadata(result.http)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": stdout})
 
@@ -235,6 +239,7 @@ class BindingEndpoint:
         try:
             args = arguments(metadata, served) if metadata else ()
             env = environment(metadata, served, trace)
+            http = http_request(metadata, served.binding.name, request.data, trace) if served.proxy else None
         except MetadataError as error:
             if error.limit:
                 served.metrics.limit_reached(error.limit)
@@ -251,6 +256,7 @@ class BindingEndpoint:
                 env=env,
                 stdin=request.data,
                 deadline_ns=began + served.timeout_ns,
+                http=http,
             )
         except asyncio.CancelledError:
             if not presence.gone:
@@ -271,12 +277,12 @@ class BindingEndpoint:
             self._departures.leave(presence)
         served.metrics.ran(result, len(request.data))
         if result.stderr and log.isEnabledFor(logging.INFO):
-            _log_stderr(served, result, trace.decode())
+            log_stderr(served, result, trace.decode())
         if result.outcome is Outcome.COMPLETED:
             return result
         row = TABLE[result.outcome]
         if log.isEnabledFor(logging.DEBUG):
-            _log_run(logging.DEBUG, served, result, trace.decode(), began)
+            log_run(logging.DEBUG, served, result, trace.decode(), began)
         reason = result_message(result, served.argv0, number, served.binding.limits)
         raise _Failure(
             result.outcome, row.status, row.code, failure(name, reason), detail=result_detail(result, reason)
@@ -326,37 +332,3 @@ def _with_trace(request: gojson.Request, state: bytes | None, baggage: bytes | N
     if state is not None:
         metadata["tracestate"] = state.decode("utf-8", "replace")
     return request._replace(metadata=metadata)
-
-
-def _log_stderr(served: Served, result: Result, span: str) -> None:
-    log.info(
-        "guest wrote to stderr",
-        extra=fields(
-            binding=served.binding.name,
-            request_id=span[36:52],
-            trace_id=span[3:35],
-            stderr_bytes=result.stderr_total,
-            stderr=result.stderr.decode("utf-8", "replace"),
-        ),
-    )
-
-
-def _log_run(level: int, served: Served, result: Result, span: str, began_ns: int) -> None:
-    log.log(
-        level,
-        "guest ran",
-        extra=fields(
-            binding=served.binding.name,
-            outcome=result.outcome.value,
-            request_id=span[36:52],
-            trace_id=span[3:35],
-            duration_ms=(time.monotonic_ns() - began_ns) / 1e6,
-            queue_ms=result.queue_ns / 1e6,
-            instantiate_ms=result.instantiate_ns / 1e6,
-            guest_ms=result.guest_ns / 1e6,
-            exit_code=result.exit_code,
-            memory_bytes=result.memory_bytes,
-            stdout_bytes=len(result.stdout),
-            outbound_requests=len(result.outbound),
-        ),
-    )

@@ -36,22 +36,24 @@ class Row:
     code: str
     message: str
     level: int
+    http: int
+    """Status of an answer under /v1.0/http/: there the caller is told of a gateway and the server behind it."""
 
 
 TABLE: Final[dict[Outcome, Row]] = {
-    Outcome.COMPLETED: Row(200, "", "", logging.DEBUG),
-    Outcome.EXIT_NONZERO: Row(500, INVOKE, "module closed with exit_code({code})", logging.INFO),
-    Outcome.TRAPPED: Row(500, INVOKE, "module[{guest}] function[_start] failed: {detail}", logging.INFO),
-    Outcome.DEADLINE_EXCEEDED: Row(500, INVOKE, DEADLINE + ": more than {timeout}", logging.INFO),
-    Outcome.MEMORY_EXCEEDED: Row(500, INVOKE, "module[{guest}] function[_start] failed: {detail}", logging.INFO),
-    Outcome.OUTPUT_EXCEEDED: Row(500, INVOKE, "module[{guest}] function[_start] failed: {detail}", logging.INFO),
-    Outcome.CANCELLED: Row(500, INVOKE, "module closed with context canceled", logging.INFO),
-    Outcome.WORKER_LOST: Row(500, INVOKE, "the worker process was lost", logging.ERROR),
-    Outcome.HOST_FAILED: Row(500, INVOKE, "internal failure of the server", logging.ERROR),
-    Outcome.REJECTED: Row(503, NO_WORKER, "{detail}", logging.WARNING),
-    Outcome.BAD_REQUEST: Row(400, MALFORMED, "{detail}", logging.DEBUG),
-    Outcome.NOT_FOUND: Row(500, INVOKE, "couldn't find output binding {detail}", logging.DEBUG),
-    Outcome.UNAUTHORIZED: Row(401, "", "invalid api token", logging.DEBUG),
+    Outcome.COMPLETED: Row(200, "", "", logging.DEBUG, 200),
+    Outcome.EXIT_NONZERO: Row(500, INVOKE, "module closed with exit_code({code})", logging.INFO, 502),
+    Outcome.TRAPPED: Row(500, INVOKE, "module[{guest}] function[_start] failed: {detail}", logging.INFO, 502),
+    Outcome.DEADLINE_EXCEEDED: Row(500, INVOKE, DEADLINE + ": more than {timeout}", logging.INFO, 504),
+    Outcome.MEMORY_EXCEEDED: Row(500, INVOKE, "module[{guest}] function[_start] failed: {detail}", logging.INFO, 502),
+    Outcome.OUTPUT_EXCEEDED: Row(500, INVOKE, "module[{guest}] function[_start] failed: {detail}", logging.INFO, 502),
+    Outcome.CANCELLED: Row(500, INVOKE, "module closed with context canceled", logging.INFO, 503),
+    Outcome.WORKER_LOST: Row(500, INVOKE, "the worker process was lost", logging.ERROR, 502),
+    Outcome.HOST_FAILED: Row(500, INVOKE, "internal failure of the server", logging.ERROR, 500),
+    Outcome.REJECTED: Row(503, NO_WORKER, "{detail}", logging.WARNING, 503),
+    Outcome.BAD_REQUEST: Row(400, MALFORMED, "{detail}", logging.DEBUG, 400),
+    Outcome.NOT_FOUND: Row(500, INVOKE, "couldn't find output binding {detail}", logging.DEBUG, 404),
+    Outcome.UNAUTHORIZED: Row(401, "", "invalid api token", logging.DEBUG, 401),
 }
 
 _DEFAULT_DETAIL: Final = {

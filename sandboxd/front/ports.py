@@ -1,6 +1,6 @@
 """What the front needs of the rest of the server, as protocols, and the snapshot of what it serves."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from sandboxd.metrics import BindingMetrics, Metrics
 from sandboxd.modules.source import guest_name
 from sandboxd.pool.errors import Rejected
 from sandboxd.pool.stats import PoolStats
+from sandboxd.pool.stream import Stream
 from sandboxd.wire.messages import HttpRequest, Result
 
 Scope = MutableMapping[str, Any]
@@ -33,11 +34,13 @@ class Invoker(Protocol):
         stdin: bytes = b"",
         deadline_ns: int,
         http: HttpRequest | None = None,
+        stream: Stream | None = None,
     ) -> Result:
         """Run a guest once. Cancelling the awaiting task cancels the invocation.
 
         Parameters:
             deadline_ns: CLOCK_MONOTONIC instant by which it must be over.
+            stream: through it the response flows; closed when the invocation is over.
 
         Raises:
             Rejected: no worker could be had.
@@ -128,11 +131,13 @@ class Served:
     """Bytes left for the environment beside the operator's."""
     traced: bool
     """TRACEPARENT is free for the server to set, and there is room for it."""
+    proxy: bool = False
+    """Its guest handles HTTP requests and is no command."""
     runs: int = 0
     """Invocations so far: the number in Dapr's name of an instance."""
 
     @classmethod
-    def of(cls, binding: Binding, metrics: BindingMetrics) -> "Served":
+    def of(cls, binding: Binding, metrics: BindingMetrics, *, proxy: bool = False) -> "Served":
         """Prepare a binding."""
         argv0 = guest_name(binding.url)
         operator = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in binding.env)
@@ -146,6 +151,7 @@ class Served:
             args_room=binding.limits.args_bytes - len(argv0.encode()) - 1,
             env_room=binding.limits.env_bytes - operator,
             traced=binding.limits.env_bytes - operator >= 80 and all(name != "TRACEPARENT" for name, _ in binding.env),
+            proxy=proxy,
         )
 
 
@@ -158,8 +164,15 @@ class Bindings:
     """By the path as it stands in the request line, for the usual spelling."""
 
     @classmethod
-    def of(cls, bindings: Iterable[Binding], metrics: Metrics) -> "Bindings":
-        """Prepare bindings."""
-        by_name = {binding.name: Served.of(binding, metrics.binding(binding.name)) for binding in bindings}
+    def of(cls, bindings: Iterable[Binding], metrics: Metrics, proxies: Set[str] = frozenset()) -> "Bindings":
+        """Prepare bindings.
+
+        Parameters:
+            proxies: names of those whose guest handles HTTP requests.
+        """
+        by_name = {
+            binding.name: Served.of(binding, metrics.binding(binding.name), proxy=binding.name in proxies)
+            for binding in bindings
+        }
         by_path = {f"/v1.0/bindings/{quote(name, safe='')}".encode(): served for name, served in by_name.items()}
         return cls(MappingProxyType(by_name), MappingProxyType(by_path))

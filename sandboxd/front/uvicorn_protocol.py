@@ -16,6 +16,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sandboxd.front.http import ABORT
+
 
 class HeadTooLarge(Exception):  # noqa: N818 - raised into httptools, which turns it into a refusal
     """The request head is longer than allowed."""
@@ -56,6 +58,8 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
             self._began = True
             self._head_since = time.monotonic()
             super().on_message_begin()
+            extensions: dict[str, Any] = {ABORT: self.transport.abort}
+            self.scope["extensions"] = extensions
 
         def on_headers_complete(self) -> None:
             self._head_since = None

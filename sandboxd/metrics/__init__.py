@@ -276,18 +276,19 @@ class BindingMetrics:
         else:
             self._duration(outcome).add(seconds)
 
-    def ran(self, result: Result, stdin_bytes: int) -> None:
+    def ran(self, result: Result, stdin_bytes: int, stdout_bytes: int | None = None) -> None:
         """A worker ran the guest.
 
         Parameters:
             stdin_bytes: length of its input.
+            stdout_bytes: length of its output, if that is not in the result.
         """
         self._queue_wait.add(result.queue_ns * 1e-9)
         self._instantiate.add(result.instantiate_ns * 1e-9)
         self._guest.add(result.guest_ns * 1e-9)
         self._memory.add(result.memory_bytes)
         self._stdin.add(stdin_bytes)
-        self._stdout.add(len(result.stdout))
+        self._stdout.add(len(result.stdout) if stdout_bytes is None else stdout_bytes)
         if result.outcome is Outcome.DEADLINE_EXCEEDED:
             self.limit_reached(_TIMEOUT_KEY)
         elif result.limit:

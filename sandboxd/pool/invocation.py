@@ -3,6 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from sandboxd.pool.stream import Stream
 from sandboxd.wire import messages as m
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Invocation:
         "queued_ns",
         "sent_ns",
         "stdin",
+        "stream",
         "worker",
     )
 
@@ -41,6 +43,7 @@ class Invocation:
         stdin: bytes,
         http: m.HttpRequest | None,
         queued_ns: int,
+        stream: Stream | None = None,
     ) -> None:
         self.id = id
         self.binding = binding
@@ -51,6 +54,7 @@ class Invocation:
         self.stdin = stdin
         self.http = http
         self.queued_ns = queued_ns
+        self.stream = stream
         self.sent_ns = 0
         self.worker: Worker | None = None
         self.number = 0

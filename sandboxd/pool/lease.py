@@ -39,7 +39,7 @@ class Leases:
         """Send it to a worker, or let it wait. False if neither is possible: the queue is full."""
         if not self.idle:
             self.saturated += 1
-        worker = self._pick(entry)
+        worker = self._pick(entry, ahead=invocation.stream is None)
         if worker is not None:
             self._send(worker, invocation, entry, invocation.queued_ns)
             return True
@@ -75,6 +75,10 @@ class Leases:
                 break
             invocation = self.queue.take(self._may_run if not worker.inflight else self._may_run_ahead)
             if invocation is None:
+                break
+            if worker.inflight and invocation.stream is not None:
+                # What streams begins at once where it is sent. Nothing overtakes it, or it would wait for ever.
+                self.queue.put_off(invocation)
                 break
             self._send(worker, invocation, entry_of(worker, invocation), now_ns)
         if not worker.inflight:
@@ -140,13 +144,13 @@ class Leases:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _pick(self, entry: GuestEntry) -> Worker | None:
+    def _pick(self, entry: GuestEntry, *, ahead: bool) -> Worker | None:
         if not entry.has_room:
             return None
         if self.idle:
             # Last in, first out: its caches are warm, and the others may sleep.
             return self.idle.pop()
-        if not self._look_ahead or not entry.short or len(self.queue):
+        if not ahead or not self._look_ahead or not entry.short or len(self.queue):
             return None
         best: Worker | None = None
         for worker in self.busy.values():
@@ -157,7 +161,7 @@ class Leases:
     def _may_look_ahead(self, worker: Worker) -> bool:
         if worker.state is not WorkerState.BUSY or not worker.room(self._look_ahead):
             return False
-        return all(entry_of(worker, ahead).short for ahead in worker.inflight)
+        return all(ahead.stream is None and entry_of(worker, ahead).short for ahead in worker.inflight)
 
     def _may_run(self, binding: str) -> bool:
         entry = self.current.entries.get(binding) if self.current is not None else None

@@ -19,6 +19,7 @@ from sandboxd.pool.lease import Leases
 from sandboxd.pool.maintenance import Maintenance
 from sandboxd.pool.state import WorkerState
 from sandboxd.pool.stats import PoolStats
+from sandboxd.pool.stream import FromGuest, Stream
 from sandboxd.pool.worker import Worker
 from sandboxd.wire import messages as m
 from sandboxd.wire.codec import ProtocolError
@@ -113,6 +114,7 @@ class Pool:
         stdin: bytes = b"",
         deadline_ns: int,
         http: m.HttpRequest | None = None,
+        stream: Stream | None = None,
     ) -> m.Result:
         """Run a guest once. Cancelling the awaiting task cancels the invocation.
 
@@ -123,6 +125,7 @@ class Pool:
             stdin: all of it.
             deadline_ns: CLOCK_MONOTONIC instant by which it must be over, waiting included.
             http: for guests that handle requests.
+            stream: through it the response flows; closed when the invocation is over.
 
         Raises:
             QueueFull, QueueTimeout, PoolClosing: no worker could be had.
@@ -144,6 +147,7 @@ class Pool:
             stdin,
             http,
             time.monotonic_ns(),
+            stream,
         )
         if not self._leases.place(invocation, entry):
             raise self._queue_full()
@@ -155,6 +159,9 @@ class Pool:
         except asyncio.CancelledError:
             self._abandon(invocation)
             raise
+        finally:
+            if stream is not None:
+                stream.close()
 
     def room(self) -> int:
         """How many further invocations would be taken now: idle workers and places in the queue. While the pool is
@@ -259,6 +266,16 @@ class Pool:
         self._go_on(worker, time.monotonic_ns())
         self._leases.feed_idle()
 
+    def on_streamed(self, worker: Worker, message: FromGuest) -> None:
+        """Something of a streaming invocation arrived; it must be the one in flight there."""
+        head = worker.inflight[0] if worker.inflight else None
+        if head is None or head.id != message.id or head.stream is None:
+            wrong = f"sent {type(message).__name__} for invocation {message.id}, which does not stream there"
+        else:
+            wrong = head.stream.take(worker, message)
+        if wrong:
+            self._maintenance.on_channel_lost(worker, wrong)
+
     def on_channel_lost(self, worker: Worker, why: str) -> None:
         """Its socket is of no use any more."""
         self._maintenance.on_channel_lost(worker, why)
@@ -276,6 +293,8 @@ class Pool:
             for invocation in reversed(list(worker.inflight)):
                 if worker.revoke(invocation):
                     self._redeliver(worker, invocation)
+                elif invocation.stream is not None:
+                    invocation.stream.close()  # or a slow caller would keep its end from being noticed
             self._leases.feed_idle()
 
     def on_worker_gone(self, worker: Worker, why: str) -> None:

@@ -40,6 +40,13 @@ class WaitingQueue:
         self._line(invocation).appendleft(invocation)
         self._size += 1
 
+    def put_off(self, invocation: "Invocation") -> None:
+        """Wait at the head of everything again: it is its turn, but not at this worker."""
+        line = self._line(invocation)
+        line.appendleft(invocation)
+        self._lines.move_to_end(invocation.binding, last=False)
+        self._size += 1
+
     def remove(self, invocation: "Invocation") -> bool:
         """Leave the queue. False if it was not there."""
         line = self._lines.get(invocation.binding)

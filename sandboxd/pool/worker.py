@@ -10,6 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol, cast
 
 from sandboxd.pool.state import WorkerEvent, WorkerState, advance
+from sandboxd.pool.stream import FromGuest
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from sandboxd.wire.page import SLOTS, StatusPage
@@ -33,6 +34,9 @@ class WorkerEvents(Protocol):
 
     def on_skipped(self, worker: "Worker", invocation_id: int) -> None:
         """The worker left out a frame that had been taken back."""
+
+    def on_streamed(self, worker: "Worker", message: FromGuest) -> None:
+        """A streaming invocation's credit, head or piece of a body arrived."""
 
     def on_channel_lost(self, worker: "Worker", why: str) -> None:
         """The socket closed, or carried something that is no frame (`why` says which)."""
@@ -58,6 +62,8 @@ class Worker(asyncio.Protocol):
         self.head_since_ns = 0
         self.served = 0
         self.exit_reason = ""
+        self.fault = ""
+        """What it did against the protocol."""
         self.exited = ""
         """How it died, once it was reaped. What it said before may still be in its socket."""
         self._events = events
@@ -129,9 +135,26 @@ class Worker(asyncio.Protocol):
                     env=invocation.env,
                     stdin=invocation.stdin,
                     http=invocation.http,
+                    streaming=invocation.stream is not None,
+                    body_follows=invocation.stream is not None and invocation.stream.body_follows,
                 )
             )
         )
+
+    def write(self, message: m.Message) -> None:
+        """Send a frame that is not counted: a piece of the body of what it runs. Dropped if it is gone."""
+        if self._transport is not None:
+            self._transport.write(codec.encode(message))
+
+    def pause(self) -> None:
+        """Read nothing more for now. Its end is not noticed either, so someone must `resume`."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def room(self, ahead: int) -> bool:
         """True if it may be given one more while `ahead` may wait in its socket."""
@@ -228,8 +251,10 @@ class Worker(asyncio.Protocol):
                 self._events.on_result(self, message)
             elif type(message) is m.Ready:
                 self._events.on_ready(self)
-            else:
+            elif type(message) is m.Skipped:
                 self._events.on_skipped(self, message.id)
+            else:
+                self._events.on_streamed(self, message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:

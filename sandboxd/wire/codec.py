@@ -1,5 +1,6 @@
 """Frames: a 4-byte little-endian length, then one MessagePack array. No I/O here."""
 
+import functools
 import struct
 from typing import Any
 
@@ -12,8 +13,8 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024
 
 HEADER = struct.Struct("<I")
 
-ToWorker = m.Invoke
-FromWorker = m.Ready | m.Result | m.Skipped
+ToWorker = m.Invoke | m.RequestBody
+FromWorker = m.Ready | m.Result | m.Skipped | m.RequestCredit | m.ResponseHead | m.ResponseBody
 ToZygote = m.Load | m.Spawn | m.Kill
 FromZygote = m.Loaded | m.LoadFailed | m.Spawned | m.SpawnFailed | m.Exited
 
@@ -36,6 +37,12 @@ def encode(message: m.Message) -> bytes:
     return HEADER.pack(len(body)) + body
 
 
+@functools.cache
+def _decoding(kind: Any) -> Any:
+    """Made once per type: it costs half a megabyte, which workers share if it was made before they were forked."""
+    return msgspec.msgpack.Decoder(kind).decode
+
+
 class Decoder:
     """Turns a byte stream into messages of the given type.
 
@@ -44,7 +51,7 @@ class Decoder:
     """
 
     def __init__(self, kind: Any) -> None:
-        self._decode = msgspec.msgpack.Decoder(kind).decode
+        self._decode = _decoding(kind)
         self._buffer = bytearray()
 
     def __repr__(self) -> str:

@@ -77,6 +77,19 @@ class Invoke(Message, frozen=True, kw_only=True, tag="invoke"):
     stdin: bytes = b""
     http: HttpRequest | None = None
     """Set for guests that handle requests instead of running a command."""
+    streaming: bool = False
+    """The response is to flow: ResponseHead, ResponseBody ..., and then a Result without it."""
+    body_follows: bool = False
+    """Of a streaming invocation: its request's body is not `stdin` but comes as RequestBody, after RequestCredit."""
+
+
+class RequestBody(Message, frozen=True, tag="request-body"):
+    """A piece of a streaming invocation's request body. Never more than the worker gave credit for."""
+
+    id: int
+    data: bytes
+    last: bool
+    """Nothing follows. `data` may be empty."""
 
 
 # worker -> front -----------------------------------------------------------------------------------------------------
@@ -129,6 +142,28 @@ class Result(Message, frozen=True, kw_only=True, tag="result"):
     """The worker asks to be replaced: it holds a state it cannot vouch for."""
     queue_ns: int = 0
     """Time the invocation waited for the worker. Set by the pool, not by the worker."""
+
+
+class RequestCredit(Message, frozen=True, tag="request-credit"):
+    """A streaming invocation takes this many bytes more of its request's body. The first says that it has begun."""
+
+    id: int
+    size: int
+
+
+class ResponseHead(Message, frozen=True, tag="response-head"):
+    """A streaming invocation's guest has answered. At most one, before any ResponseBody."""
+
+    id: int
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+class ResponseBody(Message, frozen=True, tag="response-body"):
+    """A piece of a streaming invocation's response body. That it is complete is told by a `completed` Result."""
+
+    id: int
+    data: bytes
 
 
 class Skipped(Message, frozen=True, tag="skipped"):

@@ -20,7 +20,9 @@ from hostfuncs.wasip2 import (
     IncomingRequest,
     KeptTail,
     Request,
+    Responder,
     ResponseOutparam,
+    Source,
     Stdio,
 )
 from hostfuncs.wasip2 import capi as component_capi
@@ -34,6 +36,7 @@ from sandboxd.worker.component_ending import exited, why
 from sandboxd.worker.component_load import entrances, link_component
 from sandboxd.worker.component_response import CollectedResponse
 from sandboxd.worker.guests import GuestError, Services
+from sandboxd.worker.stream import Flow, StreamedResponse
 
 DEFAULT_REQUEST = HttpRequest(method="POST", scheme="http", authority="localhost", path="/")
 """What a handler gets from a caller who gave nothing but data."""
@@ -74,6 +77,7 @@ class ComponentGuest:
         self._engine_address = capi.address_of(services.engine)
         self._outbound_settings = services.outbound
         self._policy = egress.policy_for(self.spec, services.outbound)
+        self._link = services.link
         self._outbound_limits = egress.limits_for(self.spec.limits)
         self._instance = ctypes.create_string_buffer(component_capi.INSTANCE_SIZE)
         self._function = ctypes.create_string_buffer(component_capi.FUNC_SIZE)
@@ -97,7 +101,13 @@ class ComponentGuest:
         stderr = KeptTail(limits.stderr_bytes)
         body = Collected(limits.stdout_bytes)
         handling = self._entrances.run is None or (invoke.http is not None and self._entrances.handle is not None)
-        response = CollectedResponse(body) if handling else None
+        flow: Flow | None = None
+        response: CollectedResponse | StreamedResponse | None = None
+        if handling and invoke.streaming and self._link is not None:
+            flow = Flow(self._link, invoke, limits)
+            response = flow.response
+        elif handling:
+            response = CollectedResponse(body)
         state.begin(invoke.deadline_ns, watch.cancelled)
         host.begin(
             Call(args=(self.spec.argv0, *invoke.args), env=self.spec.env + invoke.env),
@@ -106,6 +116,7 @@ class ComponentGuest:
             sources=self._new_sources(),
             exchanges=functools.partial(self._begin_exchanges, invoke.deadline_ns),
             responder=response,
+            inlet=None if flow is None else flow.inlet,
         )
         outbound: tuple[OutboundUsage, ...] = ()
         # Armed before the store counts epochs: a tick in between would be lost if the thread did not tick again.
@@ -126,7 +137,8 @@ class ComponentGuest:
                 if response is None:
                     error, returned_err = self._call_run(context)
                 else:
-                    error = self._call_handle(context, invoke, response)
+                    source = BytesSource(invoke.stdin) if flow is None else flow.request
+                    error = self._call_handle(context, invoke, source, response)
             ended = time.monotonic_ns()
             text = capi.take_error(error) if error else ""
         finally:
@@ -183,7 +195,7 @@ class ComponentGuest:
         # A result<_, _> owns nothing: its kind, then whether it is ok.
         return error or 0, not error and self._results.raw[component_capi.PAYLOAD] == 0
 
-    def _call_handle(self, context: int, invoke: Invoke, response: CollectedResponse) -> int:
+    def _call_handle(self, context: int, invoke: Invoke, body: Source, response: Responder) -> int:
         """Call `handle` with the request; gives back the error, if any."""
         wanted = invoke.http or DEFAULT_REQUEST
         request = Request(
@@ -192,7 +204,7 @@ class ComponentGuest:
             authority=wanted.authority,
             path=wanted.path,
             headers=wanted.headers,
-            body=BytesSource(invoke.stdin),
+            body=body,
         )
         function = self._enter(context, self._entrances.handle)
         arguments = Arguments(

@@ -12,6 +12,7 @@ from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings, Result
 
 if TYPE_CHECKING:
     from sandboxd.worker.deadline import Watch
+    from sandboxd.worker.link import Link
 
 
 class GuestError(Exception):
@@ -27,6 +28,8 @@ class Services:
     outbound: OutboundSettings
     stack_bytes: int = EngineSettings().wasm_stack_bytes
     """What the engine gives guests, for messages."""
+    link: Link | None = None
+    """The worker's socket, for invocations that stream."""
 
 
 class Guest(Protocol):

@@ -16,9 +16,8 @@ from sandboxd.wire import messages as m
 from sandboxd.wire.page import StatusPage
 from sandboxd.worker.cputime import CpuWall
 from sandboxd.worker.guests import Guest
+from sandboxd.worker.link import Link
 from sandboxd.worker.runtime import Runtime
-
-RECEIVE_BYTES = 1 << 18
 
 EXIT_FRONT_GONE = 0
 EXIT_PROTOCOL = 71
@@ -48,20 +47,20 @@ def run(channel: socket.socket, page_fd: int, prepared: Prepared) -> int:
     page = StatusPage(page_fd)
     os.close(page_fd)
     wall = CpuWall(max((guest.spec.limits.timeout_ms for guest in prepared.guests if guest is not None), default=0))
-    runtime = Runtime(prepared.engine, prepared.guests, prepared.outbound, prepared.settings)
-    decoder = codec.Decoder(codec.ToWorker)
-    buffer = bytearray(RECEIVE_BYTES)
-    view = memoryview(buffer)
+    link = Link(channel)
+    runtime = Runtime(prepared.engine, prepared.guests, prepared.outbound, prepared.settings, link)
     number = 0
     # Collections run between invocations, never inside one: a pause there would be a guest's latency.
     gc.disable()
     try:
         channel.sendall(codec.encode(m.Ready(os.getpid())))
         while True:
-            size = channel.recv_into(buffer)
-            if not size:
+            arrived = link.receive()
+            if arrived is None:
                 return EXIT_FRONT_GONE
-            for invoke in decoder.feed(view[:size]):
+            for invoke in arrived:
+                if type(invoke) is not m.Invoke:
+                    continue  # the rest of a request's body that its guest did not read
                 number += 1
                 if monotonic_ns() >= wall.next_ns:
                     wall.renew()

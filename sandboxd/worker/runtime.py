@@ -11,6 +11,7 @@ from sandboxd.outcome import Outcome
 from sandboxd.wire.messages import Invoke, OutboundSettings, Result
 from sandboxd.worker.deadline import Watch
 from sandboxd.worker.guests import Guest, Services
+from sandboxd.worker.link import Link
 
 
 class Runtime:
@@ -21,6 +22,7 @@ class Runtime:
         guests: as loaded, None where loading failed; `Invoke.guest` is an index into it.
         outbound: the server's settings for outbound HTTP.
         settings: what the engine was built with.
+        link: the worker's socket; without it nothing can stream.
     """
 
     def __init__(
@@ -29,11 +31,12 @@ class Runtime:
         guests: Sequence[Guest | None],
         outbound: OutboundSettings,
         settings: EngineSettings | None = None,
+        link: Link | None = None,
     ) -> None:
         self._watch = Watch(engine)
         self._guests = guests
         stack_bytes = (settings or EngineSettings()).wasm_stack_bytes
-        services = Services(engine=engine, watch=self._watch, outbound=outbound, stack_bytes=stack_bytes)
+        services = Services(engine=engine, watch=self._watch, outbound=outbound, stack_bytes=stack_bytes, link=link)
         for guest in guests:
             if guest is not None:
                 guest.start(services)

@@ -4,6 +4,7 @@ import json
 
 from componentize_py_types import Err, Ok
 from wit_world import exports
+from wit_world.imports import outgoing_handler, poll
 from wit_world.imports import types as http
 from wit_world.imports.streams import StreamError_Closed
 
@@ -55,11 +56,134 @@ def respond(out, status, headers, data, *, finish=True, declared=None):
         print("errors", errors)
 
 
+class Flowing:
+    """An answer whose head is out and whose body is written bit by bit."""
+
+    def __init__(self, out, status=200, headers=()):
+        response = http.OutgoingResponse(http.Fields.from_list(list(headers)))
+        response.set_status_code(status)
+        self.body = response.body()
+        http.ResponseOutparam.set(out, Ok(response))
+        self.stream = self.body.write()
+
+    def write(self, data):
+        for at in range(0, len(data), 65536):
+            self.write_piece(data[at : at + 65536])
+
+    def write_piece(self, data):
+        while data:
+            permit = self.stream.check_write()
+            if not permit:
+                with self.stream.subscribe() as pollable:
+                    pollable.block()
+                continue
+            self.stream.write(data[:permit])
+            data = data[permit:]
+
+    def finish(self):
+        self.stream.__exit__(None, None, None)
+        http.OutgoingBody.finish(self.body, None)
+
+
+def pieces(stream, size=65536):
+    """What comes, until the end."""
+    try:
+        while True:
+            yield stream.blocking_read(size)
+    except Err as error:
+        if not isinstance(error.value, StreamError_Closed):
+            raise
+
+
+def fetch(authority, path):
+    """The future of a GET."""
+    request = http.OutgoingRequest(http.Fields())
+    request.set_scheme(http.Scheme_Http())
+    request.set_authority(authority)
+    request.set_path_with_query(path)
+    return outgoing_handler.handle(request, None)
+
+
+def answer_of(future):
+    with future.subscribe() as pollable:
+        pollable.block()
+    response = future.get().value.value
+    body = response.consume()
+    with body.stream() as stream:
+        data = b"".join(pieces(stream))
+    http.IncomingBody.finish(body)
+    return data
+
+
+def stream(request, out, what, argument):
+    """Answers that flow."""
+    if what == "generate":  # so many bytes
+        flow = Flowing(out)
+        left = int(argument)
+        block = bytes(range(256)) * 256
+        while left:
+            flow.write_piece(block[:left])
+            left -= min(left, len(block))
+        flow.finish()
+        return
+    body = request.consume()
+    with body.stream() as incoming:
+        if what == "count":  # reads all, then tells how much it was
+            size = total = 0
+            for piece in pieces(incoming):
+                size += len(piece)
+                total = (total + sum(piece)) % 65521
+            flow = Flowing(out)
+            flow.write(json.dumps([size, total]).encode())
+        elif what == "echo":  # each piece as it comes
+            flow = Flowing(out, 200, [("content-type", b"application/octet-stream")])
+            for piece in pieces(incoming):
+                flow.write(piece)
+        elif what == "then":  # answers, waits for the request's end, then does it
+            flow = Flowing(out)
+            flow.write(b"first ")
+            for _ in pieces(incoming):
+                pass
+            if argument == "trap":
+                raise ValueError("a guest's own error")
+            if argument == "return":
+                return
+            while argument == "loop":
+                pass
+            flow.write(b"second")
+        elif what == "gateway":  # for each line N of the request: fetch /echo?N there at once, answer in order
+            flow = Flowing(out)
+            waiting = []
+            rest = b""
+            for piece in pieces(incoming):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    waiting.append(fetch(argument, "/headers?" + line.decode()))
+                    if len(waiting) == 4:
+                        flow.write(b"%d\n" % len(answer_of(waiting.pop(0))))
+            for future in waiting:
+                flow.write(b"%d\n" % len(answer_of(future)))
+        elif what == "both":  # one poll over a request's body and an outbound request that is held
+            flow = Flowing(out)
+            future = fetch(argument, "/hold")
+            with incoming.subscribe() as body_ready, future.subscribe() as answer_ready:
+                first = poll.poll([body_ready, answer_ready])
+            flow.write(b"body" if first == [0] else b"answer")
+            for piece in pieces(incoming):
+                flow.write(piece)
+            flow.write(answer_of(future))
+    http.IncomingBody.finish(body)
+    flow.finish()
+
+
 class IncomingHandler(exports.IncomingHandler):
     def handle(self, request, response_out):
         path = request.path_with_query()
         print("called with", path)
-        if path.startswith("/describe"):
+        if path.startswith("/stream/"):
+            _, _, what, *argument = path.split("/")
+            stream(request, response_out, what, "/".join(argument))
+        elif path.startswith("/describe"):
             described = {
                 "method": method_of(request.method()),
                 "path": path,

@@ -1,0 +1,102 @@
+"""The worker's socket to the front, shared between the worker's loop and the invocation that streams."""
+
+from __future__ import annotations
+
+import mmap
+import select
+import socket
+from typing import Final
+
+from hostfuncs.abi import Cancelled
+from sandboxd.wire import codec
+from sandboxd.wire import messages as m
+
+RECEIVE_BYTES: Final = 1 << 18
+
+
+class Link:
+    """The worker's socket: read by the worker's loop, and by the invocation that streams while it runs.
+
+    Parameters:
+        channel: stream socket to the front, blocking.
+    """
+
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._decoder = codec.Decoder(codec.ToWorker)
+        # Unlike a bytearray, its pages are not there before something is received into them.
+        self._buffer = mmap.mmap(-1, RECEIVE_BYTES)
+        self._view = memoryview(self._buffer)
+        self._arrived: list[codec.ToWorker] = []
+        self._poll = select.poll()
+        self._poll.register(channel, select.POLLIN)
+
+    def __repr__(self) -> str:
+        return f"<Link {self._decoder!r}>"
+
+    def receive(self) -> list[codec.ToWorker] | None:
+        """Wait for messages; None once the front has closed the socket.
+
+        The list may grow while it is gone through: a streaming invocation puts there what it reads and is not its own.
+
+        Raises:
+            OSError: the socket broke.
+            ProtocolError: what came is no message.
+        """
+        size = self._channel.recv_into(self._buffer)
+        if not size:
+            return None
+        self._arrived = self._decoder.feed(self._view[:size])
+        return self._arrived
+
+    def send(self, *messages: m.Message) -> None:
+        """Send, waiting until the front takes it.
+
+        Raises:
+            OSError: the front is gone.
+        """
+        self._channel.sendall(b"".join(map(codec.encode, messages)))
+
+    # for invocations that stream --------------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._channel.fileno()
+
+    def take(self, invocation: int) -> list[m.RequestBody]:
+        """What has come of an invocation's request body. Does not wait.
+
+        Raises:
+            Cancelled: the front is gone.
+        """
+        try:
+            size = self._channel.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except OSError:
+            size = 0
+        if not size:
+            raise Cancelled
+        own = []
+        for message in self._decoder.feed(self._view[:size]):
+            if isinstance(message, m.RequestBody):
+                if message.id == invocation:
+                    own.append(message)
+            else:
+                self._arrived.append(message)
+        return own
+
+    def tell(self, *messages: m.Message) -> None:
+        """As `send`, for a running guest.
+
+        Raises:
+            Cancelled: the front is gone.
+        """
+        try:
+            self.send(*messages)
+        except OSError:
+            raise Cancelled from None
+
+    def wait(self, timeout_ns: int) -> None:
+        """Wait until there is something to read, or so long."""
+        self._poll.poll(-(-timeout_ns // 1_000_000))
