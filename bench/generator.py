@@ -34,7 +34,7 @@ LIMIT_SHARE = 0.9
 LIMIT_LATE_NS = 1_000_000
 """CPU of one core, and usual lateness: beyond either the generator is taken for the limit."""
 DRAIN_S = 5.0
-"""How long answers may take after the last planned instant."""
+"""How long answers may take after the last request. One left behind would be cancelled, and its worker killed."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
@@ -195,9 +195,10 @@ class Load:
         if not self._rate:
             for connection in self._free:
                 connection.begin(time.monotonic_ns())
+        outstanding = 0 if self._rate else len(self._free)
+        if not self._rate:
             self._free.clear()
-        total = len(plan)
-        done = 0
+        total, done = len(plan), 0
         timer.set(plan[0] if plan else end)
         while True:
             now = time.monotonic_ns()
@@ -206,11 +207,11 @@ class Load:
                 waiting.append(plan.popleft())
             while waiting and self._free:
                 self._free.pop().begin(waiting.popleft())
-            over = done >= total if self._rate else now >= end
+                outstanding += 1
+            over = (done == total) if self._rate else (now >= end and not outstanding)
             if over or now > end + DRAIN_S * 1e9:
                 break
-            if self._rate:
-                timer.set(plan[0] if plan else end + int(DRAIN_S * 1e9) + 1)
+            timer.set(plan[0] if plan else end if now < end else end + int(DRAIN_S * 1e9) + 1)
             for fd, _ in epoll.poll():
                 if fd == timer.fd:
                     continue
@@ -218,20 +219,22 @@ class Load:
                 answers = connection.arrived()
                 now = time.monotonic_ns()
                 for planned, ok in answers:
-                    done += 1
+                    outstanding -= 1
+                    done += self._rate > 0 or now <= end
                     self.latencies.append(now - planned)
                     self.failed += not ok
                     if self._rate:
                         self._free.append(connection)
-                    else:
+                    elif now < end:
                         connection.begin(now)
+                        outstanding += 1
         took = (time.monotonic_ns() - began) / 1e9
-        return self._summary(took, time.process_time() - cpu, total - done if self._rate else 0)
+        return self._summary(took if self._rate else self._seconds, time.process_time() - cpu, done, outstanding)
 
-    def _summary(self, took: float, cpu: float, unanswered: int) -> dict[str, float]:
+    def _summary(self, took: float, cpu: float, done: int, unanswered: int) -> dict[str, float]:
         ordered, late = sorted(self.latencies), sorted(self.late)
         out = {
-            "requests": len(ordered),
+            "requests": done,
             "seconds": took,
             "failed": self.failed + unanswered,
             "cpu_share": round(cpu / took, 3),

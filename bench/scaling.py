@@ -58,10 +58,10 @@ def main() -> int:
                 connections = workers if name == "waiting" else max(8, 2 * workers)
                 hosts = {"allowedOutboundHosts": f"http://127.0.0.1:{port}"}
                 with targets.sandboxd({name: guest}, "--workers", str(workers), metadata=hosts) as target:
-                    # Twice: connections to the origin are made by the first requests.
-                    load.warm(target, body, connections=connections)
+                    # Connections to the origin are made by the first requests.
+                    load.saturate(target, body, connections=connections, seconds=max(1.0, given.seconds / 2))
                     runs = [
-                        load.closed_loop(target, body, connections=connections, seconds=given.seconds)
+                        load.saturate(target, body, connections=connections, seconds=given.seconds)
                         for _ in range(given.rounds)
                     ]
                 rps = median_of(runs, "rps")

@@ -1,9 +1,9 @@
 """How fast does a worker start, how much memory is its own, and how fast does the whole server start?
 
 Workers: a zygote of its own with three modules (one of which makes requests, so that outbound is imported); from the
-Spawn frame to READY, the message's way included. Memory: Private_Clean + Private_Dirty of smaps_rollup of workers that
-have run each module once and idle. Server: from exec to the log's `ready`, with the 26 MB CPython module, first with an
-empty cache, then with a filled one.
+Spawn frame to READY, the message's way included. Memory: Private_Clean + Private_Dirty of smaps_rollup, of workers that
+wait for their first invocation, and of workers that have run guests. Server: from exec to the log's `ready`, with the
+26 MB CPython module, first with an empty cache, then with a filled one.
 
     python -m bench.spawn [--quick] [--rounds N] [--seconds S] [--json FILE]
 """
@@ -112,24 +112,26 @@ async def load_message(folder: Path, guests: dict[str, Path]) -> m.Load:
     return prepare.load_message(config, resolved)
 
 
-async def workers(folder: Path, count: int) -> tuple[list[float], list[float]]:
-    """Start times in milliseconds, and private memory in MiB, of `count` workers."""
+async def workers(folder: Path, count: int) -> tuple[list[float], list[float], list[float]]:
+    """Start times in milliseconds, and private memory in MiB before and after the first runs, of `count` workers."""
     load = await load_message(folder, {"tiny": guest("tiny"), "sort": guest("sort"), "client": c_client()})
     spawner = Spawner()
     loaded = await spawner.client.start(load)
     assert not loaded.failed, loaded
     try:
         living = [await spawner.start(serial) for serial in range(1, count + 1)]
+        await asyncio.sleep(0.5)
+        fresh = [private_bytes(worker.pid) / MIB for worker in living]
         for worker in living:
             for index in range(2):
                 await invoke(worker, index)
         await asyncio.sleep(0.5)
-        memory = [private_bytes(worker.pid) / MIB for worker in living]
+        used = [private_bytes(worker.pid) / MIB for worker in living]
         for worker in living:
             worker.channel.close()
     finally:
         await spawner.client.close()
-    return [(worker.ready_ns - worker.asked_ns) / 1e6 for worker in living], memory
+    return [(worker.ready_ns - worker.asked_ns) / 1e6 for worker in living], fresh, used
 
 
 def server_start_ms(resources: Path, cache: Path) -> float:
@@ -149,9 +151,10 @@ def main() -> int:
         plot={"kind": "columns", "x": "what", "y": ["median"], "logy": True, "ylabel": "ms or MiB"},
     )
     with tempfile.TemporaryDirectory() as scratch:
-        times, memory = asyncio.run(workers(Path(scratch), 10 if given.quick else 40))
+        times, fresh, used = asyncio.run(workers(Path(scratch), 10 if given.quick else 40))
     _add(record, "worker start: Spawn frame to READY", times, "ms")
-    _add(record, "private memory of an idle worker", memory, "MiB")
+    _add(record, "private memory of an idle worker", fresh, "MiB")
+    _add(record, "the same after it has run two guests", used, "MiB")
     cold, warm = [], []
     with tempfile.TemporaryDirectory() as scratch:
         python = component("python", f"file://{cpython312()}", initTimeout="60s")
@@ -162,7 +165,7 @@ def main() -> int:
             warm.append(server_start_ms(resources, cache))
     _add(record, "server start, 26 MB CPython module, empty cache", cold, "ms")
     _add(record, "server start, 26 MB CPython module, cached", warm, "ms")
-    start, private, _, cached = (row["median"] for row in record.rows)
+    start, private, _, _, cached = (row["median"] for row in record.rows)
     record.bars += [
         Bar(what="worker start, fork to READY, median", want=START_BAR_MS, got=start, unit="ms"),
         Bar(what="private memory of an idle worker, 3 modules", want=MEMORY_BAR_MIB, got=private, unit="MiB"),
