@@ -211,10 +211,10 @@ class Maintenance:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         if worker.exit_reason in ("boot_failed", "killed", "crashed", "protocol"):
             log.error("worker %d (pid %d) %s after %d invocations", serial, worker.pid, how, worker.served)
-        worker.exited = how
+        worker.exited = worker.fault or how
         if not worker.connected:
             # Otherwise there may be answers in its socket; the end of it follows them.
-            self._bury(worker, how)
+            self._bury(worker, worker.exited)
 
     def on_zygote_lost(self, generation: Generation) -> None:
         """Nobody can fork from this generation any more."""
@@ -271,6 +271,8 @@ class Maintenance:
             return
         if why:
             log.error("worker %d (pid %d) %s", worker.serial, worker.pid, why)
+            worker.fault = why
+            worker.disconnect()  # nothing more it says counts
             self.kill(worker, "protocol")
         else:
             # Why it died is read off its exit status; only a boot that failed can be told from here.

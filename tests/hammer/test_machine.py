@@ -327,7 +327,7 @@ class PoolMachine(RuleBasedStateMachine):
             return
         result = task.result()
         if result.outcome is Outcome.WORKER_LOST:
-            assert result.detail.startswith("the worker process running it was ")
+            assert result.detail.startswith("the worker process running it ")
             assert begun == 1
         elif result.outcome is not Outcome.DEADLINE_EXCEEDED:
             assert (result.stdout, begun) == (payload, 1)

@@ -1,0 +1,84 @@
+"""One binding's callers cannot fill the queue for all: as of the workers, a part of its places stays for others."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from sandboxd.pool.errors import QueueFull
+from sandboxd.pool.pool import Pool, PoolSettings
+from sandboxd.wire import messages as m
+from tests.hammer.scripted import World
+from tests.hammer.test_machine import load_of
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    with world.installed():
+        yield world
+    world.close()
+
+
+def loaded(world: World, settings: PoolSettings, bindings: tuple[str, ...]) -> Pool:
+    async def make() -> Pool:
+        return Pool(settings)
+
+    pool: Pool = world.run(make())
+    loading = world.loop.create_task(pool.load(load_of(bindings), {}))
+    world.loop.settle()
+    while not loading.done():
+        assert world.go_on()
+    return pool
+
+
+def call(world: World, pool: Pool, binding: str, count: int) -> "list[asyncio.Task[m.Result]]":
+    deadline_ns = world.clock.now_ns + 10**10
+    tasks = [world.loop.create_task(pool.invoke(binding, deadline_ns=deadline_ns)) for _ in range(count)]
+    world.loop.settle()
+    return tasks
+
+
+def refused(tasks: "list[asyncio.Task[m.Result]]") -> int:
+    return sum(1 for task in tasks if task.done() and isinstance(task.exception(), QueueFull))
+
+
+def end(world: World, pool: Pool, tasks: "list[asyncio.Task[m.Result]]") -> None:
+    world.run(pool.drain(0.0))
+    world.run(pool.close())
+    world.loop.settle()
+    for task in tasks:
+        task.exception()
+
+
+def test_a_part_of_the_queue_stays_for_others(world: World) -> None:
+    settings = PoolSettings(workers=4, queue_limit=8, look_ahead=0, max_binding_share=0.5)
+    pool = loaded(world, settings, ("a", "b"))
+    many = call(world, pool, "a", 20)
+    assert refused(many) == 20 - 2 - 4  # two workers, four places
+    assert pool.room("a") == 0
+    assert pool.room("b") == 2 + 4
+    others = call(world, pool, "b", 6)
+    assert refused(others) == 0
+    assert pool.room("b") == 0
+    assert refused(call(world, pool, "b", 1)) == 1
+    end(world, pool, many + others)
+
+
+def test_a_single_binding_has_the_whole_queue(world: World) -> None:
+    settings = PoolSettings(workers=2, queue_limit=3, look_ahead=0, max_binding_share=0.5)
+    pool = loaded(world, settings, ("a",))
+    assert pool.room("a") == 2 + 3
+    tasks = call(world, pool, "a", 7)
+    assert refused(tasks) == 2
+    end(world, pool, tasks)
+
+
+def test_there_is_always_room_to_be_told_why_not(world: World) -> None:
+    pool = loaded(world, PoolSettings(workers=1, queue_limit=0), ("a",))
+    assert pool.room("nobody") == 1
+    tasks = call(world, pool, "a", 1)
+    assert pool.room("a") == 0
+    world.run(pool.drain(0.0))
+    assert pool.room("a") == 1
+    end(world, pool, tasks)
