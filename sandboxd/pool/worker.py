@@ -64,8 +64,6 @@ class Worker(asyncio.Protocol):
         self.exit_reason = ""
         self.fault = ""
         """What it did against the protocol."""
-        self.fault = ""
-        """What it did against the protocol."""
         self.exited = ""
         """How it died, once it was reaped. What it said before may still be in its socket."""
         self._events = events
