@@ -3,10 +3,10 @@
 A front refuses a request hardly faster than it answers one. If it refused at once whatever comes while the queue is
 full, callers that come back at once would take its whole time: finished results would lie unread in the workers'
 sockets, and the workers would stand still. So a request that finds no room waits at the gate, its body unread; the
-newest of those that wait is let in as soon as there is room, and the oldest is refused, as far as the event loop has
-time for that: all the time it would have slept, and one tenth of the rest. A loop that is not busy refuses within a
-millisecond or two. One that is, answers as many requests as it can, and lets the others wait on their connections,
-which is what slows their callers down.
+newest of those that wait is let in as soon as there is room, and the oldest of each binding in turn is refused, as far
+as the event loop has time for that: all the time it would have slept, and one tenth of the rest. A loop that is not
+busy refuses within a millisecond or two. One that is, answers as many requests as it can, and lets the others wait on
+their connections, which is what slows their callers down.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import contextlib
 import logging
 import os
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from typing import Final, Protocol
 
 from sandboxd.log import fields
@@ -36,8 +36,8 @@ REPORT_S: Final = 1.0
 class Room(Protocol):
     """What the gate asks of the pool."""
 
-    def room(self) -> int:
-        """How many further invocations would be taken now."""
+    def room(self, binding: str) -> int:
+        """How many further invocations of a binding would be taken now."""
         ...
 
     def turn_away(self) -> Rejected:
@@ -55,26 +55,25 @@ class Gate:
     def __init__(self, pool: Room) -> None:
         self._room = pool.room
         self._turn_away = pool.turn_away
-        # In order of arrival.
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        # By binding, each in order of arrival; the bindings in the order in which they are refused next.
+        self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._spare = _SpareTime()
         self._ticking = False
         self._unreported = 0
         self._reported = 0.0
 
     def __repr__(self) -> str:
-        return f"<Gate {len(self._waiting)} waiting>"
+        return f"<Gate {sum(map(len, self._lines.values()))} waiting>"
 
     def close(self) -> None:
         """Give back what the gate holds of the system. Call when no request comes any more."""
         self._spare.close()
 
-    @property
-    def shut(self) -> bool:
-        """Whether a request must `enter` before it is looked at."""
-        return self._room() <= 0
+    def shut(self, binding: str) -> bool:
+        """Whether a request of this binding must `enter` before it is looked at."""
+        return self._room(binding) <= 0
 
-    async def enter(self) -> None:
+    async def enter(self, binding: str) -> None:
         """Wait for room.
 
         Raises:
@@ -82,7 +81,10 @@ class Gate:
         """
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(turn)
+        line = self._lines.get(binding)
+        if line is None:
+            line = self._lines[binding] = deque()
+        line.append(turn)
         if not self._ticking:
             self._ticking = True
             self._spare.start()
@@ -90,27 +92,38 @@ class Gate:
         await turn
 
     def _tick(self) -> None:
-        waiting = self._waiting
-        room = self._room()
-        while room > 0 and waiting:
-            turn = waiting.pop()
-            if not turn.done():
-                turn.set_result(None)
-                room -= 1
-        for _ in range(min(len(waiting), self._spare.affordable())):
-            turn = waiting.popleft()
+        for binding, line in list(self._lines.items()):
+            self._let_in(line, self._room(binding))
+            if not line:
+                del self._lines[binding]
+        affordable = self._spare.affordable()
+        while affordable > 0 and self._lines:
+            binding, line = next(iter(self._lines.items()))
+            turn = line.popleft()
+            if line:
+                self._lines.move_to_end(binding)
+            else:
+                del self._lines[binding]
             if not turn.done():
                 turn.set_exception(self._turn_away())
                 self._spare.spend()
                 self._unreported += 1
+                affordable -= 1
         self._report()
         loop = asyncio.get_running_loop()
-        if waiting:
+        if self._lines:
             loop.call_later(TICK_S, self._tick)
         else:
             self._ticking = False
             if self._unreported:
                 loop.call_later(REPORT_S, self._report)
+
+    def _let_in(self, line: "deque[asyncio.Future[None]]", room: int) -> None:
+        while room > 0 and line:
+            turn = line.pop()
+            if not turn.done():
+                turn.set_result(None)
+                room -= 1
 
     def _report(self) -> None:
         now = time.monotonic()

@@ -113,8 +113,8 @@ class BindingEndpoint:
         span = new_span(parent)
         trace = span.encode()
         try:
-            if self._gate.shut and served is not None:
-                await self._enter(name)
+            if served is not None and self._gate.shut(served.binding.name):
+                await self._enter(served.binding.name)
             message = await receive()
             if message["type"] == "http.request" and not message.get("more_body", False):
                 body: bytes = message.get("body", b"")
@@ -177,7 +177,7 @@ class BindingEndpoint:
             _Failure: refused.
         """
         try:
-            await self._gate.enter()
+            await self._gate.enter(name)
         except Rejected as rejected:
             raise _refusal(name, rejected, counted=True) from None
 

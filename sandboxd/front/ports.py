@@ -48,8 +48,8 @@ class Invoker(Protocol):
         """
         ...
 
-    def room(self) -> int:
-        """How many further invocations would be taken now. `invoke` refuses when there is none."""
+    def room(self, binding: str) -> int:
+        """How many further invocations of a binding would be taken now. `invoke` refuses when there is none."""
         ...
 
     def turn_away(self) -> Rejected:

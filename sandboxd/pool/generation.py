@@ -48,6 +48,11 @@ class GuestEntry:
         return self.average_ns < SHORT_NS
 
     @property
+    def free(self) -> int:
+        """How many more may be sent to a worker. May be negative after runs that were no longer short."""
+        return (self.short_limit if self.short else self.limit) - self.running
+
+    @property
     def has_room(self) -> bool:
         """True if one more may be sent to a worker."""
         return self.running < (self.short_limit if self.short else self.limit)

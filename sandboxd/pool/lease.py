@@ -43,11 +43,16 @@ class Leases:
         if worker is not None:
             self._send(worker, invocation, entry, invocation.queued_ns)
             return True
-        if self.queue.full():
+        if self.queue.places(invocation.binding) <= 0:
             return False
         self.queue.append(invocation)
         self.queue_max = max(self.queue_max, len(self.queue))
         return True
+
+    def room(self, entry: GuestEntry) -> int:
+        """How many further invocations of a binding would find a worker that is idle, or may wait."""
+        free = min(len(self.idle), entry.free) if self.idle else 0
+        return max(0, self.queue.places(entry.binding)) + free
 
     def swap(self, generation: Generation) -> list[Invocation]:
         """Another generation serves from now on.

@@ -46,7 +46,8 @@ class PoolSettings:
     recycle_after: int = 0
     """Invocations after which a worker is replaced; 0 means never."""
     max_binding_share: float = 0.75
-    """Part of the workers that one binding may hold where several are served, in (0, 1], rounded up."""
+    """Part of the workers, and of the queue, that one binding may hold where several are served, in (0, 1], rounded
+    up."""
 
 
 class Pool:
@@ -97,6 +98,8 @@ class Pool:
             required,
         )
         self._maintenance.promote(generation)
+        share = self._settings.max_binding_share if len(names) > 1 else 1.0
+        self._leases.queue.line_limit = math.ceil(self._settings.queue_limit * share)
         for invocation in self._leases.swap(generation):
             self._refuse(invocation, self._unavailable(invocation.binding))
         return failed
@@ -163,11 +166,14 @@ class Pool:
             if stream is not None:
                 stream.close()
 
-    def room(self) -> int:
-        """How many further invocations would be taken now: idle workers and places in the queue. While the pool is
-        closing there is always room, to be told so."""
-        leases = self._leases
-        return 1 if self._closing else leases.queue.limit - len(leases.queue) + len(leases.idle)
+    def room(self, binding: str) -> int:
+        """How many further invocations of a binding would be taken now: by idle workers, or to wait.
+
+        For what `invoke` refuses for another reason there is always room: to be told the reason.
+        """
+        current = self._leases.current
+        entry = current.entries.get(binding) if current is not None else None
+        return 1 if self._closing or entry is None or entry.why_failed else self._leases.room(entry)
 
     def turn_away(self) -> Rejected:
         """Count a refusal for want of room that was decided without `invoke`; the error to answer it with."""
@@ -383,7 +389,7 @@ class Pool:
             invocation.future.set_exception(error)
 
     def _queue_full(self) -> Rejected:
-        return self._reject(QueueFull(f"{self._leases.queue.limit} invocations are waiting for a worker already"))
+        return self._reject(QueueFull("as many invocations are waiting for a worker as may wait"))
 
     def _reject(self, refusal: Rejected) -> Rejected:
         self._rejected[refusal.reason] += 1

@@ -17,6 +17,8 @@ class WaitingQueue:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.line_limit = limit
+        """How many of one binding may wait."""
         self._lines: OrderedDict[str, deque[Invocation]] = OrderedDict()
         self._size = 0
 
@@ -26,9 +28,10 @@ class WaitingQueue:
     def __repr__(self) -> str:
         return f"<WaitingQueue {self._size}/{self.limit} in {len(self._lines)} lines>"
 
-    def full(self) -> bool:
-        """True if no further invocation may wait."""
-        return self._size >= self.limit
+    def places(self, binding: str) -> int:
+        """How many further invocations of a binding may wait. Negative where some were given back to a full queue."""
+        line = self._lines.get(binding)
+        return min(self.limit - self._size, self.line_limit - (len(line) if line is not None else 0))
 
     def append(self, invocation: "Invocation") -> None:
         """Wait at the end of the binding's line."""

@@ -80,7 +80,7 @@ class StandIn:
                 return Result(id=1, outcome=Outcome(name), detail="wasm error: unreachable", stderr=b"tail")
         return Result(id=1, outcome=Outcome.COMPLETED, stdout=stdin)
 
-    def room(self) -> int:
+    def room(self, binding: str) -> int:
         return 1
 
     def turn_away(self) -> QueueFull:

@@ -16,7 +16,7 @@ class Pool:
         self.left = room
         self.turned_away = 0
 
-    def room(self) -> int:
+    def room(self, _binding: str) -> int:
         return self.left
 
     def turn_away(self) -> Rejected:
@@ -38,14 +38,14 @@ MS = 1_000_000
 def test_shut_only_without_room() -> None:
     pool = Pool(1)
     gate = Gate(pool)
-    assert not gate.shut
+    assert not gate.shut("a")
     pool.left = 0
-    assert gate.shut
+    assert gate.shut("a")
     gate.close()
 
 
 async def enter(gate: Gate, entered: list[int], number: int) -> None:
-    await gate.enter()
+    await gate.enter("a")
     entered.append(number)
 
 
@@ -79,7 +79,7 @@ def test_a_loop_that_sleeps_refuses_all(readings: list[tuple[int, int, int]]) ->
     async def scenario() -> None:
         pool = Pool(0)
         gate = Gate(pool)
-        answers = await asyncio.gather(*(gate.enter() for _ in range(100)), return_exceptions=True)
+        answers = await asyncio.gather(*(gate.enter("a") for _ in range(100)), return_exceptions=True)
         assert {type(answer) for answer in answers} == {QueueFull}
         assert pool.turned_away == 100
         gate.close()
@@ -130,14 +130,44 @@ def test_a_caller_that_is_cancelled_at_the_gate_is_nobody() -> None:
     async def scenario() -> None:
         pool = Pool(0)
         gate = Gate(pool)
-        gone = asyncio.create_task(gate.enter())
+        gone = asyncio.create_task(gate.enter("a"))
         await asyncio.sleep(0)
         gone.cancel()
         with pytest.raises(asyncio.CancelledError):
             await gone
         with pytest.raises(QueueFull):
-            await gate.enter()
+            await gate.enter("a")
         assert pool.turned_away == 1
+        gate.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_bindings_are_refused_in_turn_and_let_in_by_their_own_room(readings: list[tuple[int, int, int]]) -> None:
+    """Three refusals can be afforded at first: 10 % of 3.6 ms."""
+    readings[:] = [(0, 0, 0), (3_600_000, 3_600_000, 0)]
+
+    class Two(Pool):
+        def room(self, binding: str) -> int:
+            return self.left if binding == "b" else 0
+
+    async def scenario() -> None:
+        pool = Two(0)
+        gate = Gate(pool)
+        loud = [asyncio.create_task(gate.enter("a")) for _ in range(5)]
+        quiet = [asyncio.create_task(gate.enter("b")) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await loud[1]
+        assert [task.done() for task in loud] == [True, True, False, False, False]
+        assert [task.done() for task in quiet] == [True, False]
+        pool.left = 1
+        await quiet[1]
+        readings[:] = [(10**12, 0, 0)]
+        with pytest.raises(QueueFull):
+            await loud[4]
+        assert pool.turned_away == 6
+        await asyncio.gather(*loud, *quiet, return_exceptions=True)
         gate.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 10))

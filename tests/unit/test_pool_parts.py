@@ -62,8 +62,9 @@ def test_a_binding_at_its_limit_is_passed_over(loop: asyncio.AbstractEventLoop) 
 def test_what_is_given_back_comes_first_even_when_full(loop: asyncio.AbstractEventLoop) -> None:
     queue = WaitingQueue(1)
     queue.append(make(loop, 1, "a"))
-    assert queue.full()
+    assert queue.places("a") == queue.places("b") == 0
     queue.give_back(make(loop, 0, "a"))
+    assert queue.places("a") == -1
     assert repr(queue) == "<WaitingQueue 2/1 in 1 lines>"
     assert [queue.take(lambda _: True).id for _ in range(2)] == [0, 1]  # type: ignore[union-attr]
 
