@@ -1,6 +1,5 @@
 """A worker: one blocking loop on one socket, one invocation at a time."""
 
-import gc
 import os
 import socket
 import sys
@@ -18,6 +17,7 @@ from sandboxd.worker.cputime import CpuWall
 from sandboxd.worker.guests import Guest
 from sandboxd.worker.link import Link
 from sandboxd.worker.runtime import Runtime
+from sandboxd.worker.tidying import Tidying
 
 EXIT_FRONT_GONE = 0
 EXIT_PROTOCOL = 71
@@ -50,8 +50,7 @@ def run(channel: socket.socket, page_fd: int, prepared: Prepared) -> int:
     link = Link(channel)
     runtime = Runtime(prepared.engine, prepared.guests, prepared.outbound, prepared.settings, link)
     number = 0
-    # Collections run between invocations, never inside one: a pause there would be a guest's latency.
-    gc.disable()
+    tidying = Tidying()
     try:
         channel.sendall(codec.encode(m.Ready(os.getpid())))
         while True:
@@ -68,8 +67,7 @@ def run(channel: socket.socket, page_fd: int, prepared: Prepared) -> int:
                     channel.sendall(codec.encode(runtime.run(invoke)))
                 else:
                     channel.sendall(codec.encode(m.Skipped(invoke.id)))
-            if number & 0xFF == 0:
-                gc.collect(0)
+            tidying.after(number)
     except (ConnectionError, BrokenPipeError):
         return EXIT_FRONT_GONE
     except codec.ProtocolError as error:
