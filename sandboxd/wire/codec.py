@@ -83,7 +83,7 @@ class Decoder:
                 at += 4 + length
             # Only what is new is copied: a long frame arrives in hundreds of pieces.
             rest = b"" if buffer else bytes(view[at:])
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ProtocolError(f"frame does not decode: {error}") from error
         finally:
             view.release()

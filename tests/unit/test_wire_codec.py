@@ -34,6 +34,15 @@ def test_messages_survive_any_cutting_of_the_stream(messages: list[m.Invoke], da
     assert repr(decoder) == "<Decoder holding 0 bytes>"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xc1", b"\x91\xa5spawn", b"\x92\xa5spawn\xa1x", b"\x91\xa1\x80", b"\x92\xa5sp\x80wn\x01", b"\x91" * 5000],
+)
+def test_a_body_that_is_no_message_is_refused(body: bytes) -> None:
+    with pytest.raises(codec.ProtocolError):
+        codec.Decoder(codec.ToZygote).feed(codec.HEADER.pack(len(body)) + body)
+
+
 @given(st.binary(max_size=200))
 def test_garbage_is_a_protocol_error_or_an_unfinished_frame(data: bytes) -> None:
     decoder = codec.Decoder(codec.FromWorker)
