@@ -59,6 +59,8 @@ class Preamble:
     """Names of exported functions (module) or of all exports (component)."""
     memory64: bool = False
     """A memory, own or imported, has 64-bit addresses."""
+    memories: int = 0
+    """How many memories a core module has, imported ones included."""
 
     @property
     def has_start(self) -> bool:
@@ -153,6 +155,12 @@ def _refuse_module(guest: Preamble) -> None:
             f"{COMPILE_PREFIX}64-bit memory is not supported",
             remedy="WASI preview 1 has 32-bit pointers; build for wasm32",
         )
+    if guest.memories > 1:
+        # Each would have the limit for itself. WASI preview 1 knows one memory, and wazero supports one.
+        raise RefusedError(
+            f"{COMPILE_PREFIX}{guest.memories} memories, and a guest may have one",
+            remedy="build it without the multi-memory feature",
+        )
     for i in guest.imports:
         known = i.module in LEGACY_HTTP or (i.module == WASIP1 and i.name in WASIP1_FUNCTIONS)
         if not known or i.kind != "func":
@@ -205,15 +213,19 @@ def _module(data: bytes) -> Preamble:
     imports: list[Import] = []
     exports: set[str] = set()
     memory64 = False
+    memories = 0
     for number, section in Reader(data, 8).sections():
         if number == 2:
             for _ in range(section.count("imports", MAX_IMPORTS)):
                 module, name = section.name(), section.name()
                 kind = section.choice(_CORE_EXTERNS, "import kind")
                 memory64 |= _core_extern(section, kind)
+                memories += kind == "memory"
                 imports.append(Import(module, name, kind))
         elif number == 5:
-            for _ in range(section.count("memories", MAX_IMPORTS)):
+            own = section.count("memories", MAX_IMPORTS)
+            memories += own
+            for _ in range(own):
                 memory64 |= section.limits()
         elif number == 7:
             for _ in range(section.count("exports", MAX_EXPORTS)):
@@ -221,7 +233,9 @@ def _module(data: bytes) -> Preamble:
                 if section.choice(_CORE_EXTERNS, "export kind") == "func":
                     exports.add(name)
                 section.u32()
-    return Preamble(kind="module", imports=tuple(imports), exports=frozenset(exports), memory64=memory64)
+    return Preamble(
+        kind="module", imports=tuple(imports), exports=frozenset(exports), memory64=memory64, memories=memories
+    )
 
 
 def _core_extern(section: Reader, kind: str) -> bool:

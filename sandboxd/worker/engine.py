@@ -50,8 +50,9 @@ def build(settings: EngineSettings, *, compiling: bool = False) -> wasmtime.Engi
     # With it on, host functions that receive two borrowed handles trap (wasmtime 50). It takes part in the
     # compatibility check of artifacts.
     ffi.wasmtime_config_concurrency_support_set(config.ptr(), False)
-    # With several, a module could have as many times its limit. WASI preview 1 knows one; wazero supports one.
-    config.wasm_multi_memory = False
+    # Composed components need several memories in one module: what wasmtime generates to copy between their parts
+    # has them. Core guests with more than one are refused before they are compiled (sandboxd.modules.preamble).
+    config.wasm_multi_memory = True
     # All shared memory could be is a way to race the host's checks: a guest has one thread.
     config.wasm_threads = False
     if not compiling:

@@ -223,3 +223,8 @@ def test_a_huge_count_is_refused_without_looping() -> None:
     bomb = b"\0asm\x01\0\0\0" + bytes([2, 5]) + b"\xff\xff\xff\xff\x0f"
     with pytest.raises(RefusedError, match="4294967295 imports, at most 10000"):
         preamble.read(bomb)
+
+
+def test_a_module_with_two_memories_is_refused_and_named() -> None:
+    error = refuse('(module (memory 1) (memory 1) (func (export "_start")))')
+    assert error.message == "wasm: error compiling binary: 2 memories, and a guest may have one"
