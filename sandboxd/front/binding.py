@@ -215,6 +215,8 @@ class BindingEndpoint:
     ) -> Result:
         if not request.operation:
             raise _Failure(Outcome.BAD_REQUEST, 500, INVOKE, failure(name, "operation field is missing from request"))
+        if served is None and self.bindings.loading:
+            raise _unavailable(name, BindingUnavailable(name, "the server is still loading its guests", loading=True))
         if served is None:
             raise _Failure(Outcome.NOT_FOUND, 500, INVOKE, failure(name, f"couldn't find output binding {name}"))
         began = time.monotonic_ns()

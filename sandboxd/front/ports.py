@@ -162,6 +162,8 @@ class Bindings:
     by_name: Mapping[str, Served] = field(default_factory=lambda: MappingProxyType({}))
     by_path: Mapping[bytes, Served] = field(default_factory=lambda: MappingProxyType({}))
     """By the path as it stands in the request line, for the usual spelling."""
+    loading: bool = True
+    """Nothing was loaded yet: a name that is not here may come."""
 
     @classmethod
     def of(cls, bindings: Iterable[Binding], metrics: Metrics, proxies: Set[str] = frozenset()) -> "Bindings":
@@ -175,4 +177,4 @@ class Bindings:
             for binding in bindings
         }
         by_path = {f"/v1.0/bindings/{quote(name, safe='')}".encode(): served for name, served in by_name.items()}
-        return cls(MappingProxyType(by_name), MappingProxyType(by_path))
+        return cls(MappingProxyType(by_name), MappingProxyType(by_path), loading=False)

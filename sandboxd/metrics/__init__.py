@@ -36,6 +36,7 @@ _UNNAMED: Final = (
     Outcome.NOT_FOUND,
     Outcome.UNAUTHORIZED,
     Outcome.CANCELLED,
+    Outcome.REJECTED,
 )
 """How requests can end that name no configured binding."""
 

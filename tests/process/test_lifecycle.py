@@ -1,5 +1,6 @@
 """How a server begins and ends: exit statuses, drains, and no process left behind."""
 
+import json
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from tests.conftest import ENGINES, guest_component
 from tests.process import tree
-from tests.running import RunningServer, listening_socket, write_components
+from tests.running import RunningServer, component, listening_socket, write_components
 
 
 @pytest.fixture
@@ -156,6 +157,34 @@ def test_nothing_outlives_a_server_stopped_while_it_loads(tmp_path: Path, resour
             assert server.terminate() == 0
             assert gone(tree.BOUND_S) == []
         assert "Traceback" not in server.text()
+
+
+def test_before_its_components_are_loaded_callers_are_told_to_come_again(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/guest.wasm"
+        resources = write_components(tmp_path / "resources", [component("late", url)])
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sandboxd", "serve", "--port", "0", "--resources-path", str(resources)],
+            env=os.environ | {"SANDBOXD_LOGGING_FORMAT": "json"},
+            stderr=subprocess.PIPE,
+        )
+        try:
+            assert process.stderr is not None
+            events = (json.loads(line) for line in process.stderr)
+            address = next(event["address"] for event in events if event.get("event") == "listening")
+            with httpx.Client(base_url=f"http://{address}", trust_env=False) as client:
+                reply = client.post("/v1.0/bindings/late", content=b'{"operation":"execute"}')
+                assert reply.status_code == 503, reply.text
+                assert reply.headers["retry-after"]
+                assert reply.json()["message"] == "error invoking output binding late: binding late is still loading"
+                assert client.get("/readyz").text == "not ready: components"
+            process.terminate()
+            assert process.wait(tree.BOUND_S) == 0
+        finally:
+            process.kill()
+            process.wait(tree.BOUND_S)
+            if process.stderr is not None:
+                process.stderr.close()
 
 
 # drains ---------------------------------------------------------------------------------------------------------------
