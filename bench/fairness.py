@@ -3,12 +3,13 @@
 Every guest of one binding runs until its deadline, and its callers, three to a worker, ask again at once. Callers of
 another binding (20 ms asleep), two to a worker, do as they always do. Which part of the workers does each hold, and how
 long do the others wait? Compared: nobody hangs; no bound on a binding's share (`maxBindingShare` 100); the default;
-half; `maxConcurrency` on the binding that hangs.
+half; `maxConcurrency` on the binding that hangs; and callers of it that overfill their part of the queue, so that they
+are refused and ask again at once.
 
     python -m bench.fairness [--seconds 10] [--workers 8] [--quick] [--json FILE]
 
-Fails (exit status 1) if the hanging binding holds more than its bound, or if a worker that is left to the others gives
-them less than 85 % of what it gives while nobody hangs.
+Fails (exit status 1) if the hanging binding holds more than its bound or a request gets no answer. Bar: a worker that
+is left to the others gives them at least 85 % of what it gives while nobody hangs.
 """
 
 import asyncio
@@ -39,6 +40,9 @@ class Case:
     """maxBindingShare, percent."""
     max_concurrency: int = 0
     """Of the hanging binding; 0 leaves it out."""
+    callers: int = 3
+    """Of the hanging binding, for each worker."""
+    queue_limit: int = 1000
 
     @property
     def bounded(self) -> bool:
@@ -64,6 +68,7 @@ CASES = (
     Case("maxBindingShare 75 (default)", share=75),
     Case("maxBindingShare 50", share=50),
     Case("maxConcurrency 2", max_concurrency=2),
+    Case("maxBindingShare 75, more callers than the queue takes", share=75, callers=10, queue_limit=64),
 )
 
 
@@ -80,7 +85,8 @@ def measure(record: Record, case: Case, workers: int, seconds: float, alone: flo
     if case.max_concurrency:
         hang["maxConcurrency"] = str(case.max_concurrency)
     documents = [binding("hang", "sleep", **hang), binding("nap", "sleep", timeout="10s")]
-    settings = {"POOL_MAX_BINDING_SHARE": str(case.share), "RELOAD_WATCH": "false", "LOGGING_LEVEL": "warning"}
+    settings = {"POOL_MAX_BINDING_SHARE": str(case.share), "POOL_QUEUE_LIMIT": str(case.queue_limit)}
+    settings |= {"RELOAD_WATCH": "false", "LOGGING_LEVEL": "warning"}
     with Served(documents, workers=workers, settings=settings) as server:
         traffic = Traffic(server.port)
 
@@ -92,7 +98,7 @@ def measure(record: Record, case: Case, workers: int, seconds: float, alone: flo
 
             async with asyncio.TaskGroup() as tasks:
                 if case.hangs:
-                    tasks.create_task(traffic.steady(3 * workers, lambda: pick(HANG)))
+                    tasks.create_task(traffic.steady(case.callers * workers, lambda: pick(HANG)))
                 tasks.create_task(traffic.steady(2 * workers, lambda: pick(NAP)))
 
         run(lambda: callers(2 * TIMEOUT_S))

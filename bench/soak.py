@@ -7,8 +7,8 @@ connection and after a twentieth of the requests, and again at the end.
 
     python -m bench.soak [--count 200000] [--connections 16] [--workers 4] [--quick] [--json FILE]
 
-Fails (exit status 1) if a request was never answered, if processes or descriptors differ, or if memory has grown by
-more than the bars say.
+Fails (exit status 1) if a request was never answered, or if processes or descriptors differ. Bars: how much the memory
+of each kind of process may have grown.
 """
 
 import os
@@ -161,7 +161,7 @@ def main() -> int:
 
 
 def fill(record: Record, soak: Soak, before: census.Census, after: census.Census, metrics: dict[str, float]) -> None:
-    """The table; samples over time are in the last row."""
+    """The table; its first row holds the samples over time."""
     last = after.asdict()
     for what, first in before.asdict().items():
         record.add(figure=what.replace("_", " "), before=first, after=last[what])
@@ -171,7 +171,7 @@ def fill(record: Record, soak: Soak, before: census.Census, after: census.Census
         record.add(figure=f"{kind}: {cause}", before="", after=number)
     for reason, number in sorted(labelled(metrics, "sandboxd_worker_exits_total", "reason").items()):
         record.add(figure=f"workers ended: {reason}", before="", after=number)
-    record.rows.append({"figure": "samples", "samples": soak.samples})
+    record.rows[0]["samples"] = soak.samples
 
 
 def judge(record: Record, soak: Soak, before: census.Census, after: census.Census, status: int) -> None:
