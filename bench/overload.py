@@ -8,8 +8,8 @@ and a tiny one (the front is scarce).
     python -m bench.overload [--seconds 10] [--guests waiting,computing,tiny] [--loads 0.5,1,2,5] [--json FILE]
 
 Fails (exit status 1) if a request gets no answer or a refusal lacks Retry-After. Bars, for the waiting and the
-computing guest: answers of 200 stay at 90 % of the peak or more, refusals take less than 20 ms at the 99th percentile, and the
-front's memory does not grow.
+computing guest: answers of 200 stay at 90 % of the peak or more, refusals take less than 20 ms at the 99th percentile,
+and the front's memory does not grow.
 """
 
 import sys

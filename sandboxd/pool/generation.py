@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 SHORT_NS = 500_000
 """A binding whose recent runs were shorter than this may be sent ahead to a busy worker."""
+LONG_NS = 4 * SHORT_NS
+"""One run as long as this ends that at once."""
 
 
 class GuestEntry:
@@ -59,7 +61,7 @@ class GuestEntry:
 
     def observe(self, took_ns: int) -> None:
         """Take a run's duration into the average. One long run ends look-ahead at once; short ones restore it."""
-        if took_ns >= 4 * SHORT_NS:
+        if took_ns >= LONG_NS:
             self.average_ns = float(took_ns)
         else:
             self.average_ns += (took_ns - self.average_ns) * 0.2

@@ -14,6 +14,7 @@ import msgspec
 from sandboxd.errors import SandboxdError
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import BindingUnavailable, PoolClosing, QueueFull, QueueTimeout, Rejected
+from sandboxd.pool.generation import LONG_NS
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.lease import Leases
 from sandboxd.pool.maintenance import Maintenance
@@ -251,7 +252,12 @@ class Pool:
         worker.head_since_ns = now
         worker.settle(invocation)
         worker.served += 1
-        self._leases.let_go(worker, invocation).observe(result.guest_ns + result.instantiate_ns)
+        entry = self._leases.let_go(worker, invocation)
+        took_ns = result.guest_ns + result.instantiate_ns
+        if result.outcome is Outcome.DEADLINE_EXCEEDED:
+            # How long it would have taken nobody knows: after a long wait for a worker it may have had no time at all.
+            took_ns = max(took_ns, LONG_NS)
+        entry.observe(took_ns)
         # The struct is frozen for everyone else; copying it would cost more than the whole step.
         msgspec.structs.force_setattr(result, "queue_ns", invocation.sent_ns - invocation.queued_ns)
         invocation.answer(result)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import QueueFull
 from sandboxd.pool.pool import Pool, PoolSettings
 from sandboxd.wire import messages as m
@@ -81,4 +82,22 @@ def test_there_is_always_room_to_be_told_why_not(world: World) -> None:
     assert pool.room("a") == 0
     world.run(pool.drain(0.0))
     assert pool.room("a") == 1
+    end(world, pool, tasks)
+
+
+def test_runs_that_their_deadline_ended_are_not_short(world: World) -> None:
+    """Those that waited long are given a worker with no time left. A binding is not quick because of them, and may not
+    hold more than its part of the workers."""
+    settings = PoolSettings(workers=4, queue_limit=200, look_ahead=1, max_binding_share=0.5)
+    pool = loaded(world, settings, ("a", "b"))
+    tasks = call(world, pool, "a", 80)
+    for _ in range(20):
+        for process in world.processes:
+            if process.unread and process.running is None:
+                process.begin()
+                process.finish(Outcome.DEADLINE_EXCEEDED, 1_000, False)
+                world.step(process.deliver)
+    world.loop.advance(0.02)  # a sweep gives idle workers what waits
+    assert 20 < sum(task.done() for task in tasks) < 60
+    assert pool.stats().workers_busy == 2
     end(world, pool, tasks)
