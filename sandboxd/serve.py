@@ -97,6 +97,7 @@ class Server:
             SandboxdError: see `serve`.
         """
         config = self._config
+        self._handle_signals()
         listener = self._listener()
         dapr = DaprLabels(app_id=config.app_id, namespace=config.namespace or "")
         self._metrics = Metrics(version=__version__, dapr=dapr if config.metrics.dapr_compatibility else None)
@@ -128,7 +129,6 @@ class Server:
         )
         if self._member is not None:
             await self._member.join(self)
-        self._handle_signals()
         engine = asyncio.create_task(self._serve_http(listener), name="http")
         try:
             return await self._until_stopped(engine)

@@ -91,7 +91,7 @@ def test_a_worker_that_leaves_a_revoked_frame_unread_is_replaced(world: World) -
 
 
 def test_all_that_waited_too_long_leave_at_once(world: World) -> None:
-    scene = Scene(world, queue_limit=100)
+    scene = Scene(world, queue_limit=1000)
     first = scene.call()
     (process,) = scene.alive()
     process.begin()

@@ -242,17 +242,16 @@ def test_a_rolling_restart_loses_nothing(resources: Path, engine: str, keep: boo
         former = RunningServer(resources, *options, listener=shared)
         try:
             with Load(former.base_url, keep=keep) as load:
-                for _ in range(2):
-                    successor = RunningServer(resources, *options, listener=shared)
-                    try:
-                        load.more(50)
-                        assert former.terminate() == 0
-                    finally:
-                        former.stop()
-                        former = successor
+                successor = RunningServer(resources, *options, listener=shared)
+                try:
                     load.more(50)
+                    assert former.terminate() == 0
+                finally:
+                    former.stop()
+                    former = successor
+                load.more(50)
             assert load.wrong == []
-            print(f"\n{load.answers} answers through 2 restarts")
+            print(f"\n{load.answers} answers through a restart")
         finally:
             former.stop()
 
