@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from hostfuncs.abi import DeadlineExceeded, Fault, GuestFunction, HostTrap, InvocationState
+from hostfuncs.legacy_http.things import Writer
 from hostfuncs.outbound import DeadlineExceeded as OutboundDeadline
-from hostfuncs.outbound import Exchanges, UsageRecord
+from hostfuncs.outbound import Exchange, Exchanges, UsageRecord
 
 REALLOC = "cabi_realloc"
 REALLOC_TYPE = (["i32", "i32", "i32", "i32"], ["i32"])
@@ -15,6 +16,12 @@ REALLOC_TYPE = (["i32", "i32", "i32", "i32"], ["i32"])
 MAX_TEXT_BYTES = 64 * 1024
 """Longest path, query, scheme, authority, method or log line that is copied out of a guest; what is longer is cut
 there, which is beyond every limit the engine has for it."""
+
+HELD_BODIES = 4
+"""How many bodies of the largest size a guest may have the host hold at once, being written or on their way."""
+
+SMALL_BODY_BYTES = 64 * 1024
+"""Bodies below this do not count: a guest has too few handles and requests for them to add up to much."""
 
 _RECORD = struct.Struct("<4I")
 
@@ -40,7 +47,18 @@ class Calls:
         log: takes the lines of `log-it`, without a line end.
     """
 
-    __slots__ = ("_entries", "_exchanges", "_handles", "_next", "_open", "_realloc", "log", "memory", "state")
+    __slots__ = (
+        "_entries",
+        "_exchanges",
+        "_handles",
+        "_next",
+        "_open",
+        "_realloc",
+        "_sent",
+        "log",
+        "memory",
+        "state",
+    )
 
     def __init__(
         self, state: InvocationState, *, realloc_usable: bool, entries: int, log: Callable[[bytes], None]
@@ -54,6 +72,7 @@ class Calls:
         self._next = 1
         self._open: Callable[[], Exchanges] | None = None
         self._exchanges: Exchanges | None = None
+        self._sent: list[tuple[Exchange, int]] = []
 
     def __repr__(self) -> str:
         return f"<Calls {len(self._handles)} handles, {self._exchanges!r}>"
@@ -66,6 +85,7 @@ class Calls:
                 the guest first needs it.
         """
         self._handles.clear()
+        self._sent.clear()
         self._next = 1
         self._open = open_exchanges
         self._exchanges = None
@@ -74,6 +94,7 @@ class Calls:
         """The invocation is over: cancel what is left, forget every handle, and say what was requested."""
         exchanges, self._exchanges, self._open = self._exchanges, None, None
         self._handles.clear()
+        self._sent.clear()
         return exchanges.close() if exchanges is not None else []
 
     @property
@@ -97,6 +118,22 @@ class Calls:
             self.exchanges.wait(ready)
         except OutboundDeadline:
             raise DeadlineExceeded from None
+
+    def may_hold(self, more: int) -> bool:
+        """Whether so many bytes of bodies may be held beside those that are; looks at every handle."""
+        self._sent = [(exchange, size) for exchange, size in self._sent if not exchange.task.done()]
+        held = sum(size for _, size in self._sent)
+        seen: set[int] = set()
+        for thing in self._handles.values():
+            writer = thing if isinstance(thing, Writer) else getattr(thing, "content", None)
+            if isinstance(writer, Writer) and id(writer) not in seen:
+                seen.add(id(writer))
+                held += len(writer.data)
+        return held + more <= HELD_BODIES * self.exchanges.limits.body_bytes
+
+    def sent(self, exchange: Exchange, size: int) -> None:
+        """A request is on its way with a body of so many bytes."""
+        self._sent.append((exchange, size))
 
     # handles: never used twice within an invocation, so a dropped one cannot come to mean something else
 

@@ -1,9 +1,9 @@
 """`default-outgoing-HTTP`: sending. Source: wasi-go, imports/wasi_http/default_http."""
 
 from hostfuncs.abi import HostTrap
-from hostfuncs.legacy_http.calls import Calls, Function
+from hostfuncs.legacy_http.calls import SMALL_BODY_BYTES, Calls, Function
 from hostfuncs.legacy_http.things import Future, Request
-from hostfuncs.outbound import Options, OutboundError
+from hostfuncs.outbound import ErrorCode, Options, OutboundError
 from hostfuncs.outbound import Request as OutboundRequest
 
 _MS = 1_000_000
@@ -53,6 +53,9 @@ def handle(
     body = None
     if wanted.content is not None:
         wanted.content.closed = True
+        size = len(wanted.content.data)
+        if size >= SMALL_BODY_BYTES and not calls.may_hold(size):
+            return calls.add(function, Future(None, ErrorCode("HTTP-request-body-size", size)))
         data = bytes(wanted.content.data)
         if data:
             body = exchanges.request_body(capacity=len(data))
@@ -69,6 +72,8 @@ def handle(
         exchange = exchanges.start(outgoing, options, body)
     except OutboundError as exc:
         return calls.add(function, Future(None, exc.code))
+    if body is not None:
+        calls.sent(exchange, body.written)
     future = Future(exchange, None)
     try:
         return calls.add(function, future)

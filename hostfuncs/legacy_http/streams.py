@@ -1,6 +1,6 @@
 """`streams`: bodies. Source: wasi-go, imports/wasi_http/streams."""
 
-from hostfuncs.legacy_http.calls import Calls, Function
+from hostfuncs.legacy_http.calls import SMALL_BODY_BYTES, Calls, Function
 from hostfuncs.legacy_http.things import Pollable, Reader, Writer
 from hostfuncs.outbound import OutboundError
 
@@ -56,7 +56,8 @@ def write(calls: Calls, function: str, stream: int, pointer: int, length: int, o
     """Append to the body of a request that was not sent yet.
 
     Parameters:
-        out: gets {0, written}; {1, 0} once the request was sent, or over the limit for a body.
+        out: gets {0, written}; {1, 0} once the request was sent, over the limit for a body, or if the host would hold
+            more than HELD_BODIES of the largest bodies.
 
     Traps: no such output stream; the bytes or out outside memory.
     """
@@ -65,7 +66,10 @@ def write(calls: Calls, function: str, stream: int, pointer: int, length: int, o
     room = calls.exchanges.limits.body_bytes - len(writer.data)
     # Checked before it is copied: a guest can name much more than it may send.
     data = calls.data(function, "bytes", pointer, length, 0 if length > room else length)
-    if writer.closed or length > room:
+    # What the host holds altogether is added up once in a while only.
+    steps = (len(writer.data) + length) // SMALL_BODY_BYTES - len(writer.data) // SMALL_BODY_BYTES
+    full = steps > 0 and not calls.may_hold(length)
+    if writer.closed or length > room or full:
         calls.answer(function, out, 1, 0)
         return
     writer.data += data

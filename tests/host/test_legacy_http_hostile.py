@@ -244,6 +244,47 @@ def test_a_flood_of_requests_is_refused_not_fatal(outbound: Outbound, origin: Or
     assert outbound.connections()[0] == 0
 
 
+# A body of 60,000 bytes is written to the new request in $f, twelve times.
+WRITE = """(call $outgoing-request-write (local.get $f) (i32.const 0))
+    (local.set $n (i32.const 12))
+    (loop $more
+      (call $write (i32.load (i32.const 4)) (i32.const 0) (i32.const 60000) (i32.const 8))
+      (if (i32.eqz (i32.load (i32.const 8))) (then (local.set $written (i32.add (local.get $written) (i32.const 1)))))
+      (local.set $n (i32.sub (local.get $n) (i32.const 1)))
+      (br_if $more (local.get $n)))"""
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_bodies_that_are_hoarded(outbound: Outbound, dropped: bool) -> None:
+    """Forty bodies of 720,000 bytes, where one may have a million: four million are held, or all if none is kept."""
+    drop = "(call $drop-output-stream (i32.load (i32.const 4))) (call $drop-outgoing-request (local.get $f))"
+    start = f"""(local $n i32) (local $written i32) (loop $next
+        (local.set $f {request()}) {WRITE} {drop if dropped else ""}
+        (local.set $r (i32.add (local.get $r) (i32.const 1)))
+        (br_if $next (i32.lt_u (local.get $r) (i32.const 40))))
+      (call $log-it (i32.const 0) (local.get $written))"""
+    ran = run(outbound, module(start), limits=OutboundLimits(body_bytes=1_000_000))
+    assert (ran.ended, ran.trap) == (None, "")
+    writes = len(ran.log[0])
+    # 66 make four million; after that each body gets the one that leaves it small.
+    assert writes == 480 if dropped else 66 <= writes <= 66 + 40
+
+
+def test_a_large_body_sent_again_and_again(outbound: Outbound, origin: Origin) -> None:
+    """What is under way counts, too: 50 requests of 720,000 bytes each, nobody waits for an answer."""
+    authority = origin.authority
+    data = f'(data (i32.const 70000) "x") (data (i32.const 1024) "{authority}") (data (i32.const 1280) "/echo")'
+    start = f"""(local $n i32) (local $written i32)
+      (local.set $f {request(2, authority_len=len(authority))}) {WRITE}
+      (loop $next
+        (drop {handle("(local.get $f)")})
+        (local.set $r (i32.add (local.get $r) (i32.const 1)))
+        (br_if $next (i32.lt_u (local.get $r) (i32.const 50))))"""
+    ran = run(outbound, module(start, data=data), limits=OutboundLimits(body_bytes=1_000_000))
+    assert (ran.ended, ran.trap) == (None, "")
+    assert len(ran.usage) == 4
+
+
 def test_unasked_flags(outbound: Outbound) -> None:
     call = f"(drop (call $handle {request()} (i32.const 2) {'(i32.const 0) ' * 6}))"
     assert run(outbound, module(call)).message == "default-outgoing-HTTP.handle: has_options is 2; 0 and 1 are defined"

@@ -89,6 +89,16 @@ ATTACKS = (
     ),
     Attack("stderr_flood", "completed", limit="stderrLimit"),
     Attack("tiny_writes", "completed"),
+    _trapped(
+        "forged_handle", "types.incoming-response-status: response 1 is no handle of this invocation, not response"
+    ),
+    _trapped("reused_handle", "types.drop-fields: fields 1 is a handle that was dropped, not fields"),
+    _trapped(
+        "handle_flood",
+        "types.new-fields: more than 4096 handles are alive; drop what is no longer needed (hostEntries)",
+        "hostEntries",
+    ),
+    Attack("body_hoard", "completed"),
     _exit("vectors_without_end", FAULT),
     _exit("poll_a_million", INVAL),
     _exit("randomness_4gib", FAULT),
