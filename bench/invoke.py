@@ -1,37 +1,45 @@
-"""What one invocation costs inside a worker, against stock wasmtime-py doing the same, in one process.
+"""What does one invocation cost inside a worker, against stock wasmtime-py doing the same, in one process?
 
 Both sides: fresh store with a memory limit and an epoch deadline, instance from a pre-linked module, the same artifact
 settings, stdin from bytes, stdout collected, store closed. Rounds of both alternate; the table has the median of the
-rounds' means.
+rounds' means, and ratios within a round.
 
-    python bench/invoke.py [GUEST.wasm ...] [--rounds 5] [--seconds 0.4] [--json FILE]
+    python -m bench.invoke [GUEST.wasm ...] [--quick] [--rounds 5] [--seconds 0.4] [--json FILE]
 """
 
 import argparse
 import ctypes
 import gc
-import importlib.metadata
-import json
-import os
-import platform
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import wasmtime
 from wasmtime import _ffi as ffi
 
+from bench.measure import GUESTS, Bar, Record, ratio
 from sandboxd.limits import EngineSettings
 from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings
 from sandboxd.worker import engine, guests
 from sandboxd.worker.runtime import Runtime
+from tests.guests import cpython312, go_guest
 
-GUESTS = Path(__file__).parent.parent / "tests" / "guests" / "bin"
 HOUR_NS = 3600 * 10**9
+CHEAPER = 5.0
+PYTHON_SHARE = 1.10
+
+
+class Case(NamedTuple):
+    """A guest and its input."""
+
+    guest: Path
+    args: tuple[bytes, ...]
+    stdin: bytes
 
 
 def ours(artifact: Path, args: tuple[bytes, ...], stdin: bytes) -> Callable[[], bytes]:
@@ -89,10 +97,12 @@ def mean_us(once: Callable[[], bytes], seconds: float) -> float:
     count = 0
     gc.collect()
     began = time.perf_counter()
+    burst = 1
     while True:
-        for _ in range(20):
+        for _ in range(burst):
             once()
-        count += 20
+        count += burst
+        burst = min(20, 2 * burst)
         if (took := time.perf_counter() - began) >= seconds:
             return took / count * 1e6
 
@@ -122,45 +132,59 @@ def compare(guest: Path, args: tuple[bytes, ...], stdin: bytes, rounds: int, sec
         "stdin_bytes": len(stdin),
         "stdout_bytes": len(outputs["ours"]),
         **{f"{name}_us": round(value, 2) for name, value in medians.items()},
-        "ratio": round(medians["stock"] / medians["ours"], 2),
-        "ratio_pooling": round(medians["stock_pooling"] / medians["ours"], 2),
+        "label": f"{guest.stem[:12]} {len(stdin)}",
+        "ratio": ratio(times["stock"], times["ours"]),
+        "ratio_pooling": ratio(times["stock_pooling"], times["ours"]),
         "rounds_us": times,
     }
+
+
+def cases(guests_given: list[Path], quick: bool) -> list[Case]:
+    """What is run."""
+    if guests_given:
+        return [Case(guest, (), b"hello") for guest in guests_given]
+    sizes = (0, 1024, 1 << 20) if quick else (0, 16, 1024, 16384, 65536, 1 << 18, 1 << 20)
+    found = [
+        Case(GUESTS / "tiny.wasm", (), b"hello"),
+        Case(GUESTS / "args.wasm", (b"one", b"two"), b""),
+        *(Case(GUESTS / "upper.wasm", (), b"x" * size) for size in sizes),
+    ]
+    if shutil.which("go"):
+        found.append(Case(go_guest("upper"), (), b"hello"))
+    line = b"import sys; print(sys.stdin.readline().upper())"
+    found.append(Case(cpython312(), (b"-I", b"-c", line), b"hello\n"))
+    return found
 
 
 def main() -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("guests", nargs="*", type=Path, help="WASI modules; default: the committed C guests")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.4, help="of one round of one side")
+    parser.add_argument("guests", nargs="*", type=Path, help="WASI modules; default: C, Go and CPython guests")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--seconds", type=float, help="of one round of one side")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    cases: list[tuple[Path, tuple[bytes, ...], bytes]] = [(guest, (), b"hello") for guest in options.guests] or [
-        (GUESTS / "tiny.wasm", (), b"hello"),
-        (GUESTS / "args.wasm", (b"one", b"two"), b""),
-        *((GUESTS / "upper.wasm", (), b"x" * size) for size in (0, 16, 1024, 65536, 1 << 20)),
-    ]
-    rows = []
-    print(
-        f"{'guest':<14}{'wasm':>9}{'stdin':>9}{'ours us':>10}{'stock us':>10}{'pooled us':>11}{'ratio':>8}{'pooled':>8}"
-    )
-    for guest, args, stdin in cases:
-        row = compare(guest, args, stdin, options.rounds, options.seconds)
-        rows.append(row)
-        print(
-            f"{row['guest']:<14}{row['wasm_bytes']:>9}{row['stdin_bytes']:>9}{row['ours_us']:>10}{row['stock_us']:>10}"
-            f"{row['stock_pooling_us']:>11}{row['ratio']:>8}{row['ratio_pooling']:>8}",
-            flush=True,
-        )
-    if options.json:
-        record = {
-            "question": "in-worker cost of one invocation against stock wasmtime-py",
-            "machine": {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()},
-            "wasmtime": importlib.metadata.version("wasmtime"),
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    given = parser.parse_args()
+    rounds, seconds = given.rounds or (2 if given.quick else 5), given.seconds or (0.1 if given.quick else 0.4)
+    record = Record(
+        question="invoke",
+        title="One invocation inside a worker, against stock wasmtime-py",
+        columns=("guest", "wasm_bytes", "stdin_bytes", "ours_us", "stock_us", "stock_pooling_us", "ratio",
+                 "ratio_pooling"),
+        plot={"kind": "columns", "x": "label", "y": ["ours_us", "stock_us", "stock_pooling_us"], "logy": True,
+              "ylabel": "microseconds"},
+    )  # fmt: skip
+    for case in cases(given.guests, given.quick):
+        row = record.add(**compare(case.guest, case.args, case.stdin, rounds, seconds))
+        if row["guest"] == "tiny.wasm":
+            what = "2 KiB guest in the worker: times cheaper than stock wasmtime-py"
+            record.bars.append(Bar(what=what, want=CHEAPER, got=row["ratio"], unit="x", at_least=True))
+        if case.guest.stat().st_size > 20 << 20:
+            got = max(1 / row["ratio"], 1 / row["ratio_pooling"])
+            what = "CPython 3.12, one line reading stdin: of its time in bare wasmtime"
+            record.bars.append(Bar(what=what, want=PYTHON_SHARE, got=round(got, 3), unit="x"))
+    record.notes.append("stock: the allocator it comes with; stock_pooling: stock wasmtime-py on our engine")
+    record.write(given.json)
     return 0
 
 
