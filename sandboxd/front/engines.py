@@ -20,8 +20,6 @@ from sandboxd.front.ports import Asgi
 
 log = logging.getLogger("sandboxd.engine")
 
-KEEP_ALIVE_S: Final = 60
-"""Idle connections are kept this long by uvicorn. Hypercorn has one timer for idling and for slow request heads."""
 STOP_MARGIN_S: Final = 1.0
 """After the drain time, this is left for answers on their way out; then connections are cut."""
 LAME_DUCK_S: Final = 2.0
@@ -162,7 +160,6 @@ async def _uvicorn(
         proxy_headers=False,
         server_header=False,
         backlog=2048,
-        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(drain_s - lame_duck_s + STOP_MARGIN_S),
     )
     server = Server(settings)

@@ -9,14 +9,17 @@ Imported only where uvicorn and httptools are installed.
 """
 
 import asyncio
+import re
 import sys
 import time
-from typing import Any
+from typing import Any, Final
+from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sandboxd.front.http import ABORT
+from sandboxd.front.uvicorn_cycle import Cycle
 
 
 class HeadTooLarge(Exception):  # noqa: N818 - raised into httptools, which turns it into a refusal
@@ -26,6 +29,11 @@ class HeadTooLarge(Exception):  # noqa: N818 - raised into httptools, which turn
 _OFFER = frozenset((b"upgrade", b"http2-settings"))
 _MAX_OFFERS = 8
 """Upgrade offers in one read: more than one are no client's behaviour, and each costs a copy of the rest."""
+
+KEEP_ALIVE_S: Final = 60
+"""Idle connections are kept this long."""
+
+_plain_path = re.compile(rb"/[A-Za-z0-9_.~/-]*").fullmatch
 
 
 def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
@@ -39,6 +47,7 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
         """Counts the bytes of the head while it arrives, and knows since when it does."""
 
         _head_since: float | None = None
+        _idle_since: float | None = None
         _fed = 0
         _began = False
         _measure = False
@@ -57,6 +66,7 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
             self._fed = 0
             self._began = True
             self._head_since = time.monotonic()
+            self._idle_since = None
             super().on_message_begin()
             extensions: dict[str, Any] = {ABORT: self.transport.abort}
             self.scope["extensions"] = extensions
@@ -70,9 +80,55 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
             if self.parser.should_upgrade():
                 self._offer = True
                 return
-            super().on_headers_complete()
-            if self.last_answer and self.cycle is not None:
+            self._begin_cycle()
+            if self.last_answer:
                 self.cycle.keep_alive = False
+
+        def _begin_cycle(self) -> None:
+            """As uvicorn's on_headers_complete, whose limit of concurrency is not used here: the pool has one."""
+            parser, scope, url = self.parser, self.scope, self.url
+            version = parser.get_http_version()
+            scope["method"] = parser.get_method().decode("ascii")
+            if version != "1.1":
+                scope["http_version"] = version
+            if _plain_path(url):
+                scope["raw_path"], scope["query_string"] = url, b""
+                scope["path"] = url.decode("ascii")
+            else:
+                parsed = httptools.parse_url(url)
+                path = parsed.path.decode("ascii")
+                scope["raw_path"], scope["query_string"] = parsed.path, parsed.query or b""
+                scope["path"] = unquote(path) if "%" in path else path
+            former = self.cycle
+            self.cycle = cycle = Cycle(
+                scope=scope,
+                transport=self.transport,
+                flow=self.flow,
+                logger=self.logger,
+                access_logger=self.access_logger,
+                access_log=False,
+                default_headers=self.server_state.default_headers,
+                message_event=asyncio.Event(),
+                expect_100_continue=self.expect_100_continue,
+                keep_alive=version != "1.0" and parser.should_keep_alive(),
+                on_response=self.on_response_complete,
+            )
+            if former is None or former.response_complete:
+                self._start_asgi_task(cycle, self.app)
+            else:
+                self.flow.pause_reading()
+                self.pipeline.appendleft((cycle, self.app))
+
+        def on_response_complete(self) -> None:
+            """As uvicorn's, without a timer for each answer: `close_overdue` looks after idle connections."""
+            self.server_state.total_requests += 1
+            if self.transport.is_closing():
+                return
+            self.flow.resume_reading()
+            if self.pipeline:
+                self._start_asgi_task(*self.pipeline.pop())
+            else:
+                self._idle_since = time.monotonic()
 
         def on_message_complete(self) -> None:
             if not self._offer:
@@ -140,6 +196,10 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
             """Whether the connection has owed a complete head since an instant before `before`."""
             return self._head_since is not None and self._head_since < before
 
+        def idle_since_before(self, before: float) -> bool:
+            """Whether the last answer was complete before an instant, and nothing has come since."""
+            return self._idle_since is not None and self._idle_since < before
+
     return BoundedProtocol
 
 
@@ -157,8 +217,8 @@ def close_after_answer(protocol: type[HttpToolsProtocol], connections: Any) -> N
 
 
 def close_overdue(connections: Any, timeout_s: float) -> None:
-    """Close connections that take longer than `timeout_s` for a request head."""
-    before = time.monotonic() - timeout_s
+    """Close connections that take longer than `timeout_s` for a request head, or idle for longer than KEEP_ALIVE_S."""
+    now = time.monotonic()
     for connection in list(connections):
-        if connection.head_overdue(before):
+        if connection.head_overdue(now - timeout_s) or connection.idle_since_before(now - KEEP_ALIVE_S):
             connection.transport.close()
