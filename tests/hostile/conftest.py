@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import guest_component
 from tests.guests import hostile
-from tests.hostile import generated, hostfunctions
+from tests.hostile import components, generated, hostfunctions
 from tests.running import RunningServer, component, write_components
 
 OVERDUE = "module closed with context deadline exceeded: more than 400ms (timeout)"
@@ -69,6 +69,10 @@ ATTACKS = (
             "empty_vectors",
             "naps",
             "sleeper",
+            "c_endless_loop",
+            "c_endless_host_calls",
+            "c_blocked",
+            "c_cyclic_poll",
         ),
     ),
     *(_trapped(name, DEEP, "wasm.stack") for name in ("recursion", "host_call_in_depth", "wide_recursion")),
@@ -99,6 +103,14 @@ ATTACKS = (
         "hostEntries",
     ),
     Attack("body_hoard", "completed"),
+    _trapped("c_recursion", DEEP, "wasm.stack"),
+    _trapped("c_long_poll", "a list of 65537 elements, at most 65536 are taken"),
+    _trapped("c_empty_poll", "wasi:io/poll poll: empty list"),
+    _trapped("c_forged_handle", "unknown handle index 77"),
+    _trapped("c_reused_handle", "unknown handle index 1"),
+    _trapped("c_handle_flood", "more than 4096 host resources alive at once (hostEntries)", "hostEntries"),
+    Attack("c_stdout_flood", "output_exceeded", GUEST + "wrote more than 1 MiB (stdoutLimit) to stdout", "stdoutLimit"),
+    _trapped("c_randomness", "wasi:random: 4294967295 bytes asked for at once, at most 1048576"),
     _exit("vectors_without_end", FAULT),
     _exit("poll_a_million", INVAL),
     _exit("randomness_4gib", FAULT),
@@ -133,6 +145,8 @@ REFUSED: Mapping[str, str] = {
 
 def binary(name: str) -> bytes:
     """The guest of an attack."""
+    if name in components.BODIES:
+        return components.binary(name)
     make = getattr(generated, name, None)
     return bytes(make()) if make is not None else hostile.attack(name)
 
