@@ -25,12 +25,12 @@ class GuestEntry:
     Parameters:
         index: its place in the zygote's list.
         binding: its name.
-        limit: invocations sent at once.
+        limit: workers it may hold.
         why_failed: text if the zygote could not load it, else empty.
-        short_limit: as `limit`, while its runs are short; 0 means the same.
+        short_limit: invocations sent at once, those in look-ahead included; 0 means as `limit`.
     """
 
-    __slots__ = ("average_ns", "binding", "index", "limit", "running", "short_limit", "why_failed")
+    __slots__ = ("average_ns", "binding", "held", "index", "limit", "running", "short_limit", "why_failed")
 
     def __init__(self, index: int, binding: str, limit: int, why_failed: str = "", short_limit: int = 0) -> None:
         self.index = index
@@ -39,10 +39,13 @@ class GuestEntry:
         self.short_limit = short_limit or limit
         self.why_failed = why_failed
         self.running = 0
+        """Invocations sent."""
+        self.held = 0
+        """Workers they were sent to."""
         self.average_ns = float(SHORT_NS)
 
     def __repr__(self) -> str:
-        return f"<GuestEntry {self.binding} running={self.running}/{self.limit} average={self.average_ns / 1e3:.0f}us>"
+        return f"<GuestEntry {self.binding} held={self.held}/{self.limit} average={self.average_ns / 1e3:.0f}us>"
 
     @property
     def short(self) -> bool:
@@ -51,13 +54,20 @@ class GuestEntry:
 
     @property
     def free(self) -> int:
-        """How many more may be sent to a worker. May be negative after runs that were no longer short."""
-        return (self.short_limit if self.short else self.limit) - self.running
+        """How many more workers it may be sent to."""
+        return min(self.limit - self.held, self.short_limit - self.running)
 
     @property
     def has_room(self) -> bool:
-        """True if one more may be sent to a worker."""
-        return self.running < (self.short_limit if self.short else self.limit)
+        """True if one more worker may be given to it."""
+        return self.held < self.limit and self.running < self.short_limit
+
+    def may_follow(self, worker: "Worker") -> bool:
+        """True if one more may be sent to a busy worker, there to wait for its turn. A guest that was always quick may
+        hang the next time: so this too gives it no worker beyond its limit."""
+        if not self.short or self.running >= self.short_limit:
+            return False
+        return self.held < self.limit or self.binding in worker.holding
 
     def observe(self, took_ns: int) -> None:
         """Take a run's duration into the average. One long run ends look-ahead at once; short ones restore it."""
@@ -73,7 +83,7 @@ class Generation:
     Parameters:
         number: counts up from 1 with every reload.
         load: what the zygote is given.
-        limits: invocations at once, by binding name: in general, and while its runs are short.
+        limits: by binding name, the workers it may hold and the invocations that may be sent at once.
         maintenance: is told of every event.
     """
 

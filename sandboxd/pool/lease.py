@@ -1,6 +1,7 @@
 """Leases: which worker runs which invocation. Every step is synchronous; nothing here waits."""
 
 import time
+from functools import partial
 
 from sandboxd.pool.generation import Generation, GuestEntry
 from sandboxd.pool.invocation import Invocation
@@ -78,7 +79,7 @@ class Leases:
         while len(self.queue):
             if worker.inflight and not self._may_look_ahead(worker):
                 break
-            invocation = self.queue.take(self._may_run if not worker.inflight else self._may_run_ahead)
+            invocation = self.queue.take(self._may_run if not worker.inflight else partial(self._may_follow, worker))
             if invocation is None:
                 break
             if worker.inflight and invocation.stream is not None:
@@ -128,6 +129,12 @@ class Leases:
         """The invocation is no longer in flight at this worker."""
         entry = entry_of(worker, invocation)
         entry.running -= 1
+        left = worker.holding[entry.binding] - 1
+        if left:
+            worker.holding[entry.binding] = left
+        else:
+            del worker.holding[entry.binding]
+            entry.held -= 1
         return entry
 
     def redeliver(self, worker: Worker, invocation: Invocation) -> bool:
@@ -150,16 +157,16 @@ class Leases:
     # ------------------------------------------------------------------------------------------------------------------
 
     def _pick(self, entry: GuestEntry, *, ahead: bool) -> Worker | None:
-        if not entry.has_room:
-            return None
-        if self.idle:
+        if self.idle and entry.has_room:
             # Last in, first out: its caches are warm, and the others may sleep.
             return self.idle.pop()
         if not ahead or not self._look_ahead or not entry.short or len(self.queue):
             return None
         best: Worker | None = None
         for worker in self.busy.values():
-            if self._may_look_ahead(worker) and (best is None or len(worker.inflight) < len(best.inflight)):
+            if best is not None and len(worker.inflight) >= len(best.inflight):
+                continue
+            if entry.may_follow(worker) and self._may_look_ahead(worker):
                 best = worker
         return best
 
@@ -172,8 +179,9 @@ class Leases:
         entry = self.current.entries.get(binding) if self.current is not None else None
         return entry is not None and entry.has_room
 
-    def _may_run_ahead(self, binding: str) -> bool:
-        return self._may_run(binding) and self.current is not None and self.current.entries[binding].short
+    def _may_follow(self, worker: Worker, binding: str) -> bool:
+        entry = self.current.entries.get(binding) if self.current is not None else None
+        return entry is not None and entry.may_follow(worker)
 
     def _send(self, worker: Worker, invocation: Invocation, entry: GuestEntry, now_ns: int) -> None:
         if worker.state is not WorkerState.BUSY:
@@ -185,6 +193,10 @@ class Leases:
         if not worker.inflight:
             worker.head_since_ns = now_ns
         entry.running += 1
+        before = worker.holding.get(entry.binding, 0)
+        worker.holding[entry.binding] = before + 1
+        if not before:
+            entry.held += 1
         invocation.sent_ns = now_ns
         worker.send(invocation, entry.index)
 

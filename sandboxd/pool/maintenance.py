@@ -80,7 +80,7 @@ class Maintenance:
 
         Parameters:
             load: what its zygote is given.
-            limits: invocations at once, by binding: in general, and while its runs are short.
+            limits: by binding, the workers it may hold and the invocations that may be sent at once.
             required: bindings that must load.
 
         Returns:

@@ -57,6 +57,8 @@ class Worker(asyncio.Protocol):
         self.state = WorkerState.STARTING
         self.pid = 0
         self.inflight: deque[Invocation] = deque()
+        self.holding: dict[str, int] = {}
+        """How many of them are of which binding."""
         self.asked_ns = time.monotonic_ns()
         self.busy_since_ns = 0
         self.head_since_ns = 0

@@ -255,6 +255,7 @@ class PoolMachine(RuleBasedStateMachine):
             for name, entry in generation.entries.items():
                 flying = [one for w in generation.workers.values() for one in w.inflight if one.binding == name]
                 assert entry.running == len(flying)
+                assert entry.held == len({id(one.worker) for one in flying}) <= entry.limit
                 if self.max_concurrency.get(name):
                     assert entry.running <= self.max_concurrency[name]
         given_back = sum(1 for line in leases.queue._lines.values() for one in line if one.sent_ns)

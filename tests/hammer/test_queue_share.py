@@ -101,3 +101,22 @@ def test_runs_that_their_deadline_ended_are_not_short(world: World) -> None:
     assert 20 < sum(task.done() for task in tasks) < 60
     assert pool.stats().workers_busy == 2
     end(world, pool, tasks)
+
+
+def test_a_guest_that_was_always_quick_and_hangs_holds_no_more_than_its_part(world: World) -> None:
+    settings = PoolSettings(workers=4, queue_limit=200, look_ahead=1, max_binding_share=0.5)
+    pool = loaded(world, settings, ("a", "b"))
+    quick = call(world, pool, "a", 40)
+    while not all(task.done() for task in quick):
+        for process in world.processes:
+            if process.unread:
+                process.begin()
+                process.finish(Outcome.COMPLETED, 10_000, False)
+                world.step(process.deliver)
+    hanging = call(world, pool, "a", 20)
+    world.loop.advance(0.02)
+    assert pool.stats().workers_busy == 2
+    others = call(world, pool, "b", 2)
+    assert pool.stats().workers_busy == 4
+    assert pool.stats().queue_depth == 20 - 2
+    end(world, pool, hanging + others)
