@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from sandboxd.limits import KIB, MIB, Limits
+from sandboxd.limits import KIB, MIB, TABLE_ELEMENTS_MAX, Limits
 from sandboxd.units import format_duration_ms, format_size, parse_duration_ms, parse_size
 
 
@@ -80,7 +80,7 @@ _DAY_MS: Final = 86_400_000
 LIMITS: Final = (
     _row("timeout_ms", "timeout", _D, 1, _DAY_MS, "from the request to its result, waiting for a worker included"),
     _row("memory_bytes", "memoryLimit", _S, 64 * KIB, 4096 * MIB, "each linear memory of the guest"),
-    _row("table_elements", "tableElements", _C, 1, 100_000_000, "elements of each table of the guest"),
+    _row("table_elements", "tableElements", _C, 1, TABLE_ELEMENTS_MAX, "elements of each table of the guest"),
     _row("args_bytes", "argsLimit", _S, 1, 16 * MIB, "arguments, each with its terminating zero"),
     _row("env_bytes", "envLimit", _S, 1, 16 * MIB, "environment, each `NAME=VALUE` with its terminating zero"),
     _row("stdout_bytes", "stdoutLimit", _S, 0, 240 * MIB, "what the guest may write to stdout"),
@@ -171,7 +171,7 @@ def outbound_limit(code: str, denied: str) -> str:
 DEFAULT_CEILINGS: Final = Limits(
     timeout_ms=3_600_000,
     memory_bytes=4096 * MIB,
-    table_elements=10_000_000,
+    table_elements=TABLE_ELEMENTS_MAX,
     args_bytes=1 * MIB,
     env_bytes=1 * MIB,
     stdout_bytes=128 * MIB,

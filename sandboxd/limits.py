@@ -5,6 +5,9 @@ from dataclasses import dataclass
 KIB = 1024
 MIB = 1024 * KIB
 
+TABLE_ELEMENTS_MAX = 1_000_000
+"""What every engine reserves for each table, so the most a binding can be given."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:

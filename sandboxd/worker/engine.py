@@ -11,7 +11,7 @@ import wasmtime
 from wasmtime import _ffi as ffi
 
 from sandboxd.errors import SandboxdError
-from sandboxd.limits import KIB, MIB, EngineSettings
+from sandboxd.limits import KIB, MIB, TABLE_ELEMENTS_MAX, EngineSettings
 
 HOST_STACK_BYTES = 1 * MIB
 """What Python and host functions need of the thread's stack beside the guest's share."""
@@ -22,8 +22,6 @@ WASM32_BYTES = 4096 * MIB
 _CORE_INSTANCES = 256
 """Core instances alive at once; a component of today's toolchains has some ten to fifty."""
 _TABLES = 128
-_TABLE_ELEMENTS = 1_000_000
-"""Elements reserved for each table. A binding's `table_elements` is enforced per invocation, below this."""
 _INSTANCE_BYTES = 64 * MIB
 """Ceiling of one instance's own record; the default of 1 MiB refuses interpreters of 26 MB. Nothing is reserved."""
 
@@ -83,7 +81,7 @@ def _check_memory(settings: EngineSettings) -> None:
         )
     if not 1 <= settings.max_memories <= 1000:
         raise SandboxdError(f"engine.max_memories is {settings.max_memories}", remedy="it may be 1 to 1000")
-    needed = (settings.max_memories + 1) * (WASM32_BYTES + 64 * MIB) + _TABLES * _TABLE_ELEMENTS * 16
+    needed = (settings.max_memories + 1) * (WASM32_BYTES + 64 * MIB) + _TABLES * TABLE_ELEMENTS_MAX * 16
     try:
         mmap.mmap(-1, needed, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
     except (OSError, ValueError, OverflowError) as error:
@@ -110,7 +108,7 @@ def _pool(config: wasmtime.Config, settings: EngineSettings) -> None:
             "total_tables": _TABLES,
             "max_tables_per_module": _TABLES,
             "max_tables_per_component": _TABLES,
-            "table_elements": _TABLE_ELEMENTS,
+            "table_elements": TABLE_ELEMENTS_MAX,
             "total_gc_heaps": 4,
             # Stacks of asynchronous calls, of which there are none. Each would cost two mappings in every fork.
             "total_stacks": 1,
