@@ -87,7 +87,7 @@ def _egress(config: Config) -> Iterator[Finding]:
         # Not repeated in the message: a proxy's URL may hold a password.
         yield (
             ("egress", "proxy"),
-            "egress.proxy is no http:// or https:// URL with a host",
+            "egress.proxy is not http://[user:password@]host:port",
             "http://proxy.internal:3128",
         )
 
@@ -107,9 +107,16 @@ def _network_problem(text: str) -> str:
 
 
 def _is_proxy(text: str) -> bool:
+    """Whether `hostfuncs.outbound.sender` will take it; found there, it would fail every invocation."""
     try:
         parts = urlsplit(text)
-        _ = parts.port
+        port = parts.port
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
+    return (
+        parts.scheme == "http"
+        and bool(parts.hostname)
+        and bool(port)
+        and text == f"http://{parts.netloc}{parts.path}"
+        and parts.path in ("", "/")
+    )

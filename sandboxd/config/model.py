@@ -237,7 +237,7 @@ class Egress:
         "list of `{origin, certificate, key}`: PEM files presented to origins matching the pattern",
     )
     proxy: str | None = _text(
-        "proxy", None, "http:// or https:// URL of a proxy; the environment's proxies are ignored"
+        "proxy", None, "`http://[user:password@]host:port` of a proxy; the environment's proxies are ignored"
     )
     http2: bool = _flag("http2", False, "speak HTTP/2 where an origin offers it")
     connections: int = _number("connections", _C, 1, 65_535, "connections a worker may hold", default=64)
