@@ -17,7 +17,7 @@ from sandboxd.front.arguments import MetadataError, arguments, environment
 from sandboxd.front.departures import Departures
 from sandboxd.front.outcomes import INVOKE, MALFORMED, NO_WORKER, TABLE, failure, refusal, result_detail, result_message
 from sandboxd.front.ports import Bindings, FrontSettings, Invoker, Message, Receive, Scope, Send, Served
-from sandboxd.front.proxy import http_request, response_metadata
+from sandboxd.front.proxy import NO_DATA, http_request, response_metadata
 from sandboxd.front.replies import JSON
 from sandboxd.front.runlog import log_run, log_stderr
 from sandboxd.front.tracing import baggage_fault, new_span
@@ -241,7 +241,10 @@ class BindingEndpoint:
         try:
             args = arguments(metadata, served) if metadata else ()
             env = environment(metadata, served, trace)
-            http = http_request(metadata, served.binding.name, request.data, trace) if served.proxy else None
+            data, http = request.data, None
+            if served.proxy:
+                data = b"" if data == NO_DATA else data
+                http = http_request(metadata, served.binding.name, data, trace)
         except MetadataError as error:
             if error.limit:
                 served.metrics.limit_reached(error.limit)
@@ -256,7 +259,7 @@ class BindingEndpoint:
                 served.binding.name,
                 args=args,
                 env=env,
-                stdin=request.data,
+                stdin=data,
                 deadline_ns=began + served.timeout_ns,
                 http=http,
             )
@@ -277,7 +280,7 @@ class BindingEndpoint:
             raise _Failure(Outcome.HOST_FAILED, 500, INVOKE, failure(name, reason)) from None
         finally:
             self._departures.leave(presence)
-        served.metrics.ran(result, len(request.data))
+        served.metrics.ran(result, len(data))
         if result.stderr and log.isEnabledFor(logging.INFO):
             log_stderr(served, result, trace.decode())
         if result.outcome is Outcome.COMPLETED:

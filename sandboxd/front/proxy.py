@@ -12,6 +12,8 @@ from sandboxd.front.arguments import MetadataError
 from sandboxd.front.ports import Headers
 from sandboxd.wire.messages import HttpRequest, HttpResponse
 
+NO_DATA: Final = b"null"
+"""What `data` is to a program if it is null or left out; a guest that handles HTTP then gets no body."""
 METHOD_KEY: Final = "http.method"
 PATH_KEY: Final = "http.path"
 HEADER_PREFIX: Final = "http.header."
