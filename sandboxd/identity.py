@@ -10,12 +10,13 @@ _MAX_ID = (1 << 32) - 2
 """2^32 - 1 means `leave it` to the system calls."""
 
 
-def worker_ids(user: str | None, group: str | None) -> tuple[int | None, int | None]:
+def worker_ids(user: str | None, group: str | None, *, changing: bool = True) -> tuple[int | None, int | None]:
     """User id and group id for workers; None keeps the server's own.
 
     Parameters:
         user: name or number; its own group is taken unless `group` says otherwise.
         group: name or number.
+        changing: False only looks them up, for one who may not change to them.
 
     Raises:
         ConfigError: there is no such user or group, or this process may not change to it.
@@ -28,7 +29,7 @@ def worker_ids(user: str | None, group: str | None) -> tuple[int | None, int | N
             raise ConfigError(
                 f"pool.user: user {uid} has no entry that names its group", remedy="set pool.group too"
             ) from None
-    if (uid, gid) != (None, None) and os.geteuid() != 0:
+    if changing and (uid, gid) != (None, None) and os.geteuid() != 0:
         key = "pool.group" if uid is None else "pool.user"
         raise ConfigError(
             f"{key} is set, but sandboxd runs as user {os.geteuid()}, who may not change to another",

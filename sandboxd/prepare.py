@@ -11,7 +11,7 @@ from hostfuncs.outbound.policy import Policy
 from sandboxd import components
 from sandboxd.components.binding import Binding
 from sandboxd.config import Config
-from sandboxd.errors import ComponentError, ExitCode
+from sandboxd.errors import ComponentError, ConfigError, ExitCode
 from sandboxd.identity import worker_ids
 from sandboxd.modules.compiler import CompileSettings
 from sandboxd.modules.download import FetchSettings
@@ -166,7 +166,7 @@ def check_all(path: Path | None, environ: Mapping[str, str], overrides: Mapping[
         path,
         environ=environ,
         overrides=overrides,
-        check_modules=lambda bindings, config: asyncio.run(_check_modules(config, bindings)),
+        check_modules=lambda bindings, config: _check_workers(config) + asyncio.run(_check_modules(config, bindings)),
         check_pattern=check_pattern,
     )
     return ExitCode.FAILED if components.report(checked, sys.stdout) else ExitCode.OK
@@ -175,6 +175,15 @@ def check_all(path: Path | None, environ: Mapping[str, str], overrides: Mapping[
 def check_pattern(pattern: str) -> None:
     """Raise ValueError for what is no egress pattern."""
     Policy.parse([pattern])
+
+
+def _check_workers(config: Config) -> list[Problem]:
+    try:
+        # Only looked up: whoever checks need not be who serves.
+        worker_ids(config.pool.user, config.pool.group, changing=False)
+    except ConfigError as error:
+        return [Problem(severity=Severity.ERROR, message=error.message, remedy=error.remedy)]
+    return []
 
 
 async def _check_modules(config: Config, bindings: Sequence[Binding]) -> list[Problem]:

@@ -120,6 +120,19 @@ def test_an_unknown_user_ends_the_start(tmp_path: Path) -> None:
         server.wait_for(lambda line: "pool.user: there is no user 'no-such-user'" in str(line))
 
 
+def test_check_finds_an_unknown_user(tmp_path: Path) -> None:
+    write_components(tmp_path / "resources", [guest_component("echo")])
+    done = subprocess.run(
+        [sys.executable, "-m", "sandboxd", "check", "--resources-path", str(tmp_path / "resources")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"SANDBOXD_POOL_GROUP": "no-such-group"},
+    )
+    assert done.returncode == ExitCode.FAILED
+    assert "pool.group: there is no group 'no-such-group' (create it, or give its number)" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("user", "group", "text"),
     [
