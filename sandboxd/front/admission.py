@@ -4,9 +4,10 @@ A front refuses a request hardly faster than it answers one. If it refused at on
 full, callers that come back at once would take its whole time: finished results would lie unread in the workers'
 sockets, and the workers would stand still. So a request that finds no room waits at the gate, its body unread; the
 newest of those that wait is let in as soon as there is room, and the oldest of each binding in turn is refused, as far
-as the event loop has time for that: all the time it would have slept, and one tenth of the rest. A loop that is not
-busy refuses within a millisecond or two. One that is, answers as many requests as it can, and lets the others wait on
-their connections, which is what slows their callers down.
+as the event loop has time for that: all the time it would have slept, and a part of the time it runs, which is small
+while guests run so briefly that the workers wait for the front. A loop that is not busy refuses within a millisecond or
+two. One that is, answers as many requests as it can, and lets the others wait on their connections, which is what slows
+their callers down.
 """
 
 import asyncio
@@ -23,8 +24,10 @@ from sandboxd.pool.errors import Rejected
 log = logging.getLogger("sandboxd.request")
 
 TICK_S: Final = 0.001
-SHARE: Final = 0.1
+SHARE: Final = 0.5
 """Part of the loop's running time that refusals may take though it is needed for other things."""
+SHARE_BRISK: Final = 0.1
+"""The same while guests run briefly: then workers do nothing in each moment in which results lie unread."""
 REFUSAL_NS: Final = 120_000
 """What one refusal costs, from reading the request to closing the books; on the safe side."""
 SAVED_NS: Final = 50_000_000
@@ -38,6 +41,10 @@ class Room(Protocol):
 
     def room(self, binding: str) -> int:
         """How many further invocations of a binding would be taken now."""
+        ...
+
+    def brisk(self) -> bool:
+        """Whether guests run so briefly that workers soon wait for the front."""
         ...
 
     def turn_away(self) -> Rejected:
@@ -54,6 +61,7 @@ class Gate:
 
     def __init__(self, pool: Room) -> None:
         self._room = pool.room
+        self._brisk = pool.brisk
         self._turn_away = pool.turn_away
         # By binding, each in order of arrival; the bindings in the order in which they are refused next.
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
@@ -96,7 +104,7 @@ class Gate:
             self._let_in(line, self._room(binding))
             if not line:
                 del self._lines[binding]
-        affordable = self._spare.affordable()
+        affordable = self._spare.affordable(SHARE_BRISK if self._brisk() else SHARE)
         while affordable > 0 and self._lines:
             binding, line = next(iter(self._lines.items()))
             turn = line.popleft()
@@ -133,7 +141,7 @@ class Gate:
 
 
 class _SpareTime:
-    """How much time the event loop's thread has for refusals: what it slept, and SHARE of what it ran."""
+    """How much time the event loop's thread has for refusals: what it slept, and a share of what it ran."""
 
     def __init__(self) -> None:
         self._saved_ns = 0
@@ -152,14 +160,18 @@ class _SpareTime:
         self._read = self._now()
         self._refused = 0
 
-    def affordable(self) -> int:
-        """How many refusals there is time for now."""
+    def affordable(self, share: float) -> int:
+        """How many refusals there is time for now.
+
+        Parameters:
+            share: of the time it ran.
+        """
         now, run, delayed = self._now()
         then, had_run, had_been_delayed = self._read
         passed, ran = now - then, run - had_run
         slept = passed - ran - (delayed - had_been_delayed)
-        gained = slept + int(SHARE * ran)
-        if slept > SHARE * passed:
+        gained = slept + int(share * ran)
+        if slept > SHARE_BRISK * passed:
             # It sleeps in spite of the last refusals, so it has the time for as many again.
             gained += self._refused * REFUSAL_NS
         self._saved_ns = min(self._saved_ns + max(0, gained), SAVED_NS)

@@ -52,6 +52,10 @@ class Invoker(Protocol):
         """How many further invocations of a binding would be taken now. `invoke` refuses when there is none."""
         ...
 
+    def brisk(self) -> bool:
+        """Whether guests run so briefly that workers soon wait for the front."""
+        ...
+
     def turn_away(self) -> Rejected:
         """Count a refusal for want of room that was decided without `invoke`; the error to answer it with."""
         ...

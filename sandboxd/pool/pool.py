@@ -176,6 +176,11 @@ class Pool:
         entry = current.entries.get(binding) if current is not None else None
         return 1 if self._closing or entry is None or entry.why_failed else self._leases.room(entry)
 
+    def brisk(self) -> bool:
+        """Whether a guest is running that takes so little time that its worker soon waits for the front."""
+        current = self._leases.current
+        return current is not None and any(entry.running and entry.short for entry in current.entries.values())
+
     def turn_away(self) -> Rejected:
         """Count a refusal for want of room that was decided without `invoke`; the error to answer it with."""
         self._leases.saturated += 1

@@ -83,6 +83,9 @@ class StandIn:
     def room(self, binding: str) -> int:
         return 1
 
+    def brisk(self) -> bool:
+        return False
+
     def turn_away(self) -> QueueFull:
         raise AssertionError("there is always room")
 

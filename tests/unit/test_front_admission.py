@@ -16,6 +16,9 @@ class Pool:
         self.left = room
         self.turned_away = 0
 
+    def brisk(self) -> bool:
+        return True
+
     def room(self, _binding: str) -> int:
         return self.left
 
@@ -102,8 +105,30 @@ def test_what_can_be_afforded(
     readings[:] = [(0, 0, 0), (passed, ran, delayed)]
     spare = admission._SpareTime()
     spare.start()
-    assert spare.affordable() == most
+    assert spare.affordable(admission.SHARE_BRISK) == most
     spare.close()
+
+
+def test_guests_that_take_long_leave_more_of_the_loop_to_refusals(readings: list[tuple[int, int, int]]) -> None:
+    readings[:] = [(0, 0, 0), (12 * MS, 6 * MS, 6 * MS)]
+
+    class Slow(Pool):
+        def brisk(self) -> bool:
+            return False
+
+    async def scenario() -> None:
+        pool = Slow(0)
+        gate = Gate(pool)
+        waiting = [asyncio.create_task(gate.enter("a")) for _ in range(30)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert pool.turned_away == 25  # half of 6 ms
+        pool.left = 5
+        await asyncio.wait(waiting)
+        assert pool.turned_away == 25
+        await asyncio.gather(*waiting, return_exceptions=True)
+        gate.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
 
 
 def test_refusals_go_on_while_the_loop_sleeps_beside_them_and_shrink_when_it_does_not(
@@ -114,7 +139,7 @@ def test_refusals_go_on_while_the_loop_sleeps_beside_them_and_shrink_when_it_doe
     spare.start()
 
     def spend() -> int:
-        number = spare.affordable()
+        number = spare.affordable(admission.SHARE_BRISK)
         for _ in range(number):
             spare.spend()
         return number
