@@ -29,6 +29,7 @@ EXIT_TIMEOUT_S = 2.0
 REAP_TIMEOUT_S = 10.0
 """A killed worker must be reaped after this; then the zygote, whose task that is, counts as dead."""
 
+_NOT_TAKING_OVER = "its workers were to take over, and do not"
 _LIVE = (WorkerState.STARTING, WorkerState.IDLE, WorkerState.BUSY)
 
 
@@ -107,6 +108,9 @@ class Maintenance:
             for _ in range(self.size):
                 self._spawn(generation)
             await ready
+            if generation.lost:
+                # In the same turn of the loop as the last READY: it must not take over what it cannot keep up.
+                raise _zygote_lost(_NOT_TAKING_OVER)
         except BaseException:
             await self._take_down(generation)
             raise
@@ -172,10 +176,10 @@ class Maintenance:
     async def close(self) -> None:
         """End every worker and zygote. Nothing is left afterwards."""
         self._closing = True
-        for task in self._tasks:
-            task.cancel()
         for generation in list(self.generations):
             await self._take_down(generation)
+        # Former generations that are being taken down. To cancel that would leave a zygote that hangs behind.
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # from generations -------------------------------------------------------------------------------------------------
 
@@ -221,14 +225,10 @@ class Maintenance:
         if self._closing:
             return
         waiting = self._all_ready.get(generation.number)
-        error = SandboxdError(
-            "the zygote process died; in-flight invocations finish, then the server exits",
-            remedy="restart sandboxd; if it happens again look for the kernel's out-of-memory messages",
-            exit_code=ExitCode.ZYGOTE_LOST,
-        )
         if waiting is not None and not waiting.done():
-            waiting.set_exception(error)
+            waiting.set_exception(_zygote_lost(_NOT_TAKING_OVER))
         elif generation is self.current:
+            error = _zygote_lost("in-flight invocations finish, then the server exits")
             log.critical("%s", error)
             self._fail(error)
         for worker in list(generation.workers.values()):
@@ -378,3 +378,11 @@ class Maintenance:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _zygote_lost(consequence: str) -> SandboxdError:
+    return SandboxdError(
+        f"the zygote process died; {consequence}",
+        remedy="restart sandboxd; if it happens again look for the kernel's out-of-memory messages",
+        exit_code=ExitCode.ZYGOTE_LOST,
+    )

@@ -67,6 +67,8 @@ class Pool:
         self._rejected: Counter[str] = Counter()
         self._sweeping = False
         self._closing = False
+        self._loading = asyncio.Lock()
+        """One generation is started at a time: that asked for last is the one that serves in the end."""
 
     def __repr__(self) -> str:
         return f"<Pool of {self._settings.workers} {self._leases!r}>"
@@ -92,18 +94,19 @@ class Pool:
         Raises:
             ZygoteError, SandboxdError: nothing was changed; a former generation serves on.
         """
-        names = [spec.binding for spec in load.guests]
-        generation, failed = await self._maintenance.start(
-            load,
-            {name: self._sent_limits(max_concurrency.get(name, 0), len(names)) for name in names},
-            required,
-        )
-        self._maintenance.promote(generation)
-        share = self._settings.max_binding_share if len(names) > 1 else 1.0
-        self._leases.queue.line_limit = math.ceil(self._settings.queue_limit * share)
-        for invocation in self._leases.swap(generation):
-            self._refuse(invocation, self._unavailable(invocation.binding))
-        return failed
+        async with self._loading:
+            names = [spec.binding for spec in load.guests]
+            generation, failed = await self._maintenance.start(
+                load,
+                {name: self._sent_limits(max_concurrency.get(name, 0), len(names)) for name in names},
+                required,
+            )
+            self._maintenance.promote(generation)
+            share = self._settings.max_binding_share if len(names) > 1 else 1.0
+            self._leases.queue.line_limit = math.ceil(self._settings.queue_limit * share)
+            for invocation in self._leases.swap(generation):
+                self._refuse(invocation, self._unavailable(invocation.binding))
+            return failed
 
     def ready(self) -> bool:
         """True if at least one worker of the serving generation is up and the pool is not closing."""

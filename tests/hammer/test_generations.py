@@ -1,0 +1,84 @@
+"""Generations that come and go at awkward moments."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from sandboxd.errors import ExitCode, SandboxdError
+from sandboxd.outcome import Outcome
+from tests.hammer.scripted import World
+from tests.hammer.test_machine import load_of
+from tests.hammer.test_steps import Scene
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    logging.getLogger("sandboxd").setLevel(logging.CRITICAL + 1)
+    made = World()
+    with made.installed():
+        yield made
+    made.close()
+    logging.getLogger("sandboxd").setLevel(logging.NOTSET)
+
+
+def test_a_zygote_that_dies_as_its_last_worker_gets_up_does_not_take_over(world: World) -> None:
+    scene = Scene(world)
+    loading = scene.load(("a", "b"))
+    zygote = world.zygotes[1]
+    world.step(zygote.fork)
+    worker = world.processes[-1]
+    worker.get_up()
+
+    def both() -> None:
+        worker.deliver()
+        zygote.lose()
+
+    world.step(both)
+    error = loading.exception()
+    assert isinstance(error, SandboxdError)
+    assert error.exit_code is ExitCode.ZYGOTE_LOST
+    scene.rest()
+    assert scene.pool.stats().generation == 1
+    assert not scene.pool.failure.done()
+    call = scene.call()
+    scene.rest()
+    assert call.result().outcome is Outcome.COMPLETED
+
+
+def test_of_two_reloads_at_once_the_later_one_serves(world: World) -> None:
+    scene = Scene(world, workers=2)
+    # No step between them: both are begun before either has a zygote.
+    both = [asyncio.ensure_future(scene.pool.load(load_of((name,)), {}), loop=world.loop) for name in ("a", "b")]
+    for _ in range(20):
+        scene.rest()
+        world.loop.advance(0.01)
+    assert all(loading.done() for loading in both)
+    assert [loading.result() for loading in both] == [(), ()]
+    assert scene.pool.stats().generation == 3
+    call = scene.call("b")
+    scene.rest()
+    assert call.result().outcome is Outcome.COMPLETED
+    assert len(scene.alive()) == 2
+
+
+def test_closing_waits_for_a_former_generation_that_is_being_ended(world: World) -> None:
+    scene = Scene(world)
+    former = world.zygotes[0]
+    may_end = asyncio.Event()
+    ended = []
+
+    async def slowly() -> None:
+        await may_end.wait()
+        ended.append(former)
+
+    former.close = slowly  # type: ignore[method-assign]
+    loading = scene.load(("a", "b"))
+    scene.rest()
+    assert loading.done()
+    closing = scene.task(scene.pool.close())
+    assert not ended
+    world.step(may_end.set)
+    assert ended == [former]
+    assert closing.done()
