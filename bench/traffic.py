@@ -139,6 +139,7 @@ class _Connection(asyncio.Protocol):
         self._received = bytearray()
         self._body_at = 0
         self._expected = -1
+        self._last = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # uvloop's are no subclasses of asyncio's
@@ -146,7 +147,7 @@ class _Connection(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether a request may be sent."""
-        return self._transport is not None and not self._transport.is_closing()
+        return self._transport is not None and not self._transport.is_closing() and not self._last
 
     def send(self, one: Shot, answer: Answer, then: "Callable[[_Connection], None]") -> None:
         """Send a request; `then` is called when its answer is recorded."""
@@ -181,6 +182,7 @@ class _Connection(asyncio.Protocol):
             head = bytes(received[:at]).lower()
             answer.status = int(head[9:12])
             answer.retry_after = _header(head, b"\r\nretry-after:")
+            self._last = _header(head, b"\r\nconnection:") == "close"
             self._body_at = at + 4
             self._expected = at + 4 + int(_header(head, b"\r\ncontent-length:"))
         if len(received) < self._expected:
@@ -202,6 +204,8 @@ class _Connection(asyncio.Protocol):
     def _finish(self, answer: Answer) -> None:
         answer.done_ns = time.monotonic_ns()
         then, self._pending, self._then = self._then, None, None
+        if self._last:
+            self.close()
         self._traffic.record(answer)
         assert then is not None
         then(self)
