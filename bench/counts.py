@@ -1,0 +1,209 @@
+"""Counts of work per request that do not depend on the machine: what `tests/process/test_work_counts.py` bounds.
+
+    python -m bench.counts
+
+prints them: calls into wasmtime, host calls, Python calls and memory that stays, per invocation in a worker and per
+request in the front; and system calls of both, where strace may attach.
+"""
+
+import asyncio
+import contextlib
+import gc
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import wasmtime
+
+from bench.frontpath import FrontPath
+from bench.measure import GUESTS
+from hostfuncs.abi import capi, define
+from sandboxd.limits import EngineSettings
+from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings
+from sandboxd.worker import engine, guests
+from sandboxd.worker.runtime import Runtime
+
+RUNS = 200
+_RAW_CALLS = ("call", "call_wide", "call_without_result")
+
+
+class Calls:
+    """Counts Python's calls, of functions in Python and in C, while it is entered."""
+
+    def __init__(self) -> None:
+        self.python = 0
+        self.native = 0
+        self.host = 0
+
+    def __enter__(self) -> "Calls":
+        sys.setprofile(self._event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _event(self, frame: FrameType, event: str, _argument: Any) -> None:
+        if event == "call":
+            self.python += 1
+            code = frame.f_code
+            if code.co_name in _RAW_CALLS and code.co_filename == define.__code__.co_filename:
+                self.host += 1
+        elif event == "c_call":
+            self.native += 1
+
+
+@contextlib.contextmanager
+def wasmtime_calls() -> Iterator[Counter[str]]:
+    """Calls of `hostfuncs.abi.capi`'s functions by name, while it is entered."""
+    counted: Counter[str] = Counter()
+    originals = {
+        name: function
+        for name, function in vars(capi).items()
+        if getattr(function, "argtypes", None) is not None and hasattr(function, "restype")
+    }
+
+    def counting(name: str, function: Any) -> Any:
+        def call(*arguments: Any) -> Any:
+            counted[name] += 1
+            return function(*arguments)
+
+        return call
+
+    try:
+        for name, function in originals.items():
+            setattr(capi, name, counting(name, function))
+        yield counted
+    finally:
+        for name, function in originals.items():
+            setattr(capi, name, function)
+
+
+def retained_blocks(once: Any) -> float:
+    """Memory blocks of Python that each run leaves behind, with the collector off."""
+    gc.collect()
+    gc.disable()
+    try:
+        once()
+        before = sys.getallocatedblocks()
+        for _ in range(RUNS):
+            once()
+        return (sys.getallocatedblocks() - before) / RUNS
+    finally:
+        gc.enable()
+
+
+def worker_counts(guest: str = "tiny", stdin: bytes = b"hello") -> dict[str, float]:
+    """Per invocation in a worker."""
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = Path(folder) / "guest.cwasm"
+        compiler = engine.build(EngineSettings(), compiling=True)
+        artifact.write_bytes(wasmtime.Module(compiler, (GUESTS / f"{guest}.wasm").read_bytes()).serialize())
+        built = engine.build(EngineSettings())
+        loaded = guests.load(built, GuestSpec(binding="b", kind="module", artifact=str(artifact), argv0=b"guest"))
+        runtime = Runtime(built, [loaded], OutboundSettings())
+    frame = Invoke(id=1, guest=0, deadline_ns=time.monotonic_ns() + 3600 * 10**9, stdin=stdin)
+
+    def once() -> None:
+        assert runtime.run(frame).outcome == "completed"
+
+    try:
+        for _ in range(20):
+            once()
+        with Calls() as calls:
+            once()
+        with wasmtime_calls() as native:
+            once()
+        return {
+            "host calls": calls.host,
+            "calls into wasmtime": native.total(),
+            "Python calls": calls.python,
+            "native calls": calls.native,
+            "retained blocks": retained_blocks(once),
+        }
+    finally:
+        runtime.close()
+
+
+def front_counts() -> dict[str, float]:
+    """Per request in the front, HTTP to frame and back."""
+
+    async def main() -> dict[str, float]:
+        path = FrontPath()
+        await path.run(50)
+        worker, client = path.worker_transport.written, path.client_transport.written
+        with Calls() as calls:
+            await path.run(RUNS)
+        writes = path.worker_transport.written - worker, path.client_transport.written - client
+        gc.collect()
+        gc.disable()
+        before = sys.getallocatedblocks()
+        await path.run(RUNS)
+        retained = (sys.getallocatedblocks() - before) / RUNS
+        gc.enable()
+        path.close()
+        return {
+            "Python calls": calls.python / RUNS,
+            "native calls": calls.native / RUNS,
+            "writes to the worker": writes[0] / RUNS,
+            "writes to the caller": writes[1] / RUNS,
+            "retained blocks": retained,
+        }
+
+    return asyncio.run(main())
+
+
+class NotPermittedError(Exception):
+    """strace is not there, or may not attach."""
+
+
+@contextlib.contextmanager
+def system_calls(pid: int) -> Iterator[Counter[str]]:
+    """System calls of a process's main thread while it is entered; filled when it is left.
+
+    Raises:
+        NotPermittedError: they cannot be counted here.
+    """
+    program = shutil.which("strace")
+    if program is None:
+        raise NotPermittedError("strace is not installed")
+    counted: Counter[str] = Counter()
+    with tempfile.NamedTemporaryFile("r") as output:
+        process = subprocess.Popen(
+            [program, "-c", "-p", str(pid), "-o", output.name], stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        try:
+            line = process.stderr.readline()
+            if "attached" not in line:
+                raise NotPermittedError(line.strip() or "strace could not attach")
+            yield counted
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            process.wait(10)
+            process.stderr.close()
+        for row in output.read().splitlines():
+            match = re.match(r"\s*[\d.]+\s+[\d.]+\s+\d+\s+(\d+)\s+(?:\d+\s+)?(\w+)$", row)
+            if match and match[2] != "total":
+                counted[match[2]] += int(match[1])
+
+
+def main() -> None:
+    """Print."""
+    for title, counts in (("worker, per invocation", worker_counts()), ("front, per request", front_counts())):
+        print(title)
+        for name, value in counts.items():
+            print(f"  {name:<24}{value:g}")
+
+
+if __name__ == "__main__":
+    main()
