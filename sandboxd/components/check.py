@@ -23,6 +23,7 @@ class Checked:
 
     problems: tuple[Problem, ...]
     bindings: tuple[Binding, ...]
+    """Those that can be served."""
     reading: Reading
 
     @property
@@ -55,9 +56,13 @@ def check(
     problems = [*reading.problems, *_files(config), *_patterns(config, check_pattern)]
     loaded = _components(config, reading.config is None, environ, check_pattern)
     problems.extend(loaded.problems)
+    bindings = loaded.bindings
     if check_modules is not None:
-        problems.extend(check_modules(loaded.bindings, config))
-    return Checked(problems=tuple(problems), bindings=loaded.bindings, reading=reading)
+        found = list(check_modules(bindings, config))
+        problems.extend(found)
+        unfit = {problem.component for problem in found}
+        bindings = tuple(binding for binding in bindings if binding.name not in unfit)
+    return Checked(problems=tuple(problems), bindings=bindings, reading=reading)
 
 
 def report(checked: Checked, out: TextIO) -> int:

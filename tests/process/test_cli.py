@@ -88,7 +88,7 @@ def test_check_lists_every_problem_with_its_place(tmp_path: Path) -> None:
     assert "components.yaml" in out
     assert "/nonexistent/x.wasm" in out
     assert "timeout" in out
-    assert "bindings that can be served: good" in out.splitlines()[-1]
+    assert out.splitlines()[-1].endswith("bindings that can be served: good")
 
 
 def test_a_dapr_configuration_makes_every_binding_strict(tmp_path: Path) -> None:
