@@ -1,12 +1,15 @@
-"""Hypercorn's HTTP/2 with an end for responses that are not completed.
+"""Hypercorn's HTTP/2 with two things it lacks, both of RFC 9113, 8.1.
 
-Hypercorn forgets a stream whose application returned before the end of its response, and the peer waits for the rest
-for ever. RFC 9113, 8.1: a response that cannot be completed is ended by RST_STREAM.
+A response that cannot be completed is ended by RST_STREAM: Hypercorn forgets a stream whose application returned before
+the end of its response, and the peer waits for the rest for ever. And a response may be complete before its request is:
+what then still comes is dropped, where Hypercorn would end the connection with a KeyError.
 """
 
+import contextlib
 from typing import Any
 
 import h2.errors
+import h2.events
 import h2.exceptions
 import hypercorn.protocol
 from hypercorn.protocol.events import EndBody, StreamClosed, Trailers
@@ -29,6 +32,15 @@ class ResettingH2Protocol(H2Protocol):
                 await self._reset(event.stream_id)
             self._ended.discard(event.stream_id)
         await super().stream_send(event)
+
+    async def _handle_events(self, events: list[Any]) -> None:
+        for event in events:
+            if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
+                with contextlib.suppress(h2.exceptions.ProtocolError):
+                    self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                await self._flush()
+            else:
+                await super()._handle_events([event])
 
     async def _reset(self, stream_id: int) -> None:
         try:

@@ -6,6 +6,8 @@ The guest is tests/guests/component/proxy.py; its paths say what it does.
 import contextlib
 import http.client
 import json
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -266,6 +268,25 @@ def test_an_answer_may_begin_before_the_request_has_ended(web: RunningServer) ->
         assert wire.rest() == b"second"
 
 
+def test_a_guest_may_answer_without_reading_the_request(web: RunningServer) -> None:
+    with Wire(web) as wire:
+        wire.request("POST", WEB, "Transfer-Encoding: chunked")
+        for _ in range(4):
+            wire.chunk(bytes(60_000))
+        assert wire.head()[0] == 200
+        assert wire.rest() == b"hello from a proxy"
+    busy(web, 0)
+    # A body of any length in advance of the answer.
+    with Wire(web) as wire, contextlib.suppress(ConnectionError):
+        wire.request("POST", WEB, "Transfer-Encoding: chunked")
+        for _ in range(64):
+            wire.chunk(bytes(60_000))
+        assert wire.head()[0] == 200
+    busy(web, 0)
+    with web.client() as client:
+        assert client.get(WEB).text == "hello from a proxy"
+
+
 def test_a_caller_who_hangs_up_ends_the_guest(web: RunningServer) -> None:
     cancelled = outcomes(web, "web", "cancelled")
     with Wire(web) as wire:
@@ -286,6 +307,36 @@ def test_a_caller_who_hangs_up_within_the_request(web: RunningServer) -> None:
         busy(web, 1)
     tree.until(lambda: outcomes(web, "web", "cancelled") == cancelled + 1, "the request is counted as cancelled")
     busy(web, 0)
+
+
+def test_a_worker_that_dies_while_its_caller_reads_slowly(web: RunningServer) -> None:
+    lost = outcomes(web, "web", "worker_lost")
+    before = tree.workers(web)
+    with Wire(web) as wire:
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        wire.request("GET", f"{WEB}/stream/generate/{64 * MIB}")
+        assert wire.head()[0] == 200
+        wire.piece()
+        for worker in before:
+            os.kill(worker, signal.SIGKILL)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            wire.rest()
+    tree.until(lambda: outcomes(web, "web", "worker_lost") == lost + 1, "the request is counted")
+    tree.until(lambda: len(set(tree.workers(web)) - set(before)) == 2, "other workers")
+    with web.client() as client:
+        assert client.get(WEB).text == "hello from a proxy"
+
+
+def test_no_worker_outlives_the_front_it_streams_for(tmp_path: Path) -> None:
+    guest = component("web", f"file://{python_component('proxy', 'proxy')}")
+    resources = write_components(tmp_path / "resources", [guest])
+    with RunningServer(resources, "--workers", "1") as server, Wire(server) as wire:
+        wire.request("POST", f"{WEB}/stream/then", "Transfer-Encoding: chunked")
+        assert wire.head()[0] == 200
+        assert wire.piece() == b"first "
+        with tree.watched([*tree.workers(server), tree.zygote(server)]) as living:
+            server.process.kill()
+            assert living(tree.BOUND_S) == []
 
 
 # guests that fail -----------------------------------------------------------------------------------------------------
@@ -311,7 +362,7 @@ def test_failures_before_the_head_are_answered(client: httpx.Client, path: str, 
 
 @pytest.mark.parametrize("what", ["trap", "return"])
 def test_failures_after_the_head_cut_the_response_off(web: RunningServer, what: str) -> None:
-    trapped = outcomes(web, "web", "trapped")
+    trapped, since = outcomes(web, "web", "trapped"), len(web.lines)
     with Wire(web) as wire:
         wire.request("POST", f"{WEB}/stream/then/{what}", "Transfer-Encoding: chunked")
         assert wire.head()[0] == 200
@@ -320,7 +371,8 @@ def test_failures_after_the_head_cut_the_response_off(web: RunningServer, what: 
         with pytest.raises((EOFError, ConnectionResetError)):
             wire.rest()
     tree.until(lambda: outcomes(web, "web", "trapped") == trapped + 1, "the request is counted")
-    assert not [line for line in web.lines if line.get("level") == "error"], web.text()
+    # The engine finds nothing wrong with it.
+    assert not [line for line in web.lines[since:] if line.get("level") == "error"], web.text()
 
 
 @pytest.mark.parametrize("path", ["/short", "/long"])
@@ -404,6 +456,12 @@ def test_http2(http2: httpx.Client) -> None:
     data = pattern(3 * MIB)
     assert http2.post(f"{WEB}/stream/count", content=iter([data])).json() == [3 * MIB, sum(data) % 65521]
     assert len(http2.get(f"{WEB}/stream/generate/{3 * MIB}").content) == 3 * MIB
+
+
+def test_http2_requests_may_outlast_their_response(http2: httpx.Client) -> None:
+    for _ in range(3):
+        assert http2.post(WEB, content=iter([pattern(MIB)] * 3)).text == "hello from a proxy"
+    assert http2.get(WEB).text == "hello from a proxy"
 
 
 def test_http2_streams_are_reset_when_a_response_cannot_be_completed(http2: httpx.Client) -> None:
