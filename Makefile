@@ -38,7 +38,11 @@ format: install  ## Rewrite to the project's format
 guests: install  ## Rebuild the committed guests from source
 	$(BIN)/python -m tests.guests.build
 
-bench: install  ## The whole benchmark suite
+$(VENV)/.bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@
+
+bench: $(VENV)/.bench  ## The whole benchmark suite
 	$(BIN)/python -m bench
 
 bench-quick: install  ## The suite with short runs

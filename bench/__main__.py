@@ -2,8 +2,8 @@
 
     python -m bench [--quick] [--only NAME ...] [--timeout SECONDS]
 
-Runs unattended. A question that fails or takes too long is reported, and the others go on. The exit status is 1 if one
-failed, 2 if a bar was missed, else 0.
+Runs unattended; the full suite records flame graphs at its end. A question that fails or takes too long is reported,
+and the others go on. The exit status is 1 if one failed, 2 if a bar was missed, else 0.
 """
 
 import argparse
@@ -96,6 +96,7 @@ def main() -> int:
             print(f"FAILED {question.name}: {wrong}", flush=True)
     missed = report.verdict([question.name for question in wanted])
     if not given.quick:
+        subprocess.run(python_module("bench.flame"), cwd=ROOT, stdin=subprocess.DEVNULL, timeout=120, check=False)
         report.write()
     for name, wrong in failed.items():
         print(f"FAILED {name}: {wrong}")
