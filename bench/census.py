@@ -75,11 +75,20 @@ def take(front: int) -> Census:
     )
 
 
-def settled(front: int, *, workers_wanted: int, timeout_s: float = 15.0) -> Census:
-    """Count once one zygote, that many workers and nothing else are left; or after `timeout_s`, whatever there is."""
+def settled(front: int, *, workers_wanted: int, former: Census | None = None, timeout_s: float = 15.0) -> Census:
+    """Count once one zygote, that many workers and nothing else are left; or after `timeout_s`, whatever there is.
+
+    Parameters:
+        former: also wait until the front has no more descriptors than then; without it, until their number rests.
+    """
     end = time.monotonic() + timeout_s
+    rested, last = 0, -1
     while time.monotonic() < end:
-        if len(zygotes(front)) == 1 and len(workers(front)) == workers_wanted and len(children(front)) == 1:
+        fds = descriptors(front)
+        rested = rested + 1 if fds == last else 0
+        last = fds
+        at_rest = fds <= former.front_fds if former is not None else rested >= 20
+        if at_rest and len(zygotes(front)) == 1 and len(workers(front)) == workers_wanted and len(children(front)) == 1:
             break
         time.sleep(0.05)
     return take(front)

@@ -133,7 +133,7 @@ def storm(options: argparse.Namespace) -> dict[str, Any]:
         run(lambda: calls(load, options.connections, assassin.is_alive))
         killed = ours.recv()
         assassin.join(10)
-        after = census.settled(server.pid, workers_wanted=options.workers)
+        after = census.settled(server.pid, workers_wanted=options.workers, former=before)
         delta = {name: value - metrics.get(name, 0) for name, value in server.metrics().items()}
         status = server.stop()
     counts = tally(load.answers)

@@ -86,8 +86,11 @@ class Soak:
         self._chance = random.Random(seed)
         self._sent = 0
 
-    def send(self, count: int) -> census.Census:
+    def send(self, count: int, former: census.Census | None = None) -> census.Census:
         """Send so many more requests.
+
+        Parameters:
+            former: an earlier count.
 
         Returns:
             what the server holds when all is quiet again.
@@ -112,7 +115,7 @@ class Soak:
             await traffic.close()
 
         run(all_of_them)
-        return census.settled(self.server.pid, workers_wanted=self._workers)
+        return census.settled(self.server.pid, workers_wanted=self._workers, former=former)
 
     def _seen(self, answer: Answer) -> None:
         cause = answer.cause
@@ -145,7 +148,7 @@ def main() -> int:
         soak = Soak(server, given.connections, given.workers, given.seed)
         before = soak.send(count // 20)
         counted = server.metrics()
-        after = soak.send(count - count // 20)
+        after = soak.send(count - count // 20, before)
         took = time.monotonic() - began
         metrics = server.metrics()
         status = server.stop()
