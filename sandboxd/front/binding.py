@@ -14,7 +14,7 @@ from typing import Final
 from sandboxd.front import gojson
 from sandboxd.front.admission import Gate
 from sandboxd.front.arguments import MetadataError, arguments, environment
-from sandboxd.front.departures import Departures
+from sandboxd.front.departures import GONE, Departures, Tell
 from sandboxd.front.outcomes import INVOKE, MALFORMED, NO_WORKER, TABLE, failure, refusal, result_detail, result_message
 from sandboxd.front.ports import Bindings, FrontSettings, Invoker, Message, Receive, Scope, Send, Served
 from sandboxd.front.proxy import NO_DATA, http_request, response_metadata
@@ -126,7 +126,8 @@ class BindingEndpoint:
                 request = await self._decode_large(body, metrics)
             if state is not None or baggage is not None:
                 request = _with_trace(request, state if parent and trace[3:35] in parent else None, baggage)
-            result = await self._run(served, name, request, trace, receive)
+            tell = scope["extensions"].get(GONE) if "extensions" in scope else None
+            result = await self._run(served, name, request, trace, receive, tell)
         except _Failure as failed:
             self._record(metrics, failed.outcome, began)
             if not failed.counted and log.isEnabledFor(TABLE[failed.outcome].level):
@@ -211,7 +212,13 @@ class BindingEndpoint:
             message = await receive()
 
     async def _run(
-        self, served: Served | None, name: str, request: gojson.Request, trace: bytes, receive: Receive
+        self,
+        served: Served | None,
+        name: str,
+        request: gojson.Request,
+        trace: bytes,
+        receive: Receive,
+        tell: Tell | None,
     ) -> Result:
         if not request.operation:
             raise _Failure(Outcome.BAD_REQUEST, 500, INVOKE, failure(name, "operation field is missing from request"))
@@ -221,7 +228,7 @@ class BindingEndpoint:
             raise _Failure(Outcome.NOT_FOUND, 500, INVOKE, failure(name, f"couldn't find output binding {name}"))
         began = time.monotonic_ns()
         try:
-            result = await self._execute(served, name, request, trace, receive, began)
+            result = await self._execute(served, name, request, trace, receive, tell, began)
         except _Failure:
             if self._dapr:
                 seconds = (time.monotonic_ns() - began) * 1e-9
@@ -232,7 +239,14 @@ class BindingEndpoint:
         return result
 
     async def _execute(
-        self, served: Served, name: str, request: gojson.Request, trace: bytes, receive: Receive, began: int
+        self,
+        served: Served,
+        name: str,
+        request: gojson.Request,
+        trace: bytes,
+        receive: Receive,
+        tell: Tell | None,
+        began: int,
     ) -> Result:
         if request.operation != OPERATION:
             reason = f"binding {name} does not support operation {request.operation}. supported operations:{OPERATION}"
@@ -253,7 +267,7 @@ class BindingEndpoint:
             text = f"invalid request metadata: {error}"
             raise _Failure(Outcome.BAD_REQUEST, 400, MALFORMED, text) from None
         served.runs = number = served.runs + 1
-        presence = self._departures.enter(receive)
+        presence = self._departures.enter(receive, tell)
         try:
             result = await self._invoke(
                 served.binding.name,

@@ -1,13 +1,21 @@
 """Notices callers that hang up while their invocation runs.
 
-A watching task per request would cost more than most invocations do. So requests only enter a table, and a sweep
-starts watching those that have been in it for a while.
+A server that can tell by itself offers the ASGI extension GONE (uvicorn does here). On others a task would have to wait
+in `receive`, and one per request would cost more than most invocations do. So there requests only enter a table, and a
+sweep starts watching those that have been in it for a while.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from sandboxd.front.ports import Receive
+
+GONE: Final = "sandboxd.gone"
+"""Extension of a request's scope: a callable that takes what is to be called, once, if the caller hangs up before the
+answer is complete; at once if that has happened. Given None it calls nothing any more."""
+
+Tell = Callable[[Callable[[], None] | None], None]
 
 SWEEP_S: Final = 0.02
 """Pause between sweeps. A request is watched after one to two of them."""
@@ -16,17 +24,23 @@ SWEEP_S: Final = 0.02
 class Presence:
     """One request in the table. `gone` tells, once its task was cancelled, that the caller hung up."""
 
-    __slots__ = ("gone", "receive", "round", "task", "watcher")
+    __slots__ = ("gone", "receive", "round", "task", "tell", "watcher")
 
-    def __init__(self, receive: Receive, task: "asyncio.Task[None]", round: int) -> None:
+    def __init__(self, receive: Receive, task: "asyncio.Task[None]", round: int, tell: Tell | None) -> None:
         self.receive = receive
         self.task = task
         self.round = round
         self.gone = False
+        self.tell = tell
         self.watcher: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Presence {'gone' if self.gone else 'watched' if self.watcher else 'unwatched'}>"
+        return f"<Presence {'gone' if self.gone else 'watched' if self.watcher or self.tell else 'unwatched'}>"
+
+    def hang_up(self) -> None:
+        """The caller is gone."""
+        self.gone = True
+        self.task.cancel()
 
 
 class Departures:
@@ -41,11 +55,19 @@ class Departures:
     def __repr__(self) -> str:
         return f"<Departures {len(self._unwatched)} unwatched>"
 
-    def enter(self, receive: Receive) -> Presence:
-        """From now on the current task is cancelled if `receive` reports a disconnect."""
+    def enter(self, receive: Receive, tell: Tell | None = None) -> Presence:
+        """From now on the current task is cancelled if the caller hangs up.
+
+        Parameters:
+            receive: reports a disconnect; not called if there is `tell`.
+            tell: the server's extension GONE.
+        """
         task = asyncio.current_task()
         assert task is not None
-        presence = Presence(receive, task, self._round)
+        presence = Presence(receive, task, self._round, tell)
+        if tell is not None:
+            tell(presence.hang_up)
+            return presence
         self._unwatched[presence] = None
         if not self._sweeping:
             self._sweeping = True
@@ -54,6 +76,9 @@ class Departures:
 
     def leave(self, presence: Presence) -> None:
         """The invocation is over. Its task will not be cancelled any more."""
+        if presence.tell is not None:
+            presence.tell(None)
+            return
         self._unwatched.pop(presence, None)
         if presence.watcher is not None:
             presence.watcher.cancel()
@@ -76,5 +101,4 @@ class Departures:
         # What is left of a body beyond the limit arrives here too and is dropped.
         while (await presence.receive())["type"] != "http.disconnect":
             pass
-        presence.gone = True
-        presence.task.cancel()
+        presence.hang_up()

@@ -7,6 +7,7 @@ packet instead of two. Names of headers are checked once and remembered, values 
 What is sent, and when it is refused, is as in uvicorn (protocols/http/httptools_impl.py, RequestResponseCycle.send).
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -42,6 +43,19 @@ class Cycle(RequestResponseCycle):
     """See uvicorn. Only without access log."""
 
     _head: bytes | None = None
+    _gone: Callable[[], None] | None = None
+
+    def tell(self, gone: Callable[[], None] | None) -> None:
+        """The extension `sandboxd.front.departures.GONE`."""
+        self._gone = gone
+        if self.disconnected:
+            self.lost()
+
+    def lost(self) -> None:
+        """The connection is no more."""
+        gone, self._gone = self._gone, None
+        if gone is not None:
+            gone()
 
     async def send(self, message: Any) -> None:
         """ASGI."""
@@ -116,6 +130,8 @@ class Cycle(RequestResponseCycle):
             if self.expected_content_length:
                 raise RuntimeError("Response content shorter than Content-Length")
             self.response_complete = True
+            # They lead back here; without them the request is freed at once instead of by the garbage collector.
+            self.scope.pop("extensions", None)
             self.message_event.set()
             if not self.keep_alive:
                 self.transport.close()

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sandboxd.front.departures import GONE
 from sandboxd.front.http import ABORT
 from sandboxd.front.uvicorn_cycle import Cycle
 
@@ -62,14 +63,18 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
             super().connection_made(transport)
             self._head_since = time.monotonic()
 
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            cycle = self.cycle
+            if isinstance(cycle, Cycle) and cycle.disconnected:
+                cycle.lost()
+
         def on_message_begin(self) -> None:
             self._fed = 0
             self._began = True
             self._head_since = time.monotonic()
             self._idle_since = None
             super().on_message_begin()
-            extensions: dict[str, Any] = {ABORT: self.transport.abort}
-            self.scope["extensions"] = extensions
 
         def on_headers_complete(self) -> None:
             self._head_since = None
@@ -113,6 +118,8 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
                 keep_alive=version != "1.0" and parser.should_keep_alive(),
                 on_response=self.on_response_complete,
             )
+            extensions: dict[str, Any] = {ABORT: self.transport.abort, GONE: cycle.tell}
+            scope["extensions"] = extensions
             if former is None or former.response_complete:
                 self._start_asgi_task(cycle, self.app)
             else:
