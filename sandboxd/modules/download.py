@@ -1,5 +1,7 @@
 """One GET of a guest over HTTP: redirects, limits, retries. Knows nothing of the store."""
 
+from __future__ import annotations
+
 import asyncio
 import logging
 import os
@@ -9,13 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
-
-import httpx2 as httpx
 
 from sandboxd.limits import MIB
 from sandboxd.modules.errors import SourceError, UnreachableError, one_line
+
+if TYPE_CHECKING:
+    import httpx2 as httpx  # imported below only where there is something to download: it takes a tenth of a warm start
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +128,8 @@ class Downloader:
         return min(settings.backoff_max_s, max(pause, retry_after_s))
 
     def _open(self) -> httpx.AsyncClient:
+        import httpx2 as httpx
+
         if self._client is None:
             settings = self._settings
             self._client = httpx.AsyncClient(
@@ -138,6 +143,8 @@ class Downloader:
     async def _attempt(
         self, url: str, etag: str, last_modified: str, on_bytes: Callable[[int, int], None] | None
     ) -> Reply:
+        import httpx2 as httpx
+
         client = self._open()
         headers: dict[str, str] = {}
         if etag:
@@ -258,6 +265,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _failure(shown: str, error: httpx.RequestError) -> Exception:
     """The one table from httpx's failures to ours. Nothing is recognised by message text."""
+    import httpx2 as httpx
+
     system: OSError | None = None
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
