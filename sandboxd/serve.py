@@ -1,6 +1,7 @@
 """`sandboxd serve`: one front, its pool, and everything that changes while they run."""
 
 import asyncio
+import errno
 import gc
 import logging
 import os
@@ -33,6 +34,14 @@ from sandboxd.problems import Problem
 
 log = logging.getLogger("sandboxd")
 
+_SHORT_OF = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
+    errno.ENFILE: "raise the kernel's limit of open files (fs.file-max)",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u, TasksMax=, pids.max)",
+    errno.ENOMEM: "give it more memory, or fewer workers",
+}
+"""What a machine can run out of at any call -> what to do about it."""
+
 
 def serve(config: Config, problems: tuple[Problem, ...], *, fd: int | None, member: Member | None = None) -> int:
     """Serve until SIGTERM or SIGINT.
@@ -60,6 +69,12 @@ def serve(config: Config, problems: tuple[Problem, ...], *, fd: int | None, memb
     except SandboxdError as error:
         log.critical("%s", error, extra=fields(event="failed"))
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _SHORT_OF:
+            raise
+        remedy = _SHORT_OF[error.errno]
+        log.critical("the server could not go on: %s (%s)", error, remedy, extra=fields(event="failed"))
+        return ExitCode.WORKERS
     finally:
         handler.close()
 

@@ -68,7 +68,7 @@ def _check_stack(settings: EngineSettings) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         raise SandboxdError(
             f"the stack limit of {soft // KIB} KiB leaves no room for guests' {settings.wasm_stack_bytes // KIB} KiB",
-            remedy=f"raise it to at least {needed // KIB} KiB (ulimit -s), or lower engine.wasm_stack_bytes",
+            remedy=f"raise it to at least {needed // KIB} KiB (ulimit -s), or lower wasm.stack",
         )
 
 
@@ -76,18 +76,18 @@ def _check_memory(settings: EngineSettings) -> None:
     """Whether the pool's address space can be had. It is reserved, not used: no memory stands behind it."""
     if not 0 < settings.max_memory_bytes <= WASM32_BYTES:
         raise SandboxdError(
-            f"engine.max_memory_bytes is {settings.max_memory_bytes}",
+            f"max_memory_bytes is {settings.max_memory_bytes}",
             remedy=f"it may be 1 to {WASM32_BYTES}, the most a 32-bit memory can have",
         )
     if not 1 <= settings.max_memories <= 1000:
-        raise SandboxdError(f"engine.max_memories is {settings.max_memories}", remedy="it may be 1 to 1000")
+        raise SandboxdError(f"max_memories is {settings.max_memories}", remedy="it may be 1 to 1000")
     needed = (settings.max_memories + 1) * (WASM32_BYTES + 64 * MIB) + _TABLES * TABLE_ELEMENTS_MAX * 16
     try:
         mmap.mmap(-1, needed, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
     except (OSError, ValueError, OverflowError) as error:
         raise SandboxdError(
             f"{needed // MIB} MiB of address space for {settings.max_memories} memories cannot be reserved: {error}",
-            remedy="lower engine.max_memories, or raise the limit of address space (ulimit -v)",
+            remedy="lower wasm.maxMemories, or raise the limit of address space (ulimit -v)",
         ) from error
 
 

@@ -1,6 +1,7 @@
 """The command line as a user types it."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +98,17 @@ def test_a_dapr_configuration_makes_every_binding_strict(tmp_path: Path) -> None
     file.write_text(json.dumps({**document, "spec": {"wasm": {"strictSandbox": True}}}))
     printed = sandboxd_command("serve", "--dapr-config", str(file), "--print-config").stdout
     assert b"strictSandbox: true" in printed
+
+
+def test_a_server_without_descriptors_says_so(tmp_path: Path) -> None:
+    resources = write_components(tmp_path / "r", [component("a", f"file://{path('tiny')}")])
+    sandboxd_command("compile", "--resources-path", str(resources))
+    served = sandboxd_command(
+        "serve", "--port", "0", "--resources-path", str(resources),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20)),
+    )  # fmt: skip
+    assert served.returncode == ExitCode.WORKERS, served.stderr
+    assert b"Traceback" not in served.stderr
+    last = json.loads(served.stderr.splitlines()[-1])
+    assert "Too many open files" in last["message"]
+    assert "ulimit -n" in last["message"]
