@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import httpx2 as httpx
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 """Generous: a cold machine compiles guests first."""
 
 
