@@ -5,6 +5,7 @@ beyond a window. A response that has begun and cannot be completed is cut off, s
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any, Final
 from sandboxd.front.auth import TOKEN_HEADER
 from sandboxd.front.gojson import error_body
 from sandboxd.front.outcomes import INVOKE, TABLE, refusal, result_detail, result_message
-from sandboxd.front.ports import Bindings, Headers, Invoker, Receive, Scope, Send, Served
+from sandboxd.front.ports import Bindings, Headers, Invoker, Message, Receive, Scope, Send, Served
 from sandboxd.front.proxy import HOP_BY_HOP, is_target
 from sandboxd.front.replies import JSON
 from sandboxd.front.routing import HTTP, unescape_name
@@ -31,6 +32,10 @@ log = logging.getLogger("sandboxd.request")
 
 GATHERED_BYTES: Final = 64 * 1024
 """A body announced to be no longer is read before a worker is taken: a slow caller then costs no worker."""
+DRAINED_BYTES: Final = 4 * 1024 * 1024
+"""Before a request is refused, so much of its body is read: Hypercorn would cut off a caller that is still sending, and
+the caller might never see the answer."""
+DRAIN_S: Final = 2.0
 ABORT: Final = "sandboxd.abort"
 """ASGI extension of an engine that needs to be told to cut a connection off."""
 _BODY_LIMIT: Final = "http_body_bytes"
@@ -201,6 +206,7 @@ class _Call:
         self._send = send
         # HTTP/1.0 has no other end of a body than a length told before; a cut would look like the end.
         self._whole = scope["http_version"] == "1.0"
+        self._read_all = False
         self._head: ResponseHead | None = None
         self._parts: list[bytes] = []
 
@@ -224,13 +230,12 @@ class _Call:
             _CallerGone: the connection ended before.
         """
         parts = []
-        while True:
-            message = await self._receive()
+        while not self._read_all:
+            message = await self._next()
             if message["type"] == "http.disconnect":
                 raise _CallerGone
             parts.append(message.get("body", b""))
-            if not message.get("more_body", False):
-                return b"".join(parts)
+        return b"".join(parts)
 
     async def feed(self, stream: Stream, invoking: "asyncio.Task[Result]", limit: int) -> None:
         """Hand the request's body to the stream, and end the invocation if the caller hangs up.
@@ -238,7 +243,7 @@ class _Call:
         It reads to the end even if nobody wants the rest: engines wait for that.
         """
         while True:
-            message = await self._receive()
+            message = await self._next()
             if message["type"] == "http.disconnect":
                 invoking.cancel()
                 return
@@ -279,6 +284,7 @@ class _Call:
 
     async def refuse(self, failed: _Failure) -> None:
         """Answer with an error."""
+        await self._drain()
         headers = [JSON, (b"content-length", b"%d" % len(failed.body)), (b"traceparent", self.span.encode())]
         if failed.retry_after_s:
             headers.append((b"retry-after", b"%d" % failed.retry_after_s))
@@ -291,6 +297,33 @@ class _Call:
         if cut is not None:
             cut()
             await asyncio.sleep(0)  # or the engine would find a response unfinished, and log that
+        else:
+            await self._clear()
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._read_all = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        return message
+
+    async def _drain(self) -> None:
+        """Read what is left of a body that is not very long."""
+        announced = self.announced()
+        left = DRAINED_BYTES
+        if announced == 0 or self._read_all:
+            return
+        if announced is None or announced <= left:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    while left > 0 and not self._read_all:
+                        left -= len((await self._next()).get("body", b""))
+        await self._clear()
+
+    async def _clear(self) -> None:
+        """Make room for the engine to tell of the end: Hypercorn waits for it once ten messages lie unread."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                while not self._read_all:
+                    await self._next()
 
     async def _start(self, head: ResponseHead, extra: tuple[tuple[bytes, bytes], ...]) -> None:
         self.started = True
