@@ -63,6 +63,10 @@ class Spawner:
         """ZygoteEvents."""
         raise RuntimeError(f"worker {serial} could not be forked: {detail}")
 
+    def on_spawned_in_vain(self, serial: int, pid: int) -> None:
+        """ZygoteEvents."""
+        raise RuntimeError(f"no descriptors are left for worker {serial}")
+
     def on_exited(self, serial: int, status: int) -> None:
         """ZygoteEvents."""
 

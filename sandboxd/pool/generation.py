@@ -135,6 +135,9 @@ class Generation:
     def on_spawn_failed(self, serial: int, detail: str) -> None:
         self._maintenance.on_spawn_failed(self, serial, detail)
 
+    def on_spawned_in_vain(self, serial: int, pid: int) -> None:
+        self._maintenance.on_spawned_in_vain(self, serial, pid)
+
     def on_exited(self, serial: int, status: int) -> None:
         self._maintenance.on_exited(self, serial, status)
 

@@ -1,6 +1,7 @@
 """Keeps the pool at its size: spawns, replaces, retires, kills; notices when that is no longer possible."""
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -192,6 +193,7 @@ class Maintenance:
             worker.adopt(pid, page_fd, pidfd)
         except OSError as error:
             log.error("worker %d (pid %d) cannot be used: %s", serial, pid, error)
+            worker.turned_away = error.errno in (errno.EMFILE, errno.ENFILE)
             channel.close()
             self.kill(worker, "boot_failed")
         else:
@@ -203,6 +205,14 @@ class Maintenance:
         worker = generation.workers[serial]
         worker.exit_reason = "boot_failed"
         self._bury(worker, f"could not be forked: {detail}")
+
+    def on_spawned_in_vain(self, generation: Generation, serial: int, pid: int) -> None:
+        """A worker process exists, but there was no room for its descriptors here."""
+        log.error("worker %d (pid %d) came without its descriptors: too many are open (see ulimit -n)", serial, pid)
+        worker = generation.workers[serial]
+        worker.pid = pid
+        worker.turned_away = True
+        self.kill(worker, "boot_failed")
 
     def on_exited(self, generation: Generation, serial: int, status: int) -> None:
         """A worker was reaped."""
@@ -333,11 +343,16 @@ class Maintenance:
         self._crew.on_worker_gone(worker, why)
         worker.release()
         if worker.exit_reason == "boot_failed":
-            self._count_boot_failure(generation, why)
+            self._count_boot_failure(generation, worker, why)
         self._fill(generation)
         self._end_if_empty(generation)
 
-    def _count_boot_failure(self, generation: Generation, why: str) -> None:
+    def _count_boot_failure(self, generation: Generation, worker: Worker, why: str) -> None:
+        if worker.turned_away and generation is self.current:
+            # Callers can bring that about, by as many connections as may be open. It ends when they leave, so it must
+            # not end the server.
+            generation.boot_failures = min(generation.boot_failures + 1, BOOT_FAILURES_MAX - 1)
+            return
         generation.boot_failures += 1
         if generation.boot_failures < BOOT_FAILURES_MAX:
             return

@@ -68,6 +68,8 @@ class Worker(asyncio.Protocol):
         """What it did against the protocol."""
         self.exited = ""
         """How it died, once it was reaped. What it said before may still be in its socket."""
+        self.turned_away = False
+        """This process had no descriptors left for it."""
         self._events = events
         self._decoder = codec.Decoder(codec.FromWorker)
         self._transport: asyncio.Transport | None = None

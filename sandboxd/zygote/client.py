@@ -7,6 +7,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections import deque
+from collections.abc import Iterable
 from typing import Protocol
 
 from sandboxd.errors import ExitCode, SandboxdError
@@ -57,6 +59,9 @@ class ZygoteEvents(Protocol):
     def on_spawn_failed(self, serial: int, detail: str) -> None:
         """No worker could be forked."""
 
+    def on_spawned_in_vain(self, serial: int, pid: int) -> None:
+        """A worker was forked, but this process could not hold its descriptors. `on_exited` follows if it is killed."""
+
     def on_exited(self, serial: int, status: int) -> None:
         """A worker was reaped; status as in os.waitstatus_to_exitcode."""
 
@@ -74,7 +79,8 @@ class ZygoteClient:
     def __init__(self, events: ZygoteEvents) -> None:
         self._events = events
         self._decoder = codec.Decoder(codec.FromZygote)
-        self._fds: list[int] = []
+        self._arrived: deque[list[int]] = deque()
+        """The descriptors of each worker that has been announced, or is about to be."""
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._loaded: asyncio.Future[m.Loaded] | None = None
@@ -158,9 +164,9 @@ class ZygoteClient:
             asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
+        for fds in self._arrived:
+            _close(fds)
+        self._arrived.clear()
 
     def _send(self, message: m.Message) -> None:
         if self._socket is None:
@@ -177,8 +183,11 @@ class ZygoteClient:
     def _on_readable(self) -> None:
         assert self._socket is not None
         try:
-            data, fds, _, _ = socket.recv_fds(self._socket, RECEIVE_BYTES, MAX_FDS)
-            self._fds += fds
+            data, fds, flags, _ = socket.recv_fds(self._socket, RECEIVE_BYTES, MAX_FDS)
+            # unix(7): what is read ends behind a message with descriptors, so these belong to one worker. Those for
+            # which there is no room in this process are gone, and the flag is all that is left of them.
+            if fds or flags & socket.MSG_CTRUNC:
+                self._arrived.append(fds)
             messages = self._decoder.feed(data) if data else None
         except BlockingIOError:
             return
@@ -193,9 +202,12 @@ class ZygoteClient:
     def _dispatch(self, message: m.Loaded | m.LoadFailed | m.Spawned | m.SpawnFailed | m.Exited) -> None:
         match message:
             case m.Spawned(serial, pid):
-                channel, page_fd, pidfd = self._fds[:FDS_PER_WORKER]
-                del self._fds[:FDS_PER_WORKER]
-                self._events.on_spawned(serial, pid, socket.socket(fileno=channel), page_fd, pidfd)
+                fds = self._arrived.popleft() if self._arrived else []
+                if len(fds) == FDS_PER_WORKER:
+                    self._events.on_spawned(serial, pid, socket.socket(fileno=fds[0]), fds[1], fds[2])
+                else:
+                    _close(fds)
+                    self._events.on_spawned_in_vain(serial, pid)
             case m.SpawnFailed(serial, detail):
                 self._events.on_spawn_failed(serial, detail)
             case m.Exited(serial, _, status):
@@ -219,3 +231,8 @@ class ZygoteClient:
             self._loaded.set_exception(ZygoteError(f"the zygote died while loading (exit status {status})"))
             return
         self._events.on_zygote_lost()
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -225,6 +225,14 @@ class ScriptedZygote:
         channel = cast(Any, ScriptedSocket(process.transport))
         self.events.on_spawned(serial, 1000 + serial, channel, os.dup(process.memfd), pidfd)
 
+    def fork_in_vain(self) -> None:
+        """Do it for a front that has no room for what comes with the worker."""
+        serial = self.spawns.popleft()
+        process = self.processes[serial] = Process(serial, self._world.begun)
+        self._world.processes.append(process)
+        process.transport.closed = True
+        self.events.on_spawned_in_vain(serial, 1000 + serial)
+
     def refuse(self) -> None:
         """Fail to do it."""
         self.events.on_spawn_failed(self.spawns.popleft(), "no more processes")

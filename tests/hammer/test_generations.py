@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.outcome import Outcome
+from sandboxd.pool.maintenance import BOOT_FAILURES_MAX
 from tests.hammer.scripted import World
 from tests.hammer.test_machine import load_of
 from tests.hammer.test_steps import Scene
@@ -82,3 +84,39 @@ def test_closing_waits_for_a_former_generation_that_is_being_ended(world: World)
     world.step(may_end.set)
     assert ended == [former]
     assert closing.done()
+
+
+def test_a_front_out_of_descriptors_serves_on_and_has_its_workers_again_later(world: World) -> None:
+    scene = Scene(world, workers=2)
+    (zygote,) = world.zygotes
+    victim = scene.alive()[0]
+    victim.die(-signal.SIGKILL)
+    world.step(victim.close)
+    world.step(lambda: zygote.reap(victim))
+    for _ in range(3 * BOOT_FAILURES_MAX):
+        while not zygote.spawns:
+            world.loop.advance(0.1)
+        world.step(zygote.fork_in_vain)
+        scene.rest()
+        assert not scene.pool.failure.done()
+        assert scene.pool.ready()
+    world.loop.advance(3)
+    scene.rest()
+    assert scene.pool.stats().workers_idle == 2
+    assert scene.pool.stats().worker_exits_total == {"killed": 1, "boot_failed": 3 * BOOT_FAILURES_MAX}
+
+
+def test_a_reload_by_a_front_out_of_descriptors_is_refused(world: World) -> None:
+    scene = Scene(world)
+    loading = scene.load(("a", "b"))
+    zygote = world.zygotes[1]
+    while not loading.done():
+        if zygote.spawns:
+            world.step(zygote.fork_in_vain)
+        scene.rest()
+        world.loop.advance(0.1)
+    error = loading.exception()
+    assert isinstance(error, SandboxdError)
+    assert error.exit_code is ExitCode.WORKERS
+    assert scene.pool.ready()
+    assert scene.pool.stats().generation == 1
