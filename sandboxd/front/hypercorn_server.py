@@ -17,7 +17,7 @@ from typing import Any
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
-from hypercorn.events import RawData
+from hypercorn.events import Event, RawData, Updated
 from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.utils import wrap_app
 from hyperframe.frame import GoAwayFrame
@@ -41,7 +41,7 @@ async def serve(
         drain_s: how long requests may take after that. Seconds.
     """
     hypercorn_http2.install()
-    connections: dict[asyncio.Task[Any], TCPServer] = {}
+    connections: dict[asyncio.Task[Any], _Connection] = {}
     context = WorkerContext(None)
     framework: Any = _closing(app, stop)  # the same protocol, typed by Hypercorn message by message
     wrapped = wrap_app(framework, settings.wsgi_max_body_size, "asgi")
@@ -50,7 +50,7 @@ async def serve(
     async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        connections[task] = server = TCPServer(wrapped, loop, settings, context, {}, reader, writer)
+        connections[task] = server = _Connection(wrapped, loop, settings, context, {}, reader, writer)
         try:
             await server
         finally:
@@ -85,6 +85,22 @@ async def serve(
             await asyncio.wait(left, timeout=1)
 
 
+class _Connection(TCPServer):
+    """Hypercorn's, but let go of when the peer has closed it: Hypercorn keeps its descriptor for the idle timeout."""
+
+    _ended = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._ended = True
+        await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        """See Hypercorn. Ending streams would set the idle timeout going again."""
+        if not (self._ended and isinstance(event, Updated)):
+            await super().protocol_send(event)
+
+
 def _closing(app: Asgi, stop: asyncio.Event) -> Asgi:
     """The application, whose HTTP/1 answers end their connection once `stop` is set."""
 
@@ -112,7 +128,7 @@ async def _say_goodbye(server: TCPServer, *, idle_only: bool) -> None:
     Source: RFC 9113, 6.8.
     """
     protocol = getattr(getattr(server, "protocol", None), "protocol", None)
-    if not isinstance(protocol, H2Protocol) or (idle_only and not protocol.idle):
+    if not isinstance(protocol, H2Protocol) or (idle_only and not protocol.idle) or server.writer.is_closing():
         return
     idle = protocol.idle
     # Not through h2, which would refuse to send anything afterwards, answers included.

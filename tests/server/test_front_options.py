@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import json
+import os
 import signal
 import socket
 import ssl
@@ -170,6 +171,27 @@ def hanging(front: Front) -> Iterator[socket.socket]:
         head = b"POST /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n"
         connection.sendall(head % len(HANG) + HANG)
         yield connection
+
+
+def sockets(front: Front) -> int:
+    """How many the process holds."""
+    folder = Path(f"/proc/{front.process.pid}/fd")
+    return sum(os.readlink(link).startswith("socket:") for link in folder.iterdir())
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_a_connection_the_caller_has_closed_is_let_go_of(engine: str, http2: bool) -> None:
+    if http2 and engine == "uvicorn":
+        pytest.skip("uvicorn speaks HTTP/1.1 only")
+    with started(engine, header_timeout=60) as front:
+        before = sockets(front)
+        for _ in range(8):
+            with httpx.Client(http1=not http2, http2=http2) as client:
+                url = f"{front.base_url}/v1.0/bindings/echo"
+                assert client.post(url, content=b'{"operation":"execute","data":1}').content == b"1"
+        wait_for(lambda: sockets(front) == before)
+        assert front.end() == 0
+        assert "raised exception" not in front.log
 
 
 def test_a_caller_that_hangs_up_cancels_its_invocation(engine: str) -> None:
