@@ -5,7 +5,6 @@ something waits in its socket: an idle HTTP/1.1 connection with anything to read
 """
 
 import asyncio
-import concurrent.futures.thread  # noqa: F401 - what getaddrinfo runs on; loaded before the fork, its pages are shared
 import contextlib
 import ipaddress
 import select
@@ -13,12 +12,15 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, cast
 
 import httpcore2
 
 from hostfuncs.outbound.addresses import Address
 
+LOOK_UPS = 8
+"""Names looked up at once; further ones wait."""
 _HIGH_WATER = 256 * 1024
 
 
@@ -31,12 +33,27 @@ class Resolver(Protocol):
 
 
 class SystemResolver:
-    """getaddrinfo on a thread of the loop's executor."""
+    """getaddrinfo on threads of its own."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+        self._asked: set[Future[Any]] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a look-up still holds a thread, be it that nobody waits for it any more: none can be interrupted."""
+        return any(look_up.running() for look_up in list(self._asked))
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
         """Ask the system, hosts file and search domains included. Raises socket.gaierror."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(LOOK_UPS, thread_name_prefix="resolve")
         # As bytes: the name was read once, and no second codec is to read it otherwise.
-        found = await asyncio.get_running_loop().getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
+        name = host.encode("ascii")
+        look_up = self._threads.submit(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
+        self._asked.add(look_up)
+        look_up.add_done_callback(self._asked.discard)
+        found = await asyncio.wrap_future(look_up)
         return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 

@@ -132,6 +132,11 @@ class Outbound:
             era=lambda: self.era,
         )
 
+    @property
+    def looking_up(self) -> bool:
+        """Whether threads look names up; between invocations, for one that is over. The next would wait for them."""
+        return isinstance(self._resolver, SystemResolver) and self._resolver.busy
+
     def connections(self) -> tuple[int, int]:
         """Return how many connections are active and how many are idle."""
         every = [connection for pool in self._pools.values() for connection in pool.connections]

@@ -4,6 +4,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+import msgspec
 import wasmtime
 
 from sandboxd.limits import EngineSettings
@@ -40,6 +41,9 @@ class Runtime:
         for guest in guests:
             if guest is not None:
                 guest.start(services)
+        # Loaded only along with guests that make requests.
+        egress = sys.modules.get("sandboxd.worker.egress")
+        self._outbound = egress.outbound_for(outbound) if egress is not None else None
 
     def __repr__(self) -> str:
         return f"<Runtime guests={len(self._guests)} {self._watch!r}>"
@@ -54,12 +58,16 @@ class Runtime:
         if guest is None:
             return Result(id=invoke.id, outcome=Outcome.HOST_FAILED, detail="the guest is not loaded")
         try:
-            return guest.run(invoke)
+            result = guest.run(invoke)
         except Exception:  # noqa: BLE001 - whatever went wrong in here, the caller gets an answer and the process goes
             print(
                 f"invocation {invoke.id} of {guest.spec.binding}:", traceback.format_exc(), file=sys.stderr, flush=True
             )
             return Result(id=invoke.id, outcome=Outcome.HOST_FAILED, detail="internal error", retire=True)
+        if self._outbound is not None and self._outbound.looking_up:
+            # Name look-ups cannot be interrupted, and as many threads as there are could be held by this guest's.
+            msgspec.structs.force_setattr(result, "retire", True)
+        return result
 
     def interrupt(self, invocation: int) -> None:
         """End an invocation as cancelled, if it is the one that runs; from any thread."""
