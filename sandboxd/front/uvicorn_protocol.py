@@ -9,6 +9,7 @@ Imported only where uvicorn and httptools are installed.
 """
 
 import asyncio
+import logging
 import re
 import sys
 import time
@@ -33,6 +34,10 @@ _MAX_OFFERS = 8
 
 KEEP_ALIVE_S: Final = 60
 """Idle connections are kept this long."""
+
+# Whoever can send bytes could fill the log with uvicorn's warnings about them.
+_CALLERS_MISTAKES = logging.getLogger("uvicorn.error.callers")
+_CALLERS_MISTAKES.setLevel(logging.ERROR)
 
 _plain_path = re.compile(rb"/[A-Za-z0-9_.~/-]*").fullmatch
 
@@ -61,6 +66,8 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
             super().connection_made(transport)
+            self._errors: logging.Logger
+            self._errors, self.logger = self.logger, _CALLERS_MISTAKES
             self._head_since = time.monotonic()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -109,7 +116,7 @@ def bounded_protocol(max_head_bytes: int) -> type[HttpToolsProtocol]:
                 scope=scope,
                 transport=self.transport,
                 flow=self.flow,
-                logger=self.logger,
+                logger=self._errors,
                 access_logger=self.access_logger,
                 access_log=False,
                 default_headers=self.server_state.default_headers,

@@ -257,6 +257,15 @@ def test_log_lines_are_json_without_payload(engine: str) -> None:
     assert any(line["message"] == "guest wrote to stderr" and line["stderr"].endswith("<bad>") for line in lines)
 
 
+def test_nonsense_of_callers_is_answered_and_not_logged(engine: str) -> None:
+    with started(engine) as front:
+        for _ in range(3):
+            with connected(front) as connection:
+                connection.sendall(b"NONSENSE\r\n\r\n")
+                assert connection.recv(65536).startswith(b"HTTP/1.1 400")
+    assert front.log == ""
+
+
 OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAARAAAAAAAIAAAAA\r\n"
 
 
