@@ -150,7 +150,7 @@ class PoolConfig:
         "queueTimeout", _D, 1, _HOUR_MS, "how long a request may wait for a worker", default=10_000
     )
     look_ahead: int = _number(
-        "lookAhead", _C, 0, 16, "requests sent ahead to a busy worker whose guest runs briefly; 0 = none", default=1
+        "lookAhead", _C, 0, 16, "requests sent ahead to a busy worker whose guest runs briefly; 0 = none", default=8
     )
     recycle_after: int = _number(
         "recycleAfter", _C, 0, 1_000_000_000, "invocations after which a worker is replaced; 0 = never", default=0

@@ -151,7 +151,7 @@ GUESTS: tuple[Recipe, ...] = (
     _c("recurse", "1000"),
     _c("sleep"),
     _c("stderr", "one"),
-    _c("tiny", "one", flags=("-nostdlib",)),
+    _c("tiny", "one", flags=("-nostdlib", "-Wl,-z,stack-size=16384")),
     _c("trap", "div"),
     _c("upper"),
     Recipe(source=HERE / "zig/count.zig", output=HERE / "bin/count.wasm", toolchain=ZIG),
