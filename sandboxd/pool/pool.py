@@ -359,6 +359,16 @@ class Pool:
 
     def _sweep(self) -> None:
         """Enforce what no event announces: deadlines passed, waits too long, work stuck behind a long run."""
+        try:
+            self._sweep_once()
+        finally:
+            # Even after a failure, which the loop reports: without sweeps no deadline would count any more.
+            if self._leases.busy or len(self._leases.queue):
+                self._loop.call_later(SWEEP_S, self._sweep)
+            else:
+                self._sweeping = False
+
+    def _sweep_once(self) -> None:
         now = time.monotonic_ns()
         for worker in list(self._leases.busy.values()):
             if worker.stalled(now):
@@ -380,10 +390,6 @@ class Pool:
         ):
             self._give_up(late, now)
         self._leases.feed_idle()
-        if self._leases.busy or len(self._leases.queue):
-            self._loop.call_later(SWEEP_S, self._sweep)
-        else:
-            self._sweeping = False
 
     def _give_up(self, late: Invocation, now_ns: int) -> None:
         """It waited until its deadline, or longer than may be waited."""

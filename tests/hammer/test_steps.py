@@ -234,3 +234,19 @@ def test_nothing_said_after_garbage_is_believed(world: World) -> None:
     scene.rest()
     assert call.result().outcome is Outcome.WORKER_LOST
     assert call.result().detail == "the worker process running it answered invocation 99, which was not its next"
+
+
+def test_a_sweep_that_fails_is_not_the_last(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(world)
+    heard: list[str] = []
+    world.loop.set_exception_handler(lambda _, context: heard.append(str(context.get("exception"))))
+    call = scene.call(seconds=0.5)
+    (process,) = scene.alive()
+    process.begin()
+    with monkeypatch.context() as patched:
+        patched.setattr(process.transport.protocol, "stalled", lambda _: 1 / 0)
+        world.loop.advance(0.05)
+    assert set(heard) == {"division by zero"}
+    world.loop.advance(1)
+    assert call.result().outcome is Outcome.DEADLINE_EXCEEDED
+    scene.rest()
