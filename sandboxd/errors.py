@@ -17,7 +17,7 @@ class ExitCode(IntEnum):
     LISTEN = 66
     """The address could not be listened on."""
     WORKERS = 67
-    """Workers failed to start again and again."""
+    """Workers failed to start again and again, or the machine ran out of descriptors, processes or memory."""
     ZYGOTE_LOST = 68
     """The zygote died."""
     CELLS = 69

@@ -41,6 +41,8 @@ _SHORT_OF = {
     errno.ENOMEM: "give it more memory, or fewer workers",
 }
 """What a machine can run out of at any call -> what to do about it."""
+_NO_THREAD = "can't start new thread"
+"""What CPython says for EAGAIN of pthread_create, without a type or number of its own."""
 
 
 def serve(config: Config, problems: tuple[Problem, ...], *, fd: int | None, member: Member | None = None) -> int:
@@ -73,6 +75,12 @@ def serve(config: Config, problems: tuple[Problem, ...], *, fd: int | None, memb
         if error.errno not in _SHORT_OF:
             raise
         remedy = _SHORT_OF[error.errno]
+        log.critical("the server could not go on: %s (%s)", error, remedy, extra=fields(event="failed"))
+        return ExitCode.WORKERS
+    except RuntimeError as error:
+        if str(error) != _NO_THREAD:
+            raise
+        remedy = _SHORT_OF[errno.EAGAIN]
         log.critical("the server could not go on: %s (%s)", error, remedy, extra=fields(event="failed"))
         return ExitCode.WORKERS
     finally:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 import sandboxd
+from sandboxd.config import load
 from sandboxd.errors import ExitCode
+from sandboxd.serve import serve
 from tests.guests import path
 from tests.running import component, write_components
 
@@ -112,3 +114,14 @@ def test_a_server_without_descriptors_says_so(tmp_path: Path) -> None:
     last = json.loads(served.stderr.splitlines()[-1])
     assert "Too many open files" in last["message"]
     assert "ulimit -n" in last["message"]
+
+
+def test_a_server_without_threads_says_so(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    # The limit of threads does not hold for root, so CPython's error is made here.
+    async def run(_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("sandboxd.serve.Server.run", run)
+    config, problems = load(None, environ={"HOME": "/nonexistent"}, overrides={})
+    assert serve(config, problems, fd=None) == ExitCode.WORKERS
+    assert "ulimit -u" in json.loads(capfd.readouterr().err.splitlines()[-1])["message"]
