@@ -18,7 +18,7 @@ _EXIT_MEANINGS = {
     ExitCode.CONFIG: "sandboxd.yaml, a variable or an option has a wrong value",
     ExitCode.COMPONENT: "a component that must load cannot",
     ExitCode.LISTEN: "the address cannot be listened on",
-    ExitCode.WORKERS: "workers fail to start again and again, or the machine has no descriptors, processes or memory left",
+    ExitCode.WORKERS: "workers fail to start again and again, or descriptors, processes or memory run out",
     ExitCode.ZYGOTE_LOST: "the zygote died; what was in flight was finished",
     ExitCode.CELLS: "cells fail to start again and again, and none is ready",
 }
