@@ -43,6 +43,10 @@ _UNNAMED: Final = (
 _TIMEOUT_KEY: Final = key_of("timeout_ms")
 _STDERR_KEY: Final = key_of("stderr_bytes")
 
+MAX_REPORTED: Final = 128
+MAX_REPORTED_CHARACTERS: Final = 300
+"""How many rules, and error codes, a binding's workers may report before further ones are counted as `other`."""
+
 DENIAL_REASONS: Final = frozenset(("host", "address", "scheme", "method", "limit"))
 
 
@@ -247,6 +251,8 @@ class BindingMetrics:
         self._durations: dict[Outcome, Distribution] = {}
         self._dapr: dict[tuple[bool, bool], tuple[Count, Distribution]] = {}
         self._completed: Distribution | None = None
+        self._rules: set[str] = set()
+        self._codes: set[str] = set()
         if name:
             self._completed = self._duration(Outcome.COMPLETED)
             self._queue_wait = metrics.queue_wait.cell(name)
@@ -318,8 +324,17 @@ class BindingMetrics:
             reason = usage.denied if usage.denied in DENIAL_REASONS else "limit"
             metrics.denied.cell(self._name, reason).add()
             return
-        metrics.outbound.cell(self._name, usage.rule, usage.outcome).add()
-        metrics.outbound_durations.cell(self._name, usage.rule).add(usage.duration_ns * 1e-9)
+        rule = self._known(self._rules, usage.rule)
+        metrics.outbound.cell(self._name, rule, self._known(self._codes, usage.outcome)).add()
+        metrics.outbound_durations.cell(self._name, rule).add(usage.duration_ns * 1e-9)
+
+    def _known(self, seen: set[str], text: str) -> str:
+        """A label out of a worker's report. Guests have no part in it, but a broken worker must not make series."""
+        if text not in seen:
+            if len(seen) >= MAX_REPORTED or len(text) > MAX_REPORTED_CHARACTERS:
+                return "other"
+            seen.add(text)
+        return text
 
     def dapr_event(self, *, execute: bool, success: bool, seconds: float) -> None:
         """Count the request as daprd would, if that is switched on.

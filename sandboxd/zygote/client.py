@@ -114,6 +114,9 @@ class ZygoteClient:
                 env=hardening.environment(os.environ),
                 start_new_session=True,
             )
+        except OSError as error:
+            ours.close()
+            raise ZygoteError(f"the zygote cannot be started: {error}") from error
         finally:
             theirs.close()
         await loop.connect_read_pipe(_StandardError, self._process.stderr)

@@ -144,3 +144,15 @@ def test_reprs() -> None:
 def test_the_wrong_number_of_labels() -> None:
     with pytest.raises(AssertionError):
         CountFamily("c", "text", ["a"]).cell("x", "y")
+
+
+def test_a_broken_worker_cannot_make_series_without_end() -> None:
+    metrics = Metrics(version="1")
+    binding = metrics.binding("b")
+    for number in range(1000):
+        usage = OutboundUsage(rule=f"rule {number}", outcome=f"code {number}", duration_ns=1)
+        binding.ran(Result(id=1, outcome=Outcome.COMPLETED, outbound=(usage,)), 0)
+    text = metrics.expose("")[0].decode()
+    series = [line for line in text.splitlines() if line.startswith("sandboxd_outbound_requests_total{")]
+    assert len(series) == 129
+    assert 'sandboxd_outbound_requests_total{binding="b",outcome="other",rule="other"} 872.0' in series
