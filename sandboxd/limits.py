@@ -55,14 +55,3 @@ class EngineSettings:
     """Linear memories alive at once in one worker (a component may hold several)."""
     keep_resident_bytes: int = 128 * KIB
     """Bytes of a memory slot that are zeroed by hand and not given back between invocations."""
-
-
-@dataclass(slots=True)
-class Usage:
-    """What one invocation used. Times in nanoseconds, sizes in bytes."""
-
-    instantiate_ns: int = 0
-    guest_ns: int = 0
-    memory_bytes: int = 0
-    stdout_bytes: int = 0
-    stderr_bytes: int = 0

@@ -167,11 +167,6 @@ class GuestMemory:
             self.check(pointer, layout.size)
         layout.pack_into(self._view, pointer, *values)
 
-    def read_u32(self, pointer: int) -> int:
-        """The number at a pointer. Raises Fault."""
-        number: int = self.unpack(_U32, pointer)[0]
-        return number
-
     def write_u32(self, pointer: int, value: int) -> None:
         """Store a number. Raises Fault."""
         try:

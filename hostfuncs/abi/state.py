@@ -110,10 +110,6 @@ class InvocationState:
         self.context = 0
         self.instance = 0
 
-    def remaining_ns(self) -> int:
-        """Time until the deadline; 0 when it has passed."""
-        return max(0, self.deadline_ns - time.monotonic_ns())
-
     def sleep(self, duration_ns: int) -> None:
         """Sleep, but not beyond the deadline, and not after the caller went away.
 

@@ -32,7 +32,6 @@ from sandboxd.modules.fingerprint import Fingerprint
 log = logging.getLogger(__name__)
 
 LAYOUT = "store-1"
-FOLDERS = ("artifacts", "index", "modules", "downloads")
 TEMPORARY = ".tmp-"
 MAX_RECORD_BYTES = 64 * 1024
 
@@ -166,7 +165,7 @@ class Store:
 
     @contextmanager
     def folder(self, name: str | None, *, write: bool = False) -> Iterator[int]:
-        """A checked descriptor of one of FOLDERS, or of the store itself (None).
+        """A checked descriptor of one of its folders, or of the store itself (None).
 
         Raises:
             StoreError: not to be trusted, or `write` and it cannot be made.
