@@ -102,6 +102,9 @@ class _Ready:
     def not_ready(self) -> list[str]:
         return []
 
+    def remarks(self) -> dict[str, str]:
+        return {}
+
 
 class FrontPath:
     """Made on a running loop.

@@ -151,7 +151,7 @@ def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
     out: dict[str, list[Any]] = {name: [] for name in sides}
     for round_number in range(rounds):
         # Every other round backwards: no side always follows the same one.
-        order = list(sides) if round_number % 2 == 0 else list(reversed(sides))
+        order = list(sides) if round_number % 2 == 0 else list(sides)[::-1]
         for name in order:
             out[name].append(sides[name]())
     return out
