@@ -64,7 +64,8 @@ def serve(config: Config, problems: tuple[Problem, ...], *, fd: int | None, memb
         level=config.logging.level, format=config.logging.format, cell=None if member is None else member.number
     )
     for problem in problems:
-        log.warning("%s", problem.message, extra=fields(path=problem.place))
+        remedy = f" ({problem.remedy})" if problem.remedy else ""
+        log.warning("%s%s", problem.message, remedy, extra=fields(path=problem.place))
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(Server(config, os.environ, fd, member).run())
@@ -358,7 +359,10 @@ class Server:
             await self._member.leave()
         self._catalog.close()
         self._app.close()
-        log.info("stopped", extra=fields(event="stopped", detail="" if clean else "the drain deadline passed"))
+        if clean:
+            log.info("stopped", extra=fields(event="stopped"))
+        else:
+            log.warning("stopped", extra=fields(event="stopped", detail="the drain deadline passed"))
 
 
 def _settle() -> None:
