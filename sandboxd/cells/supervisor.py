@@ -63,7 +63,8 @@ def supervise(config: Config, problems: tuple[Problem, ...], *, fd: int | None) 
     """
     handler = setup(level=config.logging.level, format=config.logging.format)
     for problem in problems:
-        log.warning("%s", problem.message, extra=fields(path=problem.place))
+        remedy = f" ({problem.remedy})" if problem.remedy else ""
+        log.warning("%s%s", problem.message, remedy, extra=fields(path=problem.place))
     try:
         return asyncio.run(Supervisor(config, os.environ, fd).run())
     except SandboxdError as error:
