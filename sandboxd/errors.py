@@ -1,6 +1,8 @@
 """Errors an operator sees, and the exit codes of the command line."""
 
+import errno
 from enum import IntEnum
+from typing import Final
 
 
 class ExitCode(IntEnum):
@@ -22,6 +24,15 @@ class ExitCode(IntEnum):
     """The zygote died."""
     CELLS = 69
     """Cells failed to start again and again."""
+
+
+SHORT_OF: Final = {
+    errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
+    errno.ENFILE: "raise the kernel's limit of open files (fs.file-max)",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u, TasksMax=, pids.max)",
+    errno.ENOMEM: "give it more memory, or fewer workers",
+}
+"""What a machine can run out of at any call -> what to do about it."""
 
 
 class SandboxdError(Exception):

@@ -21,7 +21,7 @@ from sandboxd.cells.listeners import inherited_fd
 from sandboxd.cells.member import Member
 from sandboxd.changes import watch
 from sandboxd.config import Config
-from sandboxd.errors import ExitCode, SandboxdError
+from sandboxd.errors import SHORT_OF, ExitCode, SandboxdError
 from sandboxd.front.app import App
 from sandboxd.front.engines import EngineConfig, choose, listen, loop_factory
 from sandboxd.front.engines import serve as serve_engine
@@ -34,13 +34,6 @@ from sandboxd.problems import Problem
 
 log = logging.getLogger("sandboxd")
 
-_SHORT_OF = {
-    errno.EMFILE: "raise the limit of open files (ulimit -n, LimitNOFILE=)",
-    errno.ENFILE: "raise the kernel's limit of open files (fs.file-max)",
-    errno.EAGAIN: "raise the limit of processes (ulimit -u, TasksMax=, pids.max)",
-    errno.ENOMEM: "give it more memory, or fewer workers",
-}
-"""What a machine can run out of at any call -> what to do about it."""
 _NO_THREAD = "can't start new thread"
 """What CPython says for EAGAIN of pthread_create, without a type or number of its own."""
 
@@ -73,15 +66,15 @@ def serve(config: Config, problems: tuple[Problem, ...], *, fd: int | None, memb
         log.critical("%s", error, extra=fields(event="failed"))
         return error.exit_code
     except OSError as error:
-        if error.errno not in _SHORT_OF:
+        if error.errno not in SHORT_OF:
             raise
-        remedy = _SHORT_OF[error.errno]
+        remedy = SHORT_OF[error.errno]
         log.critical("the server could not go on: %s (%s)", error, remedy, extra=fields(event="failed"))
         return ExitCode.WORKERS
     except RuntimeError as error:
         if str(error) != _NO_THREAD:
             raise
-        remedy = _SHORT_OF[errno.EAGAIN]
+        remedy = SHORT_OF[errno.EAGAIN]
         log.critical("the server could not go on: %s (%s)", error, remedy, extra=fields(event="failed"))
         return ExitCode.WORKERS
     finally:

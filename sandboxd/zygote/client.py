@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from sandboxd.errors import ExitCode, SandboxdError
+from sandboxd.errors import SHORT_OF, ExitCode, SandboxdError
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from sandboxd.zygote import hardening
@@ -116,7 +116,8 @@ class ZygoteClient:
             )
         except OSError as error:
             ours.close()
-            raise ZygoteError(f"the zygote cannot be started: {error}") from error
+            remedy = SHORT_OF.get(error.errno or 0, "")
+            raise ZygoteError(f"the zygote cannot be started: {error}", remedy=remedy) from error
         finally:
             theirs.close()
         await loop.connect_read_pipe(_StandardError, self._process.stderr)
