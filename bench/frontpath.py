@@ -15,7 +15,8 @@ from sandboxd.front.uvicorn_protocol import bounded_protocol
 from sandboxd.metrics import Metrics
 from sandboxd.outcome import Outcome
 from sandboxd.pool.generation import GuestEntry
-from sandboxd.pool.pool import Pool, PoolSettings
+from sandboxd.pool.pool import Pool
+from sandboxd.pool.settings import PoolSettings
 from sandboxd.pool.state import WorkerEvent
 from sandboxd.pool.worker import Worker
 from sandboxd.wire import codec

@@ -28,7 +28,8 @@ from sandboxd.front.engines import serve as serve_engine
 from sandboxd.front.ports import FrontSettings
 from sandboxd.log import fields, setup
 from sandboxd.metrics import DaprLabels, Metrics
-from sandboxd.pool.pool import Pool, PoolSettings
+from sandboxd.pool.pool import Pool
+from sandboxd.pool.settings import PoolSettings
 from sandboxd.prepare import ProgressLine
 from sandboxd.problems import Problem
 

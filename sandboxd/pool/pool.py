@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 import msgspec
 
@@ -18,6 +17,7 @@ from sandboxd.pool.generation import LONG_NS
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.lease import Leases
 from sandboxd.pool.maintenance import Maintenance
+from sandboxd.pool.settings import PoolSettings
 from sandboxd.pool.state import WorkerState
 from sandboxd.pool.stats import PoolStats
 from sandboxd.pool.stream import FromGuest, Stream
@@ -30,25 +30,6 @@ GRACE_NS = 250_000_000
 """A worker that has not answered this long after its invocation's deadline is killed."""
 BLOCKED_NS = 5_000_000
 """After a worker has run one invocation for this long, what waits in its socket is taken back."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PoolSettings:
-    """How large, and how patient."""
-
-    workers: int
-    """Worker processes kept."""
-    queue_limit: int = 1024
-    """Invocations that may wait for a worker."""
-    queue_timeout_s: float = 10.0
-    """How long one may wait. Seconds."""
-    look_ahead: int = 2
-    """Invocations of short-running bindings sent to a busy worker beforehand; 0 switches it off."""
-    recycle_after: int = 0
-    """Invocations after which a worker is replaced; 0 means never."""
-    max_binding_share: float = 0.75
-    """Part of the workers, and of the queue, that one binding may hold where several are served, in (0, 1], rounded
-    up."""
 
 
 class Pool:

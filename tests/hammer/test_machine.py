@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sandboxd.limits import EngineSettings
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import BindingUnavailable, PoolClosing, QueueFull, QueueTimeout
-from sandboxd.pool.pool import Pool, PoolSettings
+from sandboxd.pool.pool import Pool
+from sandboxd.pool.settings import PoolSettings
 from sandboxd.pool.state import WorkerState
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import Process, ScriptedZygote, World

@@ -7,7 +7,8 @@ import pytest
 
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import QueueFull
-from sandboxd.pool.pool import Pool, PoolSettings
+from sandboxd.pool.pool import Pool
+from sandboxd.pool.settings import PoolSettings
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import World
 from tests.hammer.test_machine import load_of

@@ -24,7 +24,8 @@ from sandboxd.front.engines import loop_factory
 from sandboxd.modules.resolve import ResolvedGuest, Resolver
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import Rejected
-from sandboxd.pool.pool import Pool, PoolSettings
+from sandboxd.pool.pool import Pool
+from sandboxd.pool.settings import PoolSettings
 from sandboxd.prepare import load_message, module_settings, read_components
 from sandboxd.wire import messages as m
 from tests.conftest import guest_component

@@ -11,7 +11,8 @@ import pytest
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import BindingUnavailable, QueueTimeout
-from sandboxd.pool.pool import Pool, PoolSettings
+from sandboxd.pool.pool import Pool
+from sandboxd.pool.settings import PoolSettings
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import Process, World

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from sandboxd.outcome import Outcome
-from sandboxd.pool.pool import Pool, PoolSettings
+from sandboxd.pool.pool import Pool
+from sandboxd.pool.settings import PoolSettings
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import Process, World
 from tests.hammer.test_machine import load_of
