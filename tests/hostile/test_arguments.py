@@ -123,7 +123,7 @@ def artifact_of(data: bytes, folder: Path) -> Path | str:
         artifact, _ = asyncio.run(it.compile(data, hashlib.sha256(data).hexdigest(), "module"))
     except (RefusedError, CompileError) as refused:
         return str(refused)
-    return artifact.path
+    return Path(artifact.path)
 
 
 @settings(max_examples=12, deadline=None)
