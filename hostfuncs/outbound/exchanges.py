@@ -17,7 +17,7 @@ from hostfuncs.outbound.shapes import Options, OutboundLimits, Request, UsageRec
 if TYPE_CHECKING:
     from hostfuncs.outbound.sender import Outbound
 
-_CHECK_EVERY_S = 0.05
+_CHECK_EVERY_S = 0.5
 _PAUSE_S = 0.001
 """A pause of the loop longer than this is taken off the clocks of what was waited for."""
 

@@ -36,6 +36,10 @@ class Leases:
     def __repr__(self) -> str:
         return f"<Leases idle={len(self.idle)} busy={len(self.busy)} waiting={len(self.queue)}>"
 
+    def waits(self) -> bool:
+        """Whether an invocation waits, in the queue or in the socket of a busy worker."""
+        return bool(len(self.queue)) or any(len(worker.inflight) > 1 for worker in self.busy.values())
+
     def place(self, invocation: Invocation, entry: GuestEntry) -> bool:
         """Send it to a worker, or let it wait. False if neither is possible: the queue is full."""
         if not self.idle:
