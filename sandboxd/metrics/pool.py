@@ -8,6 +8,19 @@ from prometheus_client.registry import Collector
 from sandboxd.pool.stats import PoolStats
 
 REJECT_REASONS = ("queue_full", "queue_timeout", "draining")
+EXIT_REASONS = (
+    "recycled",
+    "timeout_killed",
+    "cancelled",
+    "stalled",
+    "crashed",
+    "killed",
+    "protocol",
+    "boot_failed",
+    "reload",
+    "shutdown",
+)
+"""All stand at 0 from the start: a series that begins with its first exit hides that one from increase()."""
 
 
 class PoolCollector(Collector):
@@ -73,7 +86,8 @@ class PoolCollector(Collector):
             {**dict.fromkeys(REJECT_REASONS, 0), **stats.rejected_total},
         )
         yield self._counter("sandboxd_worker_starts", "Workers started.", stats.worker_starts_total)
-        yield self._reasons("sandboxd_worker_exits", "Workers ended.", dict(stats.worker_exits_total))
+        exits = {**dict.fromkeys(EXIT_REASONS, 0), **stats.worker_exits_total}
+        yield self._reasons("sandboxd_worker_exits", "Workers ended.", exits)
         yield self._gauge(
             "sandboxd_worker_boot_seconds", "Time the latest worker took to be ready.", stats.worker_boot_seconds
         )

@@ -156,3 +156,11 @@ def test_a_broken_worker_cannot_make_series_without_end() -> None:
     series = [line for line in text.splitlines() if line.startswith("sandboxd_outbound_requests_total{")]
     assert len(series) == 129
     assert 'sandboxd_outbound_requests_total{binding="b",outcome="other",rule="other"} 872.0' in series
+
+
+def test_the_first_exit_of_a_worker_can_be_seen_as_an_increase() -> None:
+    metrics = Metrics(version="1")
+    metrics.watch_pool(lambda: PoolStats(worker_exits_total={"crashed": 1}))
+    text = metrics.expose("")[0].decode()
+    assert 'sandboxd_worker_exits_total{pool="default",reason="crashed"} 1.0' in text
+    assert 'sandboxd_worker_exits_total{pool="default",reason="stalled"} 0.0' in text
