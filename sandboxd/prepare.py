@@ -15,7 +15,7 @@ from sandboxd.identity import worker_ids
 from sandboxd.modules.compiler import CompileSettings
 from sandboxd.modules.download import FetchSettings
 from sandboxd.modules.resolve import ModuleSettings, Progress, ResolvedGuest, Resolver, compile_all
-from sandboxd.problems import Problem, Severity
+from sandboxd.problems import Problem, Severity, one_line
 from sandboxd.wire import messages as m
 
 Report = Callable[[Progress], None]
@@ -121,16 +121,18 @@ class ProgressLine:
 
     def __call__(self, progress: Progress) -> None:
         if self._terminal:
-            size = f" {progress.bytes / 2**20:.1f} MiB" if progress.bytes else ""
+            total = f" of {progress.total_bytes / 2**20:.1f}" if progress.total_bytes else ""
+            size = f" {progress.bytes / 2**20:.1f}{total} MiB" if progress.bytes else ""
             end = "\n" if progress.phase in ("ready", "failed") else ""
             text = f"{progress.binding}: {progress.phase}{size} {progress.detail} {progress.seconds:.1f} s"
-            self._stream.write(f"\r\x1b[2K{text}{end}")
+            self._stream.write(f"\r\x1b[2K{one_line(text)}{end}")
             self._stream.flush()
         elif self._last.get(progress.binding) != progress.phase:
             self._last[progress.binding] = progress.phase
             if progress.phase != "download":
                 detail = f" {progress.detail}" if progress.detail else ""
-                print(f"{progress.binding}: {progress.phase}{detail} {progress.seconds:.1f} s", file=self._stream)
+                text = f"{progress.binding}: {progress.phase}{detail} {progress.seconds:.1f} s"
+                print(one_line(text), file=self._stream)
 
 
 def compile_all_bindings(config: Config, problems: tuple[Problem, ...]) -> int:

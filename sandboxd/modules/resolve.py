@@ -44,7 +44,6 @@ class ResolvedGuest:
     seconds: float
     """Wall clock, all of it."""
     compile_seconds: float = 0.0
-    guest_bytes: int = 0
     has_start: bool = True
     """A core module without `_start` loads, and does nothing when invoked."""
 
@@ -192,7 +191,6 @@ class Resolver:
             cached=cached,
             seconds=time.monotonic() - began,
             compile_seconds=compile_seconds,
-            guest_bytes=len(fetched.data),
             has_start=guest.has_start or guest.kind == "component",
         )
 

@@ -32,7 +32,7 @@ CALM_SWEEP_S = 0.05
 GRACE_NS = 200_000_000
 """A worker that has not answered this long after its invocation's deadline is killed: at most 250 ms with the sweep."""
 BLOCKED_NS = 5_000_000
-"""After a worker has run one invocation for this long, what waits in its socket is taken back."""
+"""After a worker has run one invocation for this long, the next sweep takes back what waits in its socket."""
 
 
 class Pool:
