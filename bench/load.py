@@ -1,14 +1,21 @@
-"""Load on a server: by wrk where it is installed, else by `bench.generator`; each in a process of its own."""
+"""Load on a server, by a process of its own: wrk for closed loops where it is installed, else a generator of ours.
 
+Ours over HTTP/1.1 is bench/generator.c; bench/generator.py is it over HTTP/2, and where no C can be compiled.
+"""
+
+import functools
 import json
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import native
 from bench.measure import python_module
 from bench.targets import Target
 
@@ -42,19 +49,40 @@ def closed_loop(
     HTTP/2) in flight."""
     if WRK and not http2:
         return _with_wrk(target, body, connections, seconds)
-    extra = ["--http2", "--streams", str(streams)] if http2 else []
-    return _with_generator(target, body, connections, seconds, extra)
+    if http2:
+        command = [*_python_generator(), "--http2", "--streams", str(streams)]
+        return _with_generator(command, target, body, connections, seconds)
+    return _with_generator(generator(), target, body, connections, seconds)
 
 
 def saturate(target: Target, body: bytes, *, connections: int, seconds: float) -> Run:
     """A closed loop by the generator that open loops use, so that both are its figures."""
-    return _with_generator(target, body, connections, seconds, [])
+    return _with_generator(generator(), target, body, connections, seconds)
 
 
 def open_loop(target: Target, body: bytes, *, connections: int, seconds: float, rate: float) -> Run:
     """Requests at Poisson-distributed instants, whether earlier ones were answered or not. Latency counts from the
     planned instant: waiting is not hidden."""
-    return _with_generator(target, body, connections, seconds, ["--rate", str(rate)])
+    return _with_generator([*generator(), "--rate", str(rate)], target, body, connections, seconds)
+
+
+@functools.cache
+def generator() -> tuple[str, ...]:
+    """The command of our generator of HTTP/1.1: the native one, or, with a line on stderr that says why, Python's."""
+    try:
+        return (str(native.generator()),)
+    except native.UnavailableError as error:
+        print(f"bench/generator.py takes the place of bench/generator.c: {error}", file=sys.stderr, flush=True)
+        return _python_generator()
+
+
+def generator_name() -> str:
+    """Which source our generator of HTTP/1.1 has here; for a record's notes."""
+    return "bench/generator.py" if generator() == _python_generator() else "bench/generator.c"
+
+
+def _python_generator() -> tuple[str, ...]:
+    return tuple(python_module("bench.generator"))
 
 
 def _with_wrk(target: Target, body: bytes, connections: int, seconds: float) -> Run:
@@ -72,12 +100,12 @@ def _with_wrk(target: Target, body: bytes, connections: int, seconds: float) -> 
     return _run(found, cpu, found["requests"] / found["seconds"])
 
 
-def _with_generator(target: Target, body: bytes, connections: int, seconds: float, extra: list[str]) -> Run:
+def _with_generator(generator: Sequence[str], target: Target, body: bytes, connections: int, seconds: float) -> Run:
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
-        command = python_module("bench.generator", "--url", target.url, "--connections", str(connections))
-        command += ["--seconds", str(seconds), "--body", file.name, *extra]
+        command = [*generator, "--url", target.url, "--connections", str(connections)]
+        command += ["--seconds", str(seconds), "--body", file.name]
         output, cpu = _timed(target, command, seconds)
     found = json.loads(output)
     return _run(found, cpu, found["requests"] / found["seconds"])

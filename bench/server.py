@@ -109,7 +109,7 @@ def main() -> int:
                     compare(record, engine, "h2", connections, own, given, body)
     record.notes.append(f"HTTP/2 has {STREAMS} streams in flight on each connection")
     if load.WRK is None:
-        record.notes.append("wrk is not installed: HTTP/1.1 was loaded by bench/generator.py")
+        record.notes.append(f"wrk is not installed: HTTP/1.1 was loaded by {load.generator_name()}")
     return end(record, given)
 
 

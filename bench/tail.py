@@ -66,7 +66,9 @@ def main() -> int:
                 got = statistics.median(run.p99_us / run.p50_us for run in runs_by_side["sandboxd"])
                 what = "tiny guest at 50 % load: p99 over the median"
                 record.bars.append(Bar(what=what, want=P99_OF_MEDIAN, got=round(got, 2), unit="x"))
-    record.notes.append(f"{engine}; {CONNECTIONS} connections; late is how late the generator noticed an instant")
+    record.notes.append(
+        f"{engine}; {CONNECTIONS} connections; {load.generator_name()}; late is how late it noticed an instant"
+    )
     return end(record, given)
 
 
