@@ -109,7 +109,7 @@ def worker_counts(guest: str = "tiny", stdin: bytes = b"hello") -> dict[str, flo
         artifact.write_bytes(wasmtime.Module(compiler, (GUESTS / f"{guest}.wasm").read_bytes()).serialize())
         built = engine.build(EngineSettings())
         loaded = guests.load(built, GuestSpec(binding="b", kind="module", artifact=str(artifact), argv0=b"guest"))
-        runtime = Runtime(built, [loaded], OutboundSettings())
+        runtime = Runtime(built, [loaded], OutboundSettings()).start()
     frame = Invoke(id=1, guest=0, deadline_ns=time.monotonic_ns() + 3600 * 10**9, stdin=stdin)
 
     def once() -> None:

@@ -46,7 +46,7 @@ def ours(artifact: Path, args: tuple[bytes, ...], stdin: bytes) -> Callable[[], 
     """sandboxd's worker code."""
     built = engine.build(EngineSettings())
     spec = GuestSpec(binding="bench", kind="module", artifact=str(artifact), argv0=b"guest")
-    runtime = Runtime(built, [guests.load(built, spec)], OutboundSettings())
+    runtime = Runtime(built, [guests.load(built, spec)], OutboundSettings()).start()
 
     def once() -> bytes:
         invoke = Invoke(id=1, guest=0, deadline_ns=time.monotonic_ns() + HOUR_NS, args=args, stdin=stdin)

@@ -11,8 +11,8 @@ import msgspec
 from sandboxd.components.binding import Binding
 from sandboxd.config import Config
 from sandboxd.errors import ExitCode, SandboxdError
+from sandboxd.modules.artifact import open_verified
 from sandboxd.modules.resolve import ResolvedGuest, Resolver
-from sandboxd.modules.store import open_verified
 from sandboxd.outcome import Outcome
 from sandboxd.prepare import ProgressLine, guest_spec, module_settings, outbound_settings
 from sandboxd.wire import messages as m
@@ -72,7 +72,7 @@ def _invoke(config: Config, guest: ResolvedGuest, args: tuple[str, ...], timeout
             raise SandboxdError(f"{guest.binding.url}: {error}") from error
     # Python's own handler raises wherever the process is, which inside a host function would end it badly.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    runtime = Runtime(built, [loaded], outbound_settings(config), config.wasm)
+    runtime = Runtime(built, [loaded], outbound_settings(config), config.wasm).start()
     try:
         return runtime.run(
             m.Invoke(

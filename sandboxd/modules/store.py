@@ -14,7 +14,6 @@ which is what pruning respects. See trust.py for who is believed.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import logging
 import os
 import re
@@ -26,6 +25,7 @@ from pathlib import Path
 import msgspec
 
 from sandboxd.modules import trust
+from sandboxd.modules.artifact import FOLDER, digest_of
 from sandboxd.modules.errors import StoreError
 from sandboxd.modules.fingerprint import Fingerprint
 
@@ -35,9 +35,7 @@ LAYOUT = "store-1"
 TEMPORARY = ".tmp-"
 MAX_RECORD_BYTES = 64 * 1024
 
-_ARTIFACT_NAME = re.compile(r"[0-9a-f]{64}\.cwasm")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-_CHUNK = 1024 * 1024
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +55,7 @@ class Artifact:
 
     def __init__(self, path: str, record: Record, lock_fd: int) -> None:
         self.path = path
-        """Where it is, for `open_verified`."""
+        """Where it is, for `sandboxd.modules.artifact.open_verified`."""
         self.kind = record.kind
         """`module` or `component`."""
         self.bytes = record.bytes
@@ -98,7 +96,7 @@ class Draft:
             StoreError: the file system is full or failed; the draft is gone.
         """
         try:
-            with self._store.folder("artifacts", write=True) as folder, trust.explained("write", str(self._store)):
+            with self._store.folder(FOLDER, write=True) as folder, trust.explained("write", str(self._store)):
                 digest, size = digest_of(self.fd)
                 os.fsync(self.fd)
                 name = f"{digest}.cwasm"
@@ -121,12 +119,12 @@ class Draft:
             raise
         _lock(self.fd, fcntl.LOCK_SH)
         fd, self.fd = self.fd, -1
-        return Artifact(os.path.join(self._store.path, "artifacts", name), record, fd)
+        return Artifact(os.path.join(self._store.path, FOLDER, name), record, fd)
 
     def abandon(self) -> None:
         """Remove it. Harmless after `commit`."""
         if self.fd >= 0:
-            with suppress(OSError, StoreError), self._store.folder("artifacts") as folder:
+            with suppress(OSError, StoreError), self._store.folder(FOLDER) as folder:
                 os.unlink(self._name, dir_fd=folder)
             os.close(self.fd)
             self.fd = -1
@@ -214,7 +212,7 @@ class Store:
         Raises:
             StoreError: the store cannot be written.
         """
-        with self.folder("artifacts", write=True) as folder:
+        with self.folder(FOLDER, write=True) as folder:
             name, fd = self._temporary(folder)
         return Draft(self, name, fd)
 
@@ -239,9 +237,9 @@ class Store:
 
     def _open(self, record: Record) -> Artifact | None:
         name = f"{record.artifact}.cwasm"
-        path = os.path.join(self.path, "artifacts", name)
+        path = os.path.join(self.path, FOLDER, name)
         try:
-            with self.folder("artifacts") as folder:
+            with self.folder(FOLDER) as folder:
                 fd = trust.open_file(name, path, dir_fd=folder)
         except FileNotFoundError:
             return None
@@ -315,56 +313,6 @@ class Store:
         """Note the use, for pruning. Fails silently where the store is only readable: nobody prunes there."""
         with suppress(OSError, StoreError), self.folder(folder) as dir_fd:
             os.utime(name, dir_fd=dir_fd, follow_symlinks=False)
-
-
-@contextmanager
-def open_verified(path: str) -> Iterator[str]:
-    """Open an artifact for loading, free of races: what is checked is what is loaded.
-
-    Parameters:
-        path: `Artifact.path`, possibly handed over from another process.
-    Yields:
-        a /proc/self/fd path, good inside the block; what is mapped from it stays good afterwards, whatever happens
-        to the file.
-    Raises:
-        StoreError: folder or file are not to be trusted, it is missing, or its content is not what its name says.
-    """
-    folder, name = os.path.split(path)
-    store, inner = os.path.split(folder)
-    if not _ARTIFACT_NAME.fullmatch(name) or inner != "artifacts":
-        raise StoreError(f"{path} is no path of an artifact", remedy="start the server again")
-    try:
-        outer = trust.open_folder(store, store)
-        try:
-            middle = trust.open_folder(inner, folder, dir_fd=outer)
-        finally:
-            os.close(outer)
-        try:
-            fd = trust.open_file(name, path, dir_fd=middle)
-        finally:
-            os.close(middle)
-    except FileNotFoundError as error:
-        raise StoreError(f"artifact {path} is gone", remedy="start the server again; it compiles anew") from error
-    try:
-        with trust.explained("read", path):
-            digest, _ = digest_of(fd)
-        if f"{digest}.cwasm" != name:
-            raise StoreError(f"artifact {path} is damaged", remedy="start the server again; it compiles anew")
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
-
-
-def digest_of(fd: int) -> tuple[str, int]:
-    """(sha256 in hex, length) of a file's content, leaving its offset alone. Raises OSError."""
-    digest = hashlib.sha256()
-    buffer = bytearray(_CHUNK)
-    view = memoryview(buffer)
-    at = 0
-    while count := os.preadv(fd, [buffer], at):
-        digest.update(view[:count])
-        at += count
-    return digest.hexdigest(), at
 
 
 def _lock(fd: int, how: int) -> None:

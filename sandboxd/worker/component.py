@@ -70,7 +70,7 @@ class ComponentGuest:
     def __repr__(self) -> str:
         return f"<ComponentGuest {self.spec.binding} {self._state!r}>"
 
-    def start(self, services: Services) -> None:
+    def prepare(self, services: Services) -> None:
         """See Guest."""
         self._watch = services.watch
         self._stack_bytes = services.stack_bytes
@@ -103,7 +103,7 @@ class ComponentGuest:
         handling = self._entrances.run is None or (invoke.http is not None and self._entrances.handle is not None)
         flow: Flow | None = None
         response: CollectedResponse | StreamedResponse | None = None
-        if handling and invoke.streaming and self._link is not None:
+        if handling and invoke.streaming:
             flow = Flow(self._link, invoke, limits)
             response = flow.response
         elif handling:

@@ -6,6 +6,7 @@ So a tick that comes late never ends the wrong guest. The thread sleeps until th
 saw: since later invocations have later deadlines, it wakes about once per timeout, not once per invocation.
 """
 
+import _thread
 import math
 import threading
 import time
@@ -24,7 +25,7 @@ _REFUSED = b"ended by the host"
 class Watch:
     """The deadline thread of one worker, and the callback its stores ask.
 
-    Made after the fork: a thread from before would not exist here.
+    Made before the fork, started after it: a thread from before would not exist here.
 
     Parameters:
         engine: whose epoch is advanced.
@@ -43,11 +44,25 @@ class Watch:
         self._callback = capi.EpochCallback(self._asked)
         self.callback_address = capi.callback_address(self._callback)
         """For `wasmtime_store_epoch_deadline_callback`. Stores are given a deadline of one tick."""
-        self._thread = threading.Thread(target=self._run, name="deadline", daemon=True)
-        self._thread.start()
+        self._ended = threading.Lock()
+        """Held while the thread runs."""
 
     def __repr__(self) -> str:
         return f"<Watch invocation={self._id} overdue={self._overdue()}>"
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            RuntimeError: the system gives no thread.
+        """
+        self._ended.acquire()
+        try:
+            # Not threading.Thread: it waits until the new thread has run, which every start of a worker would pay for.
+            _thread.start_new_thread(self._run, ())
+        except BaseException:
+            self._ended.release()
+            raise
 
     def arm(self, invocation: int, state: InvocationState, deadline_ns: int) -> None:
         """An invocation begins. Call before its store is given its epoch deadline."""
@@ -78,16 +93,23 @@ class Watch:
         return self._cancelled is not None and self._cancelled == self._id
 
     def close(self) -> None:
-        """End the thread; waits for it."""
+        """End the thread, if it was started; waits for it."""
         self._closed = True
         self._wake.set()
-        self._thread.join(timeout=5)
+        if self._ended.acquire(timeout=5):
+            self._ended.release()
 
     def _overdue(self) -> bool:
         deadline = self._deadline_ns
         return bool(deadline) and (time.monotonic_ns() >= deadline or self.cancelled())
 
     def _run(self) -> None:
+        try:
+            self._tick()
+        finally:
+            self._ended.release()
+
+    def _tick(self) -> None:
         wake = self._wake
         while not self._closed:
             wake.clear()

@@ -1,4 +1,4 @@
-"""Guests as a worker holds them: deserialised and linked before the fork, started after it, run once per invocation."""
+"""Guests as a worker holds them: loaded, linked and laid out before the fork, run once per invocation after it."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class GuestError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
-    """What a started guest uses of its worker."""
+    """What a guest uses of its worker."""
 
     engine: wasmtime.Engine
     watch: Watch
     outbound: OutboundSettings
+    link: Link
+    """The worker's socket, for invocations that stream."""
     stack_bytes: int = EngineSettings().wasm_stack_bytes
     """What the engine gives guests, for messages."""
-    link: Link | None = None
-    """The worker's socket, for invocations that stream."""
 
 
 class Guest(Protocol):
@@ -37,8 +37,8 @@ class Guest(Protocol):
 
     spec: GuestSpec
 
-    def start(self, services: Services) -> None:
-        """Once, in the worker, after the fork. May warm up; runs no guest code."""
+    def prepare(self, services: Services) -> None:
+        """Once, before the fork: lay out what all invocations share. Runs no guest code and starts no thread."""
 
     def run(self, invoke: Invoke) -> Result:
         """One invocation, to its end. Raises nothing for anything a guest does."""

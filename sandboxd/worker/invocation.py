@@ -77,7 +77,7 @@ class CoreGuest:
     def __repr__(self) -> str:
         return f"<CoreGuest {self.spec.binding} {self._state!r}>"
 
-    def start(self, services: Services) -> None:
+    def prepare(self, services: Services) -> None:
         """See Guest."""
         self._watch = services.watch
         self._stack_bytes = services.stack_bytes
@@ -95,7 +95,7 @@ class CoreGuest:
         self._trap = (ctypes.c_uint64 * 1)()
         self._trap_address = ctypes.addressof(self._trap)
         for extension in self._extensions:
-            extension.start(services)
+            extension.prepare(services)
 
     def run(self, invoke: Invoke) -> Result:
         """See Guest."""

@@ -44,7 +44,7 @@ class LegacyHttp:
         """See Extension."""
         legacy_http.link(linker, self._calls)
 
-    def start(self, services: Services) -> None:
+    def prepare(self, services: Services) -> None:
         """See Extension."""
         self._settings = services.outbound
         self._policy = egress.policy_for(self._spec, services.outbound)

@@ -17,22 +17,25 @@ RECEIVE_BYTES: Final = 1 << 18
 class Link:
     """The worker's socket: read by the worker's loop, and by the invocation that streams while it runs.
 
-    Parameters:
-        channel: stream socket to the front, blocking.
+    Made before the fork, connected after it.
     """
 
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
+    _channel: socket.socket
+
+    def __init__(self) -> None:
         self._decoder = codec.Decoder(codec.ToWorker)
-        # Unlike a bytearray, its pages are not there before something is received into them.
-        self._buffer = mmap.mmap(-1, RECEIVE_BYTES)
+        # Unlike a bytearray, its pages are not there before something is received into them. Private: each worker gets
+        # its own.
+        self._buffer = mmap.mmap(-1, RECEIVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._buffer)
         self._arrived: list[codec.ToWorker] = []
-        self._poll = select.poll()
-        self._poll.register(channel, select.POLLIN)
 
     def __repr__(self) -> str:
         return f"<Link {self._decoder!r}>"
+
+    def connect(self, channel: socket.socket) -> None:
+        """Talk to the front through this stream socket, which blocks."""
+        self._channel = channel
 
     def receive(self) -> list[codec.ToWorker] | None:
         """Wait for messages; None once the front has closed the socket.
@@ -99,4 +102,6 @@ class Link:
 
     def wait(self, timeout_ns: int) -> None:
         """Wait until there is something to read, or so long."""
-        self._poll.poll(-(-timeout_ns // 1_000_000))
+        poll = select.poll()
+        poll.register(self._channel, select.POLLIN)
+        poll.poll(-(-timeout_ns // 1_000_000))

@@ -23,8 +23,8 @@ class Extension(Protocol):
     def link(self, linker: wasmtime.Linker) -> None:
         """Define the functions. Before the fork."""
 
-    def start(self, services: Services) -> None:
-        """Once, after the fork."""
+    def prepare(self, services: Services) -> None:
+        """Once, before the fork; see `sandboxd.worker.guests.Guest.prepare`."""
 
     def begin(self, deadline_ns: int) -> None:
         """An invocation begins."""

@@ -3,19 +3,12 @@
 import os
 import socket
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic_ns
 
-import wasmtime
-
-from sandboxd.limits import EngineSettings
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from sandboxd.wire.page import StatusPage
 from sandboxd.worker.cputime import CpuWall
-from sandboxd.worker.guests import Guest
-from sandboxd.worker.link import Link
 from sandboxd.worker.runtime import Runtime
 from sandboxd.worker.tidying import Tidying
 
@@ -23,32 +16,21 @@ EXIT_FRONT_GONE = 0
 EXIT_PROTOCOL = 71
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What the zygote made once and every worker shares: the engine and the linked guests (None where one failed)."""
-
-    engine: wasmtime.Engine
-    guests: Sequence[Guest | None]
-    outbound: m.OutboundSettings
-    settings: EngineSettings
-
-
-def run(channel: socket.socket, page_fd: int, prepared: Prepared) -> int:
+def run(channel: socket.socket, page_fd: int, runtime: Runtime, wall: CpuWall) -> int:
     """Serve invocations until the front closes the socket.
 
     Parameters:
         channel: stream socket to the front.
         page_fd: memfd of the status page; closed here once mapped.
-        prepared: from the zygote.
+        runtime: from the zygote, not yet started.
+        wall: likewise.
 
     Returns:
         the process's exit status.
     """
     page = StatusPage(page_fd)
     os.close(page_fd)
-    wall = CpuWall(max((guest.spec.limits.timeout_ms for guest in prepared.guests if guest is not None), default=0))
-    link = Link(channel)
-    runtime = Runtime(prepared.engine, prepared.guests, prepared.outbound, prepared.settings, link)
+    link = runtime.start(channel).link
     number = 0
     tidying = Tidying()
     try:

@@ -1,5 +1,8 @@
-"""Everything a worker process has beside its socket: the deadline thread and the started guests."""
+"""Everything a worker process has: its socket, the deadline thread and the guests, ready to run."""
 
+from __future__ import annotations
+
+import socket
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,14 +19,15 @@ from sandboxd.worker.link import Link
 
 
 class Runtime:
-    """Runs invocations, one at a time. Made in the worker, after the fork.
+    """Runs invocations, one at a time.
+
+    Made before the fork, so that what workers have in common is laid out once; started in the worker.
 
     Parameters:
         engine: the guests'.
         guests: as loaded, None where loading failed; `Invoke.guest` is an index into it.
         outbound: the server's settings for outbound HTTP.
         settings: what the engine was built with.
-        link: the worker's socket; without it nothing can stream.
     """
 
     def __init__(
@@ -32,21 +36,41 @@ class Runtime:
         guests: Sequence[Guest | None],
         outbound: OutboundSettings,
         settings: EngineSettings | None = None,
-        link: Link | None = None,
     ) -> None:
         self._watch = Watch(engine)
         self._guests = guests
+        self.link = Link()
+        """To the front, for a worker that has one."""
         stack_bytes = (settings or EngineSettings()).wasm_stack_bytes
-        services = Services(engine=engine, watch=self._watch, outbound=outbound, stack_bytes=stack_bytes, link=link)
+        services = Services(
+            engine=engine, watch=self._watch, outbound=outbound, link=self.link, stack_bytes=stack_bytes
+        )
         for guest in guests:
             if guest is not None:
-                guest.start(services)
+                guest.prepare(services)
         # Loaded only along with guests that make requests.
         egress = sys.modules.get("sandboxd.worker.egress")
         self._outbound = egress.outbound_for(outbound) if egress is not None else None
 
     def __repr__(self) -> str:
         return f"<Runtime guests={len(self._guests)} {self._watch!r}>"
+
+    def start(self, channel: socket.socket | None = None) -> Runtime:
+        """Start the deadline thread. In the process that runs guests: after the fork, where there is one.
+
+        Parameters:
+            channel: to the front; without one no invocation may stream.
+
+        Returns:
+            itself.
+
+        Raises:
+            RuntimeError: the system gives no thread.
+        """
+        self._watch.start()
+        if channel is not None:
+            self.link.connect(channel)
+        return self
 
     def run(self, invoke: Invoke) -> Result:
         """Run a guest once.

@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from sandboxd.wire.messages import Confinement, Load
@@ -55,14 +56,30 @@ def forbid_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1, "PR_SET_NO_NEW_PRIVS")
 
 
-def confine_worker(load: Load) -> None:
-    """Called in a new worker, before it is given anything of a caller's.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Walls:
+    """What a worker may have: worked out once, by the zygote."""
+
+    highest: int
+    """Descriptor that was open when everything was loaded."""
+    descriptors: int
+    """Beside those it is born with."""
+    address_space: int
+    """Bytes, what it is born with included."""
+    confinement: Confinement
+
+
+def settle(load: Load) -> Walls:
+    """Called in the zygote when it has loaded everything: it gives up what no worker is to inherit.
 
     Parameters:
         load: what the zygote was given.
 
+    Returns:
+        what is left to be done in each worker, for `confine_worker`.
+
     Raises:
-        OSError, ValueError: the kernel refused. The worker must not run then.
+        OSError, ValueError: the kernel refused. No worker must run then.
     """
     os.umask(0o077)
     os.chdir("/")
@@ -70,17 +87,35 @@ def confine_worker(load: Load) -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)
-    descriptors = 1 + max(map(int, os.listdir("/proc/self/fd")))
     _lower(resource.RLIMIT_CORE, 0)
-    # Workers write to sockets and pipes only. (Python ignores SIGXFSZ, so a write to a file fails with EFBIG.)
-    _lower(resource.RLIMIT_FSIZE, 0)
-    _lower(resource.RLIMIT_NOFILE, descriptors + load.outbound.connections + _SPARE_DESCRIPTORS)
-    _lower(resource.RLIMIT_AS, _address_space() + headroom(load))
-    _become(load.confinement)
-    # Against the other workers, which have the same user: none may trace this one or read its memory.
-    _prctl(_PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE")
     # Left at what an interpreter does by default, so that the wall of processor time ends the process.
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    return Walls(
+        highest=max(map(int, os.listdir("/proc/self/fd"))),
+        descriptors=load.outbound.connections + _SPARE_DESCRIPTORS,
+        address_space=_address_space() + headroom(load),
+        confinement=load.confinement,
+    )
+
+
+def confine_worker(walls: Walls, highest: int = 0) -> None:
+    """Called in a new worker, before it is given anything of a caller's.
+
+    Parameters:
+        walls: from `settle`.
+        highest: descriptor that was opened for this worker.
+
+    Raises:
+        OSError, ValueError: the kernel refused. The worker must not run then.
+    """
+    # Workers write to sockets and pipes only. (Python ignores SIGXFSZ, so a write to a file fails with EFBIG.) Not for
+    # the zygote: it sizes status pages.
+    _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_NOFILE, 1 + max(highest, walls.highest) + walls.descriptors)
+    _lower(resource.RLIMIT_AS, walls.address_space)
+    _become(walls.confinement)
+    # Against the other workers, which have the same user: none may trace this one or read its memory.
+    _prctl(_PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE")
 
 
 def headroom(load: Load) -> int:

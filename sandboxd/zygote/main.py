@@ -20,13 +20,15 @@ from typing import NoReturn
 import msgspec
 
 from sandboxd.errors import SandboxdError
-from sandboxd.modules import store
+from sandboxd.modules.artifact import open_verified
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from sandboxd.wire.page import PAGE_BYTES
 from sandboxd.worker import engine as worker_engine
 from sandboxd.worker import guests as worker_guests
 from sandboxd.worker import main as worker_main
+from sandboxd.worker.cputime import CpuWall
+from sandboxd.worker.runtime import Runtime
 from sandboxd.zygote import hardening
 
 RECEIVE_BYTES = 1 << 16
@@ -52,8 +54,9 @@ class Zygote:
         self._poll = select.poll()
         self._children: dict[int, _Child] = {}
         self._by_serial: dict[int, _Child] = {}
-        self._load_message: m.Load | None = None
-        self._prepared: worker_main.Prepared | None = None
+        self._walls: hardening.Walls | None = None
+        self._runtime: Runtime | None = None
+        self._wall = CpuWall(0)
 
     def __repr__(self) -> str:
         return f"<Zygote with {len(self._children)} workers>"
@@ -99,7 +102,7 @@ class Zygote:
         for spec in load.guests:
             try:
                 # Loading an artifact executes it, so it comes from the verified file and nowhere else.
-                with store.open_verified(spec.artifact) as path:
+                with open_verified(spec.artifact) as path:
                     guests.append(worker_guests.load(engine, msgspec.structs.replace(spec, artifact=path)))
             except (worker_guests.GuestError, SandboxdError) as error:
                 guests.append(None)
@@ -112,15 +115,20 @@ class Zygote:
             except ValueError as error:
                 self._send(m.LoadFailed(f"outbound HTTP cannot be set up: {error}"))
                 raise SystemExit(1) from error
-        codec.Decoder(codec.ToWorker)  # made here, so that workers share it
-        self._load_message = load
-        self._prepared = worker_main.Prepared(engine, guests, load.outbound, load.engine)
+        # Made here, so that workers share them.
+        self._runtime = Runtime(engine, guests, load.outbound, load.engine)
+        self._wall = CpuWall(max((spec.limits.timeout_ms for spec in load.guests), default=0))
+        try:
+            self._walls = hardening.settle(load)
+        except (OSError, ValueError) as error:
+            self._send(m.LoadFailed(f"workers cannot be confined: {error}"))
+            raise SystemExit(1) from error
         gc.collect()
         gc.freeze()
         self._send(m.Loaded(failed=tuple(failed)))
 
     def _spawn(self, serial: int) -> None:
-        assert self._prepared is not None, "Load comes first"
+        assert self._runtime is not None, "Load comes first"
         with contextlib.ExitStack() as ours_only:
             try:
                 ours, theirs = socket.socketpair()
@@ -148,10 +156,10 @@ class Zygote:
             other_end.close()
             for pidfd in self._children:
                 os.close(pidfd)
-            assert self._prepared is not None
-            assert self._load_message is not None
-            hardening.confine_worker(self._load_message)
-            status = worker_main.run(channel, page, self._prepared)
+            assert self._runtime is not None
+            assert self._walls is not None
+            hardening.confine_worker(self._walls, highest=max(channel.fileno(), page))
+            status = worker_main.run(channel, page, self._runtime, self._wall)
         except BaseException:  # noqa: BLE001
             # The last boundary of this process: say what happened, then end it without running the zygote's exit path.
             sys.excepthook(*sys.exc_info())

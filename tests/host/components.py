@@ -56,7 +56,7 @@ class Components:
         whole = GuestSpec(
             **{"binding": "b", "kind": "component", "artifact": str(self.compile(data)), "argv0": b"guest", **spec}
         )
-        return Loaded(Runtime(self.engine, [guests.load(self.engine, whole)], outbound))
+        return Loaded(Runtime(self.engine, [guests.load(self.engine, whole)], outbound).start())
 
     def wat(self, name: str, **spec: Any) -> "Loaded":
         """A component of tests/guests/component/wat."""

@@ -48,7 +48,7 @@ def test_threads_that_look_up_for_nobody_are_told_of(monkeypatch: pytest.MonkeyP
 class _Guest:
     spec = GuestSpec(binding="b", kind="module", artifact="", argv0=b"b")
 
-    def start(self, services: Any) -> None:
+    def prepare(self, services: Any) -> None:
         """See Guest."""
 
     def run(self, invoke: Invoke) -> Result:
@@ -60,7 +60,7 @@ class _Guest:
 def test_a_worker_whose_threads_are_held_is_replaced(monkeypatch: pytest.MonkeyPatch, looking_up: bool) -> None:
     monkeypatch.setattr(Outbound, "looking_up", looking_up)
     settings = OutboundSettings()
-    runtime = Runtime(engine.build(EngineSettings()), [_Guest()], settings)
+    runtime = Runtime(engine.build(EngineSettings()), [_Guest()], settings).start()
     try:
         result = runtime.run(Invoke(id=1, guest=0, deadline_ns=time.monotonic_ns() + 10**9))
     finally:

@@ -29,7 +29,7 @@ readers = []
 for _ in range(3):
     reader, writer = os.pipe()
     if os.fork() == 0:
-        runtime = Runtime(built, loaded, OutboundSettings(default_allowed_hosts=("http://127.0.0.0/8:*",)))
+        runtime = Runtime(built, loaded, OutboundSettings(default_allowed_hosts=("http://127.0.0.0/8:*",))).start()
         results = []
         for number in range(10):
             until = time.monotonic_ns() + 30 * 10**9

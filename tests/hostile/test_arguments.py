@@ -41,7 +41,7 @@ _numbers = itertools.count(1)
 
 def runtime_of(artifact: Path) -> Runtime:
     spec = GuestSpec(binding="b", kind="module", artifact=str(artifact), argv0=b"guest", limits=LIMITS)
-    return Runtime(worker_engine(), [guests.load(worker_engine(), spec)], OutboundSettings())
+    return Runtime(worker_engine(), [guests.load(worker_engine(), spec)], OutboundSettings()).start()
 
 
 def run(runtime: Runtime, stdin: bytes, seconds: float) -> Result:

@@ -219,7 +219,7 @@ from sandboxd.wire.messages import Confinement, Load, OutboundSettings
 from sandboxd.zygote import hardening
 load = Load(engine=EngineSettings(), outbound=OutboundSettings(), guests=(),
             confinement=Confinement(host_memory_bytes=1 << 30))
-hardening.confine_worker(load)
+hardening.confine_worker(hardening.settle(load))
 kept = bytearray(600 << 20)
 try:
     kept += bytes(600 << 20)

@@ -24,11 +24,12 @@ from sandboxd.errors import ComponentError
 from sandboxd.limits import MIB, EngineSettings
 from sandboxd.modules import compiler as compiler_room
 from sandboxd.modules import fingerprint
+from sandboxd.modules.artifact import open_verified
 from sandboxd.modules.compiler import Compiler, CompileSettings
 from sandboxd.modules.errors import CompileError, ModuleError, StoreError
 from sandboxd.modules.prune import PruneSettings
 from sandboxd.modules.resolve import ModuleSettings, Progress, ResolvedGuest, Resolver, compile_all
-from sandboxd.modules.store import Artifact, Store, open_verified
+from sandboxd.modules.store import Artifact, Store
 from sandboxd.worker import engine
 
 ENGINE = EngineSettings(max_memories=2)

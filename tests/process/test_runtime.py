@@ -47,7 +47,7 @@ class Worker:
         else:
             artifact = artifact_of(wat, self.folder)
         spec = GuestSpec(**{"binding": "b", "kind": "module", "artifact": str(artifact), "argv0": b"guest"} | options)
-        runtime = Runtime(self.engine, [guests.load(self.engine, spec)], OutboundSettings())
+        runtime = Runtime(self.engine, [guests.load(self.engine, spec)], OutboundSettings()).start()
         self.runtimes.append(runtime)
         return runtime
 
@@ -386,7 +386,7 @@ def test_bad_arguments_are_the_callers_fault(worker: Worker) -> None:
 
 
 def test_a_guest_that_is_not_there(worker: Worker) -> None:
-    runtime = Runtime(worker.engine, [None], OutboundSettings())
+    runtime = Runtime(worker.engine, [None], OutboundSettings()).start()
     worker.runtimes.append(runtime)
     for index in (0, 1, -1):
         result = runtime.run(Invoke(id=5, guest=index, deadline_ns=1 << 62))

@@ -28,7 +28,7 @@ readers = []
 for _ in range(4):
     reader, writer = os.pipe()
     if os.fork() == 0:
-        runtime = Runtime(built, loaded, OutboundSettings())
+        runtime = Runtime(built, loaded, OutboundSettings()).start()
         results = []
         for number in range(20):
             until = time.monotonic_ns() + 10**10

@@ -18,10 +18,11 @@ import pytest
 
 from sandboxd.limits import EngineSettings
 from sandboxd.modules import fingerprint, kept, trust
+from sandboxd.modules.artifact import open_verified
 from sandboxd.modules.errors import StoreError
 from sandboxd.modules.fingerprint import Fingerprint
 from sandboxd.modules.prune import PruneSettings, prune
-from sandboxd.modules.store import Artifact, Store, open_verified
+from sandboxd.modules.store import Artifact, Store
 
 FP = Fingerprint(engine="e" * 32, machine="x86_64", features=frozenset({"avx", "avx2"}))
 MODULE = "a" * 64
