@@ -121,7 +121,7 @@ class Calls:
 
     def may_hold(self, more: int) -> bool:
         """Whether so many bytes of bodies may be held beside those that are; looks at every handle."""
-        self._sent = [(exchange, size) for exchange, size in self._sent if not exchange.task.done()]
+        self._sent = [(exchange, size) for exchange, size in self._sent if not exchange.over()]
         held = sum(size for _, size in self._sent)
         seen: set[int] = set()
         for thing in self._handles.values():

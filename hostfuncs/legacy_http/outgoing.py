@@ -42,7 +42,7 @@ def handle(
     for name, flag in flags.items():
         if flag > 1:
             raise HostTrap(f"{function}: {name} is {flag}; 0 and 1 are defined")
-    options = Options()
+    options = None
     if has_options:
         options = Options(
             connect_timeout_ns=connect_timeout * _MS if has_connect_timeout else None,

@@ -39,9 +39,8 @@ from hostfuncs.outbound.exchange import Exchange
 from hostfuncs.outbound.exchanges import Exchanges
 from hostfuncs.outbound.fields import FORBIDDEN_FIELDS, is_field_name, is_field_value, is_forbidden, is_method
 from hostfuncs.outbound.policy import Policy
-from hostfuncs.outbound.sender import Outbound
+from hostfuncs.outbound.sender import Outbound, warm
 from hostfuncs.outbound.shapes import Options, OutboundLimits, Request, ResponseHead, Settings, UsageRecord
-from hostfuncs.outbound.tls import contexts as warm
 
 __all__ = [
     "FORBIDDEN_FIELDS",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from hostfuncs.outbound.authority import DEFAULT_PORTS, Authority, parse_authority
+from hostfuncs.outbound.authority import DEFAULT_PORTS, Authority, Origin, parse_authority
 from hostfuncs.outbound.body import RequestBody
 from hostfuncs.outbound.errors import ErrorCode, OutboundError
 from hostfuncs.outbound.fields import check_fields, check_target, content_length, is_method
@@ -15,8 +15,8 @@ class Plan:
     """A request that passed."""
 
     method: str
-    scheme: str
     authority: Authority
+    origin: Origin
     target: bytes
     headers: Fields
     announced: int | None
@@ -25,6 +25,13 @@ class Plan:
     """What let it through; None for the default rule."""
     rule: str
     """The same, as usage records name it."""
+
+
+Known = dict[tuple[str, str], tuple[Authority, Origin, Rule | None]]
+"""Scheme and authority as a guest gave them -> what they mean, and which rule of one policy admits them. Only what
+passes every question the policy asks before a connection is made is in it, so it can be asked instead of the policy."""
+
+_MOST_KNOWN = 256
 
 
 class Refused(OutboundError):  # noqa: N818 - a decision, not a malfunction
@@ -42,7 +49,14 @@ class Refused(OutboundError):  # noqa: N818 - a decision, not a malfunction
         self.reason = reason
 
 
-def admit(request: Request, body: RequestBody | None, policy: Policy, limits: OutboundLimits, started: int) -> Plan:
+def admit(
+    request: Request,
+    body: RequestBody | None,
+    policy: Policy,
+    limits: OutboundLimits,
+    started: int,
+    known: Known,
+) -> Plan:
     """Check a request: method syntax, scheme, authority, host pattern, method, limits, target, headers, address.
 
     Parameters:
@@ -50,6 +64,7 @@ def admit(request: Request, body: RequestBody | None, policy: Policy, limits: Ou
         policy: who may be called.
         limits: ceilings of the invocation.
         started: requests it started before.
+        known: what `policy` was found to admit before; added to.
 
     Raises:
         Refused: see `Exchanges.start` for the codes.
@@ -58,14 +73,20 @@ def admit(request: Request, body: RequestBody | None, policy: Policy, limits: Ou
     try:
         if not is_method(request.method):
             raise Refused(ErrorCode("HTTP-request-method-invalid"), rule)
-        scheme = request.scheme.lower()
-        if scheme not in DEFAULT_PORTS:
-            raise Refused(ErrorCode("HTTP-protocol-error"), rule, "scheme")
-        try:
-            authority = parse_authority(request.authority, scheme)
-        except ValueError:
-            raise Refused(ErrorCode("HTTP-request-URI-invalid"), rule, "host") from None
-        admitted = policy.admit(scheme, authority)
+        key = (request.scheme, request.authority)
+        before = known.get(key)
+        if before is not None:
+            authority, origin, admitted = before
+        else:
+            scheme = request.scheme.lower()
+            if scheme not in DEFAULT_PORTS:
+                raise Refused(ErrorCode("HTTP-protocol-error"), rule, "scheme")
+            try:
+                authority = parse_authority(request.authority, scheme)
+            except ValueError:
+                raise Refused(ErrorCode("HTTP-request-URI-invalid"), rule, "host") from None
+            admitted = policy.admit(scheme, authority)
+            origin = (scheme, authority.host, authority.port)
         rule = DEFAULT_RULE if admitted is None else admitted.text
         if request.method == "CONNECT":
             # A tunnel is a socket: nothing that passed through it could be checked.
@@ -74,8 +95,12 @@ def admit(request: Request, body: RequestBody | None, policy: Policy, limits: Ou
             raise Denied("limit", rule)
         target = check_target(request.path_with_query, limits.uri_bytes)
         announced = _check_headers(request, body, limits)
-        if authority.address is not None:
-            policy.check_address(admitted, scheme, authority.port, authority.address)
+        if before is None:
+            if authority.address is not None:
+                policy.check_address(admitted, origin[0], authority.port, authority.address)
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
+            known[key] = (authority, origin, admitted)
     except Denied as exc:
         raise Refused(exc.code, exc.rule, exc.reason) from None
     except Refused as exc:
@@ -85,8 +110,8 @@ def admit(request: Request, body: RequestBody | None, policy: Policy, limits: Ou
         raise Refused(exc.code, rule, "limit" if exc.code.name in _LIMIT_CODES else "") from None
     return Plan(
         method=request.method,
-        scheme=scheme,
         authority=authority,
+        origin=origin,
         target=target,
         headers=request.headers,
         announced=announced,

@@ -11,6 +11,9 @@ from hostfuncs.outbound.addresses import Address
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
+Origin = tuple[str, str, int]
+"""Scheme, host (an address without brackets), port."""
+
 _PORT = re.compile(r"[0-9]{0,5}", re.ASCII)
 # Underscores are not host-name characters by RFC 952, but service names of container networks contain them.
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)

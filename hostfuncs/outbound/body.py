@@ -123,6 +123,17 @@ class RequestBody:
             self._error = code or ErrorCode("HTTP-protocol-error")
             self._wake()
 
+    def whole(self, most: int) -> bytes | None:
+        """Engine: take all of it at once; None, and nothing is taken, if it is not complete or more than `most`."""
+        if not self.finished or self._error is not None or self._held > most:
+            return None
+        self.taken = True
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        self._held = 0
+        self._told()
+        return data
+
     def close(self) -> None:
         """Engine: nobody will read on."""
         self._closed = True

@@ -11,10 +11,7 @@ import ssl
 from dataclasses import dataclass
 from enum import StrEnum
 
-import h2.events
-import h2.exceptions
 import h11
-import httpcore2
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,18 +207,12 @@ _ALERTS = {
 # h11's hint which status a server would answer with -> what that means for a client.
 _H11_HINTS = {431: "HTTP-response-header-section-size", 501: "HTTP-response-transfer-coding"}
 
+_FOREIGN = frozenset({"httpcore2", "h2"})
+
 # One row per exception type; the first that fits counts, so the special stand before the general.
 _TYPES: tuple[tuple[type[BaseException], str], ...] = (
     (Unanswered, "connection-terminated"),
     (Cut, "HTTP-response-incomplete"),
-    (httpcore2.PoolTimeout, "connection-limit-reached"),
-    (httpcore2.ConnectTimeout, "connection-timeout"),
-    (httpcore2.TimeoutException, "connection-read-timeout"),
-    (httpcore2.ProxyError, "destination-unavailable"),
-    (httpcore2.ConnectError, "destination-unavailable"),
-    (httpcore2.NetworkError, "connection-terminated"),
-    (httpcore2.ProtocolError, "HTTP-protocol-error"),
-    (h2.exceptions.H2Error, "HTTP-protocol-error"),
     (asyncio.IncompleteReadError, "HTTP-response-incomplete"),
     (ConnectionError, "connection-terminated"),
 )
@@ -236,15 +227,11 @@ def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
     """
     if isinstance(failure, OutboundError):
         return failure.code
-    if isinstance(failure, (httpcore2.NetworkError, httpcore2.ProtocolError)) and failure.args:
-        # What happened is their argument: an exception (through a proxy), or the event that ended an HTTP/2 stream.
-        wrapped = failure.args[0]
-        if isinstance(wrapped, (OSError, h11.RemoteProtocolError)):
-            return code_of(wrapped, phase)
-        if isinstance(wrapped, h2.events.ConnectionTerminated):
-            return _within("connection-terminated", phase)
-        if isinstance(wrapped, h2.events.StreamReset) and phase is Phase.BODY:
-            return ErrorCode("HTTP-response-incomplete")
+    if type(failure).__module__.partition(".")[0] in _FOREIGN:
+        # Such a failure exists only where the library is loaded, which is not everywhere.
+        from hostfuncs.outbound import foreign_errors
+
+        return foreign_errors.code_of(failure, phase)
     if isinstance(failure, (Unresolved, UnicodeError)):
         return ErrorCode("DNS-error", DnsErrorPayload("NODATA"))
     if isinstance(failure, socket.gaierror):
@@ -255,19 +242,22 @@ def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
         return ErrorCode(_H11_HINTS.get(failure.error_status_hint, "HTTP-protocol-error"))
     for kind, name in _TYPES:
         if isinstance(failure, kind) and not (isinstance(failure, OSError) and failure.errno in _ERRNOS):
-            return _within(name, phase)
+            return within(name, phase)
     if isinstance(failure, OSError):
         if isinstance(failure, TimeoutError) and failure.errno is None:
             return ErrorCode(_TIMEOUTS[phase])
         known = _ERRNOS.get(failure.errno or 0)
         if known is not None:
-            return _within(known, phase)
+            return within(known, phase)
         return ErrorCode("destination-unavailable" if phase is Phase.CONNECTING else "connection-terminated")
     return ErrorCode("internal-error", type(failure).__name__)
 
 
-def _within(name: str, phase: Phase) -> ErrorCode:
-    """IANA's registry behind these codes: connection-terminated means before any part of the response was received."""
+def within(name: str, phase: Phase) -> ErrorCode:
+    """The code `name`, or what it is called in this phase.
+
+    IANA's registry behind these codes: connection-terminated means before any part of the response was received.
+    """
     return ErrorCode("HTTP-response-incomplete" if name == "connection-terminated" and phase is Phase.BODY else name)
 
 
@@ -275,7 +265,7 @@ def _tls_code(failure: ssl.SSLError, phase: Phase) -> ErrorCode:
     if isinstance(failure, ssl.SSLCertVerificationError):
         return ErrorCode("TLS-certificate-error")
     if isinstance(failure, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
-        return _within("connection-terminated", phase)
+        return within("connection-terminated", phase)
     alert = _ALERTS.get(getattr(failure, "reason", None) or "")
     if alert is not None:
         return ErrorCode("TLS-alert-received", TlsAlertPayload(*alert))

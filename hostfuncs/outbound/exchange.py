@@ -1,20 +1,16 @@
-"""One request and its response: a task that sends, receives, times out, and repeats once where that is safe."""
+"""One request and its response: steps that send, receive, time out, and repeat once where that is safe."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable
-from contextlib import aclosing
-from typing import TYPE_CHECKING, cast
-
-import httpcore2
+from typing import TYPE_CHECKING
 
 from hostfuncs.outbound.admission import Plan
-from hostfuncs.outbound.authority import DEFAULT_PORTS
 from hostfuncs.outbound.body import RequestBody, ResponseBody
-from hostfuncs.outbound.connection import AddressDenied
 from hostfuncs.outbound.errors import ErrorCode, OutboundError, Phase, Unanswered, code_of
 from hostfuncs.outbound.fields import check_received
-from hostfuncs.outbound.passage import Passage
+from hostfuncs.outbound.opening import AddressDenied
+from hostfuncs.outbound.passage import Occupied, Passage, Reply
 from hostfuncs.outbound.shapes import Options, ResponseHead
+from hostfuncs.outbound.steps import Steps
 
 if TYPE_CHECKING:
     from hostfuncs.outbound.exchanges import Exchanges
@@ -25,6 +21,7 @@ _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 _CONTENT_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 _PIECES = 64
+_NEVER = float("inf")
 
 
 class Exchange:
@@ -42,22 +39,20 @@ class Exchange:
         self._denied = ""
         self._phase = Phase.WAITING
         self._told: OutboundError | None = None
-        self._closed = False
+        self.closed = False
+        """Whether the guest has dropped it."""
+        self._limits = owner.limits
         self.body = ResponseBody(owner.loop, owner.limits, owner.notify)
         """The response's body; bytes appear once `done()`."""
-        settings = owner.outbound.settings
-        connect_s = _shorter(options.connect_timeout_ns, settings.connect_timeout_ms)
-        self._seconds = {
-            Phase.RESOLVING: connect_s,
-            Phase.HEAD: _shorter(options.first_byte_timeout_ns, settings.first_byte_timeout_ms),
-            Phase.BODY: _shorter(options.between_bytes_timeout_ns, settings.between_bytes_timeout_ms),
-        }
-        self._timer: asyncio.TimerHandle | None = None
+        self._options = options
+        self.due = _NEVER
+        """When it has been waited for long enough, on the clock of `Exchanges.due`."""
+        self.begun = False
+        """Whether its steps have begun."""
         self._expired = False
-        self._begun = False
         self._cancelled = False
         self._finishing = False
-        self.task: asyncio.Task[None] = owner.loop.create_task(self._run())
+        self._steps: Steps | asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         state = "failed" if self._error else "answered" if self._head else self._phase.value
@@ -82,43 +77,55 @@ class Exchange:
 
     def close(self) -> None:
         """The guest dropped it: cancel what is still running. More than once is fine."""
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
-        if not self.task.done():
+        self.closed = True
+        if self._steps is None:
+            # It never began, so there is no clean-up of its own.
+            self._drop()
+            self._owner.ended(self, "dropped")
+        else:
             self._cancel()
-            if not self._begun:
-                # A task that is cancelled before its first step never gets to its clean-up.
-                self._drop()
-                self._owner.ended(self, "dropped")
         if self._request_body is not None:
             self._request_body.close()
 
-    def shift(self, seconds: float) -> None:
-        """Move the running timeout, because the loop stood still."""
-        if self._timer is not None:
-            self._arm(self._timer.when() + seconds)
+    def over(self) -> bool:
+        """Whether it has ended, one way or the other, and holds nothing any more."""
+        return self.closed if self._steps is None else self._steps.done()
+
+    # for Exchanges
+
+    def begin(self) -> None:
+        """Set it going."""
+        self.begun = True
+        if self._owner.outbound.in_place:
+            steps = self._steps = Steps(self._owner.loop, self._run())
+            steps.begin()
+        else:
+            self._steps = self._owner.outbound.spawn(self._run())
+
+    def expire(self) -> None:
+        """What it waits for took too long."""
+        self.due = _NEVER
+        self._expired = True
+        self._cancel()
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
-        seconds = self._seconds.get(phase)
         # Resolving, TCP and TLS share one timeout, so CONNECTING leaves the clock as it is.
-        if seconds is not None:
-            self._arm(self._owner.loop.time() + seconds)
+        if phase is not Phase.CONNECTING:
+            self.due = self._owner.due(self._seconds(phase))
 
-    def _arm(self, when: float) -> None:
-        self._pause()
-        self._timer = self._owner.loop.call_at(when, self._expire)
+    def _seconds(self, phase: Phase) -> float:
+        settings, options = self._owner.outbound.settings, self._options
+        if phase is Phase.RESOLVING:
+            return _shorter(options.connect_timeout_ns, settings.connect_timeout_ms)
+        if phase is Phase.HEAD:
+            return _shorter(options.first_byte_timeout_ns, settings.first_byte_timeout_ms)
+        return _shorter(options.between_bytes_timeout_ns, settings.between_bytes_timeout_ms)
 
     def _pause(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _expire(self) -> None:
-        self._timer = None
-        self._expired = True
-        self._cancel()
+        self.due = _NEVER
 
     def _fail_from_body(self, error: OutboundError) -> None:
         self._told = error
@@ -128,19 +135,18 @@ class Exchange:
         """Cancel the task, once, and not in its clean-up: that waits for no network, and must not be cut short."""
         if not self._cancelled and not self._finishing:
             self._cancelled = True
-            self.task.cancel()
+            if self._steps is not None:
+                self._steps.cancel()
 
     async def _run(self) -> None:
-        self._begun = True
         outcome = "dropped"
         try:
-            async with self._owner.slots:
-                await self._exchange()
+            await self._exchange()
             outcome = "ok"
         except asyncio.CancelledError:
-            if self._told is not None and not self._closed:
+            if self._told is not None and not self.closed:
                 outcome = self._fail(self._told)
-            elif self._expired and not self._closed:
+            elif self._expired and not self.closed:
                 outcome = self._fail(TimeoutError())
         except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - the one boundary: every failure gets its code
             outcome = self._fail(exc)
@@ -167,79 +173,74 @@ class Exchange:
         return code.name
 
     async def _exchange(self) -> None:
-        pool = self._owner.pool
-        for attempt in (1, 2):
+        pool, plan = self._owner.pool, self.plan
+        may_repeat = plan.method in _IDEMPOTENT
+        while True:
             passage = Passage(
+                plan=plan,
                 policy=self._owner.policy,
-                rule=self.plan.admitted,
+                headers=self._wire_headers(),
                 enter=self._enter,
                 fail=self._fail_from_body,
                 body=self._request_body,
-                expects_continue=self._request_body is not None
-                and any(n.lower() == b"expect" and v.lower() == b"100-continue" for n, v in self.plan.headers),
+                timeouts=None if self._owner.outbound.in_place else self._proxy_timeouts(),
             )
+            connection = await pool.take(plan.origin)
             try:
-                response = await pool.handle_async_request(self._wire_request(passage))
-            except (Unanswered, ConnectionError, httpcore2.RemoteProtocolError):
-                # A kept connection the origin had given up: nothing of a response came, so a request that may be
-                # repeated is, on a connection that is new or proves itself again.
-                if attempt == 2 or not passage.reused or not self._repeatable():
-                    raise
+                reply = await connection.request(passage)
+                try:
+                    await self._receive(reply, passage)
+                finally:
+                    self.due = _NEVER
+                    self._finishing = True
+                    await reply.release()
+            except Occupied:
                 continue
+            except Exception as exc:
+                # A kept connection the origin had given up: nothing of a response came, so a request that may be
+                # repeated is, once, on a connection that is new or proves itself again.
+                lost = passage.lost or isinstance(exc, (Unanswered, ConnectionError))
+                if not lost or not may_repeat or not passage.reused or self._head is not None or self._body_taken():
+                    raise
+                may_repeat = False
+                continue
+            finally:
+                pool.put(connection)
             break
-        try:
-            self._take_head(response)
-            await self._take_body(response)
-            limits = self._owner.limits
-            check_received(
-                passage.trailers,
-                limit_bytes=limits.header_bytes,
-                limit_count=limits.header_count,
-                trailers=True,
-            )
-        finally:
-            self._pause()
-            self._finishing = True
-            await response.aclose()
         self.body.end(passage.trailers)
 
     def _proxy_timeouts(self) -> dict[str, float]:
-        """For httpcore2's own connections, which serve requests that go through a proxy."""
-        if self._owner.outbound.settings.proxy is None:
-            return {}
-        connect, head, body = (self._seconds[phase] for phase in (Phase.RESOLVING, Phase.HEAD, Phase.BODY))
+        connect, head, body = (self._seconds(phase) for phase in (Phase.RESOLVING, Phase.HEAD, Phase.BODY))
         return {"connect": connect, "read": max(head, body), "write": head}
 
-    def _repeatable(self) -> bool:
-        body = self._request_body
-        return self.plan.method in _IDEMPOTENT and (body is None or not body.taken)
+    def _body_taken(self) -> bool:
+        return self._request_body is not None and self._request_body.taken
 
-    def _take_head(self, response: httpcore2.Response) -> None:
-        headers = tuple((bytes(name), bytes(value)) for name, value in response.headers)
-        limits = self._owner.limits
+    async def _receive(self, reply: Reply, passage: Passage) -> None:
+        limits = self._limits
+        headers = reply.headers
         check_received(headers, limit_bytes=limits.header_bytes, limit_count=limits.header_count)
-        self._head = ResponseHead(status=response.status, headers=headers)
+        self._head = ResponseHead(status=reply.status, headers=headers)
         self._owner.notify()
-
-    async def _take_body(self, response: httpcore2.Response) -> None:
+        body, pieces = self.body, 0
         self._enter(Phase.BODY)
-        assert isinstance(response.stream, AsyncIterable)
-        # Closed here and not by the collector, which would leave that to the loop's next run.
-        async with aclosing(cast("AsyncGenerator[bytes, None]", aiter(response.stream))) as chunks:
-            pieces = 0
-            async for chunk in chunks:
-                self.body.feed(chunk)
-                pieces += 1
-                if pieces % _PIECES == 0:
-                    # An origin that sends tiny chunks must not keep the loop from its timers.
-                    await asyncio.sleep(0)
-                if self.body.full():
-                    self._pause()
-                    await self.body.room()
-                self._enter(Phase.BODY)
+        while (chunk := await reply.next_data()) is not None:
+            body.feed(chunk)
+            pieces += 1
+            if pieces % _PIECES == 0:
+                # An origin that sends tiny chunks must not keep the loop from its timers.
+                await asyncio.sleep(0)
+            if body.full():
+                self._pause()
+                await body.room()
+            self._enter(Phase.BODY)
         self._pause()
+        if passage.trailers:
+            check_received(
+                passage.trailers, limit_bytes=limits.header_bytes, limit_count=limits.header_count, trailers=True
+            )
 
-    def _wire_request(self, passage: Passage) -> httpcore2.Request:
+    def _wire_headers(self) -> list[tuple[bytes, bytes]]:
         plan, body = self.plan, self._request_body
         headers = [(b"Host", plan.authority.header), *plan.headers]
         if plan.announced is None:
@@ -251,18 +252,7 @@ class Exchange:
                 headers.append((b"Content-Length", b"%d" % body.written))
             else:
                 headers.append((b"Transfer-Encoding", b"chunked"))
-        return httpcore2.Request(
-            method=plan.method.encode("ascii"),
-            url=httpcore2.URL(
-                scheme=plan.scheme.encode("ascii"),
-                host=plan.authority.host.encode("ascii"),
-                port=None if plan.authority.port == DEFAULT_PORTS[plan.scheme] else plan.authority.port,
-                target=plan.target,
-            ),
-            headers=headers,
-            content=b"" if body is None else body,
-            extensions={"passage": passage, "timeout": self._proxy_timeouts()},
-        )
+        return headers
 
 
 def _shorter(guest_ns: int | None, server_ms: int) -> float:

@@ -2,30 +2,32 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-
-import httpcore2
 
 from hostfuncs.outbound.admission import Refused, admit
 from hostfuncs.outbound.body import RequestBody
 from hostfuncs.outbound.errors import DeadlineExceeded
 from hostfuncs.outbound.exchange import Exchange
 from hostfuncs.outbound.policy import Policy
+from hostfuncs.outbound.pool import Pool
 from hostfuncs.outbound.shapes import Options, OutboundLimits, Request, UsageRecord
 
 if TYPE_CHECKING:
     from hostfuncs.outbound.sender import Outbound
 
 _CHECK_EVERY_S = 0.5
-_PAUSE_S = 0.001
-"""A pause of the loop longer than this is taken off the clocks of what was waited for."""
+_NEVER = float("inf")
+_DEFAULTS = Options()
 
 
 class Exchanges:
     """All requests of one invocation. Made by `Outbound.begin`; `close` ends it, always.
 
-    Not for more than one thread. Nothing moves unless `wait` or `turn` is called.
+    Not for more than one thread. Nothing moves unless `wait` or `turn` is called. The timeouts of exchanges run on a
+    clock that stands still when the loop does: while the guest computes nobody listens, so no origin is late. There is
+    one alarm for all of them, and it is part of waiting.
     """
 
     def __init__(
@@ -36,20 +38,29 @@ class Exchanges:
         deadline_ns: int,
         check: Callable[[], None] | None,
     ) -> None:
-        self._outbound = outbound
-        self._policy = policy
-        self._limits = limits
+        self.outbound = outbound
+        """The worker's engine."""
+        self.policy = policy
+        """Who may be called."""
+        self.limits = limits
+        """The invocation's ceilings."""
         self._deadline_ns = deadline_ns
         self._check = check
         self._live: dict[Exchange, None] = {}
-        self._slots: asyncio.Semaphore | None = None
-        self._pool: httpcore2.AsyncConnectionPool | None = None
+        self._fresh: deque[Exchange] = deque()
+        self._flying = 0
+        self._beginning = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool: Pool | None = None
         self._started = 0
         self._refusals = 0
         self._records: list[UsageRecord] = []
         self._ready: Callable[[], bool] | None = None
         self._failure: BaseException | None = None
         self._left_at = 0.0
+        self._stood_s = 0.0
+        self._next_due = _NEVER
+        self._alarm: asyncio.TimerHandle | None = None
         self._attended = -1
 
     def __repr__(self) -> str:
@@ -58,12 +69,10 @@ class Exchanges:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The worker's loop."""
-        return self._outbound.loop
-
-    @property
-    def limits(self) -> OutboundLimits:
-        """The invocation's ceilings."""
-        return self._limits
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = self.outbound.loop
+        return loop
 
     def request_body(self, content_length: int | None = None, capacity: int | None = None) -> RequestBody:
         """Make a body to write to, before or after `start`.
@@ -72,9 +81,9 @@ class Exchanges:
             content_length: the size announced in the header, if it is; `finish` then insists on it. Bytes.
             capacity: bytes it holds before `permit` says 0; `buffer_bytes` by default, at most `body_bytes`.
         """
-        room = self._limits.buffer_bytes if capacity is None else capacity
+        room = self.limits.buffer_bytes if capacity is None else capacity
         return RequestBody(
-            self.loop, self._limits, self.notify, content_length, min(room, max(1, self._limits.body_bytes))
+            self.loop, self.limits, self.notify, content_length, min(room, max(1, self.limits.body_bytes))
         )
 
     def start(self, request: Request, options: Options | None = None, body: RequestBody | None = None) -> Exchange:
@@ -93,13 +102,14 @@ class Exchanges:
         """
         began = time.monotonic_ns()
         try:
-            plan = admit(request, body, self._policy, self._limits, self._started)
+            plan = admit(request, body, self.policy, self.limits, self._started, self.pool.known)
         except Refused as exc:
             self._refused(exc.rule, exc.code.name, began, exc.reason)
             raise
         self._started += 1
-        exchange = Exchange(self, plan, options or Options(), body, began)
+        exchange = Exchange(self, plan, options or _DEFAULTS, body, began)
         self._live[exchange] = None
+        self._fresh.append(exchange)
         return exchange
 
     def wait(self, ready: Callable[[], bool], until_ns: int | None = None) -> bool:
@@ -121,22 +131,20 @@ class Exchanges:
         loop = self.loop
         limit_ns = self._deadline_ns if until_ns is None else min(self._deadline_ns, until_ns)
         self._enter()
-        timer: asyncio.TimerHandle | None = None
         try:
-            self._ready = ready
             while True:
+                if ready():
+                    return True
                 left_s = (limit_ns - time.monotonic_ns()) / 1e9
                 if left_s > 0:
-                    pause = left_s if self._check is None else min(left_s, _CHECK_EVERY_S)
-                    timer = loop.call_later(pause, loop.stop)
+                    self._run(ready, left_s if self._check is None else min(left_s, _CHECK_EVERY_S))
                 else:
                     loop.call_soon(loop.stop)
-                loop.run_forever()
-                if timer is not None:
-                    timer.cancel()
+                    loop.run_forever()
                 if self._failure is not None:
                     failure, self._failure = self._failure, None
                     raise failure
+                self._expire()
                 if ready():
                     return True
                 if self._check is not None:
@@ -147,8 +155,20 @@ class Exchanges:
                 if now >= limit_ns:
                     return False
         finally:
-            self._ready = None
             self._left_at = time.monotonic()
+
+    def _run(self, ready: Callable[[], bool], pause_s: float) -> None:
+        """Run the loop until `ready()`, or an exchange has been waited for long enough, or a pause is over."""
+        loop = self.loop
+        when = min(loop.time() + pause_s, self._next_due + self._stood_s)
+        self._ready = ready
+        self._alarm = loop.call_at(when, loop.stop)
+        try:
+            loop.run_forever()
+        finally:
+            self._ready = None
+            self._alarm.cancel()
+            self._alarm = None
 
     def turn(self) -> None:
         """Let everything that can move do so, without waiting. For questions that must not block but need an answer."""
@@ -160,6 +180,7 @@ class Exchanges:
         for _ in range(2):
             loop.call_soon(loop.stop)
             loop.run_forever()
+        self._expire()
         self._left_at = time.monotonic()
 
     def attend(self, fd: int, arrived: Callable[[], None]) -> None:
@@ -187,6 +208,7 @@ class Exchanges:
         if self._ready is not None and self._failure is None:
             try:
                 if self._ready():
+                    self._ready = None
                     self.loop.stop()
             except BaseException as exc:  # noqa: BLE001 - handed to whoever waits, not to the task that changed something
                 self._failure = exc
@@ -203,56 +225,44 @@ class Exchanges:
             self._attended = -1
         for exchange in list(self._live):
             exchange.close()
-        if self._started:
-            self._started = 0
-            loop = self.loop
-            # Cancelled tasks end, and closed transports give their descriptors back, in the loop's next passes.
-            pending = list(asyncio.all_tasks(loop))
-            if pending:
-                loop.run_until_complete(asyncio.wait(pending, timeout=1.0))
-            if any(not task.done() for task in pending):
-                self._outbound.reset()
-            elif pending:
-                loop.call_soon(loop.stop)
-                loop.run_forever()
-            self._live.clear()
+        self._started = 0
+        self._live.clear()
+        self._fresh.clear()
+        self.outbound.settle()
         return self._records
 
     # for Exchange
 
     @property
-    def outbound(self) -> "Outbound":
-        """The worker's engine."""
-        return self._outbound
-
-    @property
-    def policy(self) -> Policy:
-        """Who may be called."""
-        return self._policy
-
-    @property
-    def pool(self) -> httpcore2.AsyncConnectionPool:
+    def pool(self) -> Pool:
         """The connections this invocation may use."""
         if self._pool is None:
-            self._pool = self._outbound.pool(self._policy)
+            self._pool = self.outbound.pool(self.policy)
         return self._pool
 
-    @property
-    def slots(self) -> asyncio.Semaphore:
-        """Held by each request in flight."""
-        if self._slots is None:
-            self._slots = asyncio.Semaphore(self._limits.concurrency)
-        return self._slots
+    def due(self, seconds: float) -> float:
+        """The instant, on the clock that stands still with the loop, at which so much time will have passed."""
+        due = time.monotonic() - self._stood_s + seconds
+        if due < self._next_due:
+            self._next_due = due
+            if self._alarm is not None and due + self._stood_s < self._alarm.when():
+                self._alarm.cancel()
+                self._alarm = self.loop.call_at(due + self._stood_s, self.loop.stop)
+        return due
 
     def ended(self, exchange: Exchange, outcome: str, denied: str = "") -> None:
         """An exchange is over."""
         self._live.pop(exchange, None)
+        if exchange.begun:
+            self._flying -= 1
+            if self._fresh and not self._beginning:
+                self.loop.call_soon(self._begin)
         self._record(exchange.plan.rule, outcome, exchange.began_ns, denied)
         self.notify()
 
     def _refused(self, rule: str, outcome: str, began_ns: int, denied: str) -> None:
         # A guest that is refused for ever must not fill the host's memory with the reports of it.
-        if self._refusals < self._limits.requests + 64:
+        if self._refusals < self.limits.requests + 64:
             self._refusals += 1
             self._record(rule, outcome, began_ns, denied)
 
@@ -262,10 +272,36 @@ class Exchanges:
         )
 
     def _enter(self) -> None:
-        """The loop stood still while the guest computed: nobody listened, so no origin was late."""
-        self._outbound.era += 1
+        """The loop is about to run."""
+        self.outbound.era += 1
         if self._left_at:
-            pause = time.monotonic() - self._left_at
-            if pause > _PAUSE_S:
-                for exchange in self._live:
-                    exchange.shift(pause)
+            self._stood_s += time.monotonic() - self._left_at
+            self._left_at = 0.0
+        if self._fresh:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Begin what was started, as far as the limit of requests in flight allows."""
+        if self._beginning:
+            return
+        self._beginning = True
+        try:
+            while self._fresh and self._flying < self.limits.concurrency:
+                exchange = self._fresh.popleft()
+                if not exchange.closed:
+                    self._flying += 1
+                    exchange.begin()
+        finally:
+            self._beginning = False
+
+    def _expire(self) -> None:
+        """Fail every exchange whose time is over."""
+        now = time.monotonic() - self._stood_s
+        if now < self._next_due:
+            return
+        self._next_due = _NEVER
+        for exchange in list(self._live):
+            if exchange.due <= now:
+                exchange.expire()
+            elif exchange.due < self._next_due:
+                self._next_due = exchange.due

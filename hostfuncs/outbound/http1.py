@@ -1,28 +1,34 @@
-"""One HTTP/1.1 connection, as a connection of httpcore2's pool.
+"""One HTTP/1.1 connection, straight on h11.
 
 httpcore2's own one sends the whole request body before it looks for a response, drops trailers, and tells a connection
 that was closed under it from one that broke by the text of a message. Guests may read a response while they still
 write (wasi-http allows it), want trailers, and a request on a stale connection has to be repeated only when that is
-safe. So the connection is ours, straight on h11; the pool stays httpcore2's.
+safe. So the connection is ours.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from enum import Enum
 from typing import Any
 
 import h11
-import httpcore2
 
-from hostfuncs.outbound.errors import Cut, ErrorCode, OutboundError, Unanswered
+from hostfuncs.outbound.authority import Origin
+from hostfuncs.outbound.body import RequestBody
+from hostfuncs.outbound.errors import Cut, ErrorCode, OutboundError, Phase, Unanswered
 from hostfuncs.outbound.network import Stream
-from hostfuncs.outbound.passage import Passage
+from hostfuncs.outbound.opening import Opener
+from hostfuncs.outbound.passage import Occupied, Passage
+from hostfuncs.outbound.shapes import Fields
 
 _READ_BYTES = 64 * 1024
 _MAX_HEAD_BYTES = 256 * 1024
+_TOGETHER_BYTES = 64 * 1024
+"""A body up to this size that is complete when the request is sent goes out along with the head."""
 _CONTINUE_WAIT_S = 1.0
 """How long a body waits for `100 Continue` before it is sent all the same (RFC 9110 section 10.1.1)."""
+_END = h11.EndOfMessage()
 
 
 class _State(Enum):
@@ -32,136 +38,169 @@ class _State(Enum):
     CLOSED = "closed"
 
 
-class Http1Connection(httpcore2.AsyncConnectionInterface):
-    """A standing connection that carries one request at a time."""
+class Http1Connection:
+    """A connection that carries one request at a time; its own `Reply` while it does.
 
-    def __init__(self, origin: httpcore2.Origin, stream: Stream, keepalive_s: float, era: Callable[[], int]) -> None:
-        self._origin = origin
+    Parameters:
+        origin: where it leads.
+        opener: opens its stream with the first request, and counts eras.
+        keepalive_s: how long it may be idle.
+        stream: if it stands already.
+    """
+
+    def __init__(self, origin: Origin, opener: Opener, keepalive_s: float, stream: Stream | None = None) -> None:
+        self.origin = origin
+        self.status = 0
+        self.headers: Fields = ()
+        self._opener = opener
         self._stream = stream
         self._keepalive_s = keepalive_s
-        self._era = era
         self._quiet_era = -1
         self._expires_at = 0.0
         self._state = _State.NEW
         self._served = 0
         self._h11 = h11.Connection(our_role=h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
+        self._passage: Passage | None = None
         self._sender: asyncio.Task[None] | None = None
 
-    async def handle_async_request(self, request: httpcore2.Request) -> httpcore2.Response:
-        """Send a request and return its response, the body still to be read.
+    def __repr__(self) -> str:
+        return f"<Http1Connection {self._state.value}, {self._served} served>"
+
+    async def request(self, passage: Passage) -> "Http1Connection":
+        """Connect if that is still to do, send a request and return its response, the body still to be read.
 
         Raises:
-            ConnectionNotAvailable: another request has it.
+            Occupied: another request has it.
             Unanswered, Cut: see there.
             h11.ProtocolError, OSError, ssl.SSLError, OutboundError: the exchange failed.
         """
-        if self._state not in (_State.NEW, _State.IDLE):
-            raise httpcore2.ConnectionNotAvailable()
+        if self._state is not _State.IDLE and self._state is not _State.NEW:
+            raise Occupied
         self._state = _State.ACTIVE
-        passage: Passage = request.extensions["passage"]
+        self._passage = passage
         passage.reused = self._served > 0
         self._served += 1
         try:
-            head = self._h11.send(
-                h11.Request(method=request.method, target=request.url.target, headers=request.headers)
-            )
-            assert head is not None
-            proceed: asyncio.Event | None = None
-            if passage.body is None:
-                head += self._h11.send(h11.EndOfMessage()) or b""
-                await self._write(head)
-            else:
-                proceed = asyncio.Event() if passage.expects_continue else None
-                await self._write(head)
-                assert isinstance(request.stream, AsyncIterable)
-                self._sender = asyncio.get_running_loop().create_task(self._send_body(request.stream, passage, proceed))
-            response = await self._receive_head(proceed)
+            if self._stream is None:
+                await self._opener.spawn(self._open(passage))
+                assert self._stream is not None
+            passage.enter(Phase.HEAD)
+            proceed = self._send(self._stream, passage)
+            response = await self._receive_head(self._stream, proceed)
         except BaseException:
-            await self.release(passage)
+            self._release()
             raise
-        return httpcore2.Response(
-            status=response.status_code,
-            headers=response.headers.raw_items(),
-            content=_Body(self, passage),
-            extensions={"http_version": b"HTTP/" + response.http_version},
-        )
+        self.status = response.status_code
+        self.headers = tuple([(bytes(name), bytes(value)) for name, value in response.headers.raw_items()])
+        return self
 
-    async def _write(self, data: bytes) -> None:
-        try:
-            await self._stream.write(data)
-        except OSError:
+    async def _open(self, passage: Passage) -> None:
+        # Kept here before anybody who waits for it hears of it: who gives up just then leaves nothing behind.
+        self._stream = await self._opener.open(self.origin, passage)
+
+    def _send(self, stream: Stream, passage: Passage) -> asyncio.Event | None:
+        """Send the head, and the body if it is there; else begin to send it. Returns what `100 Continue` sets."""
+        plan, body = passage.plan, passage.body
+        send = self._h11.send
+        data = send(h11.Request(method=plan.method, target=plan.target, headers=passage.headers)) or b""
+        proceed: asyncio.Event | None = None
+        if body is None:
+            data += send(_END) or b""
+        else:
+            proceed = asyncio.Event() if _expects_continue(passage.headers) else None
+            whole = body.whole(_TOGETHER_BYTES) if proceed is None else None
+            if whole is not None:
+                try:
+                    data += (send(h11.Data(data=whole)) or b"") + (
+                        send(h11.EndOfMessage(headers=list(body.trailers))) or b""
+                    )
+                except h11.LocalProtocolError as exc:
+                    raise OutboundError(ErrorCode("HTTP-protocol-error")) from exc
+                body = None
+        with contextlib.suppress(OSError):
             # The origin may have answered before it closed; reading finds out.
-            return
+            stream.push(data)
+        if body is not None:
+            self._sender = self._opener.spawn(self._send_body(stream, body, passage, proceed))
+        return proceed
 
-    async def _send_body(self, content: AsyncIterable[bytes], passage: Passage, proceed: asyncio.Event | None) -> None:
+    async def _send_body(
+        self, stream: Stream, body: RequestBody, passage: Passage, proceed: asyncio.Event | None
+    ) -> None:
         try:
             if proceed is not None:
                 try:
                     await asyncio.wait_for(proceed.wait(), _CONTINUE_WAIT_S)
                 except TimeoutError:
                     proceed = None
-            async for chunk in content:
-                await self._stream.write(self._h11.send(h11.Data(data=chunk)) or b"")
-            trailers = list(passage.body.trailers) if passage.body is not None else []
-            await self._stream.write(self._h11.send(h11.EndOfMessage(headers=trailers)) or b"")
+            async for chunk in body:
+                await stream.write(self._h11.send(h11.Data(data=chunk)) or b"")
+            await stream.write(self._h11.send(h11.EndOfMessage(headers=list(body.trailers))) or b"")
         except OutboundError as exc:
             passage.fail(exc)
         except OSError:
-            # As in _write: what the origin said before it closed counts.
+            # As in _send: what the origin said before it closed counts.
             return
         except h11.LocalProtocolError:
             passage.fail(OutboundError(ErrorCode("HTTP-protocol-error")))
 
-    async def _receive_head(self, proceed: asyncio.Event | None) -> h11.Response:
+    async def _receive_head(self, stream: Stream, proceed: asyncio.Event | None) -> h11.Response:
+        await self._fill(stream)
         while True:
-            event = await self._next_event()
-            if isinstance(event, h11.Response):
+            event = self._h11.next_event()
+            if event is h11.NEED_DATA:
+                await self._fill(stream)
+            elif isinstance(event, h11.Response):
                 if proceed is not None and not proceed.is_set() and self._sender is not None:
                     # The answer came instead of `100 Continue`: the origin does not want the body.
                     self._sender.cancel()
                 return event
-            if isinstance(event, h11.InformationalResponse):
+            elif isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
                     raise OutboundError(ErrorCode("HTTP-upgrade-failed"))
                 if proceed is not None:
                     proceed.set()
 
-    async def _next_event(self) -> Any:
-        while True:
-            event = self._h11.next_event()
-            if event is not h11.NEED_DATA:
-                return event
+    async def _fill(self, stream: Stream) -> bool:
+        """Give the parser what arrives next. Returns whether anything did; False at the end of a body."""
+        try:
+            data = await stream.read(_READ_BYTES)
+        except ConnectionError as exc:
             state = self._h11.their_state
-            before = self._h11.trailing_data[0]
-            try:
-                data = await self._stream.read(_READ_BYTES)
-            except OSError as exc:
-                if isinstance(exc, ConnectionError) and state is h11.SEND_BODY:
-                    raise Cut from exc
-                if isinstance(exc, ConnectionError) and state is h11.SEND_RESPONSE and not before:
-                    raise Unanswered from exc
-                raise
-            if not data:
-                if state is h11.SEND_RESPONSE:
-                    raise Cut if before else Unanswered
-                self._h11.receive_data(b"")
+            if state is h11.SEND_BODY:
+                raise Cut from exc
+            if state is h11.SEND_RESPONSE and not self._h11.trailing_data[0]:
+                raise Unanswered from exc
+            raise
+        if not data and self._h11.their_state is h11.SEND_RESPONSE:
+            raise Cut if self._h11.trailing_data[0] else Unanswered
+        self._h11.receive_data(data)
+        return bool(data)
+
+    async def next_data(self) -> bytes | None:
+        """Return the next piece of the response's body, None at its end; leaves trailers in the passage."""
+        event: Any = self._h11.next_event()
+        while event is h11.NEED_DATA:
+            assert self._stream is not None
+            if await self._fill(self._stream):
+                event = self._h11.next_event()
+            else:
                 try:
-                    return self._h11.next_event()
+                    event = self._h11.next_event()
                 except h11.RemoteProtocolError as exc:
                     raise Cut from exc
-            self._h11.receive_data(data)
-
-    async def next_data(self, passage: Passage) -> bytes | None:
-        """Return the next piece of the response's body, None at its end; leaves trailers in the passage."""
-        event = await self._next_event()
         if isinstance(event, h11.Data):
             return bytes(event.data)
-        if isinstance(event, h11.EndOfMessage):
-            passage.trailers = tuple(event.headers.raw_items())
+        if isinstance(event, h11.EndOfMessage) and event.headers and self._passage is not None:
+            self._passage.trailers = tuple([(bytes(n), bytes(v)) for n, v in event.headers.raw_items()])
         return None
 
-    async def release(self, passage: Passage) -> None:
+    async def release(self) -> None:
         """The exchange is over: keep the connection if both sides are done with it, else close it."""
+        self._release()
+
+    def _release(self) -> None:
+        self._passage = None
         sender, self._sender = self._sender, None
         sending = sender is not None and not sender.done()
         if (
@@ -175,82 +214,40 @@ class Http1Connection(httpcore2.AsyncConnectionInterface):
             self._state = _State.IDLE
             self._expires_at = time.monotonic() + self._keepalive_s
         else:
-            await self.aclose()
+            self.close()
         if sender is not None and sending:
             # Not awaited: nothing here may be interrupted half-way.
             sender.cancel()
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         """Close the connection at once."""
         self._state = _State.CLOSED
-        await self._stream.aclose()
+        if self._stream is not None:
+            self._stream.abort()
 
-    # httpcore2.AsyncConnectionInterface: what the pool asks
+    # what the pool asks
 
-    def can_handle_request(self, origin: httpcore2.Origin) -> bool:
-        """Whether it leads there."""
-        return origin == self._origin
-
-    def is_connected(self) -> bool:
-        """Whether it is not closed."""
-        return self._state is not _State.CLOSED
-
-    def is_available(self) -> bool:
-        """Whether it can take a request."""
+    def idle(self) -> bool:
+        """Whether it stands and nothing runs on it."""
         return self._state is _State.IDLE
 
-    def has_expired(self) -> bool:
+    def stale(self) -> bool:
         """Whether it must not be used again: too old, or the origin closed it while the loop stood still."""
-        if self._state is not _State.IDLE:
-            return False
-        if time.monotonic() > self._expires_at or self._stream.noticed():
+        stream = self._stream
+        if stream is None or time.monotonic() > self._expires_at or stream.noticed():
             return True
-        # The pool asks every idle connection at every request; the kernel has to be asked only once after the loop
-        # has stood still, because while it runs it notices a close itself.
-        era = self._era()
+        # While the loop runs it notices a close itself; the kernel has to be asked only once after it stood still.
+        era = self._opener.era
         if era != self._quiet_era:
-            if self._stream.stirred():
+            if stream.stirred():
                 return True
             self._quiet_era = era
         return False
 
-    def is_idle(self) -> bool:
-        """Whether nothing runs on it."""
-        return self._state is _State.IDLE
-
-    def can_multiplex(self) -> bool:
+    def shares(self) -> bool:
         """Never: one request at a time."""
         return False
 
-    def is_closed(self) -> bool:
-        """Whether it is closed."""
-        return self._state is _State.CLOSED
 
-    def info(self) -> str:
-        """For people."""
-        return f"{str(self._origin)!r}, HTTP/1.1, {self._state.name}, Request Count: {self._served}"
-
-    def __repr__(self) -> str:
-        return f"<Http1Connection [{self.info()}]>"
-
-
-class _Body:
-    """The content of a response: an async iterable the pool can close."""
-
-    def __init__(self, connection: Http1Connection, passage: Passage) -> None:
-        self._connection = connection
-        self._passage = passage
-        self._closed = False
-
-    async def __aiter__(self) -> AsyncGenerator[bytes, None]:
-        try:
-            while (chunk := await self._connection.next_data(self._passage)) is not None:
-                yield chunk
-        except BaseException:
-            await self.aclose()
-            raise
-
-    async def aclose(self) -> None:
-        if not self._closed:
-            self._closed = True
-            await self._connection.release(self._passage)
+def _expects_continue(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(name.lower() == b"expect" and value.lower() == b"100-continue" for name, value in headers)

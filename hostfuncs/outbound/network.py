@@ -7,7 +7,6 @@ something waits in its socket: an idle HTTP/1.1 connection with anything to read
 import asyncio
 import contextlib
 import ipaddress
-import select
 import socket
 import ssl
 from collections import deque
@@ -15,13 +14,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, cast
 
-import httpcore2
-
 from hostfuncs.outbound.addresses import Address
+from hostfuncs.outbound.steps import Parking
 
 LOOK_UPS = 8
 """Names looked up at once; further ones wait."""
 _HIGH_WATER = 256 * 1024
+_RECEIVE_BYTES = 64 * 1024
 
 
 class Resolver(Protocol):
@@ -57,10 +56,36 @@ class SystemResolver:
         return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 
-class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
-    """A TCP or TLS connection; httpcore2's stream interface straight on an asyncio transport."""
+class _Landing:
+    """Where bytes land before they are copied out: one piece of memory for all streams, made with the first of them."""
 
     def __init__(self) -> None:
+        self._view: memoryview | None = None
+
+    @property
+    def view(self) -> memoryview:
+        """The memory."""
+        if self._view is None:
+            self._view = memoryview(bytearray(_RECEIVE_BYTES))
+        return self._view
+
+
+_LANDING = _Landing()
+
+
+class Stream(asyncio.BufferedProtocol):
+    """A TCP or TLS connection, straight on an asyncio transport; has what httpcore2 asks of a stream.
+
+    Parameters:
+        loop: the loop.
+        sock: its socket, which stays the transport's to close.
+        in_place: whether whoever reads is resumed within the call that brings the bytes (see `Steps`) and not by the
+            loop's next pass.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, in_place: bool) -> None:
+        self._loop = loop
+        self._socket = sock
         self._transport: asyncio.Transport | None = None
         self._chunks: deque[bytes] = deque()
         self._held = 0
@@ -68,35 +93,40 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self._eof = False
         self._lost: Exception | None = None
         self._is_lost = False
+        self._parking = Parking() if in_place else None
         self._reader: asyncio.Future[None] | None = None
         self._drain: asyncio.Future[None] | None = None
         self._full = False
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol: a plain one would have a quarter of a mebibyte mapped and unmapped for every read
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection stands."""
         self._transport = cast(asyncio.Transport, transport)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """asyncio: where to read to; copied out by the `buffer_updated` that follows at once."""
+        return _LANDING.view
+
+    def buffer_updated(self, nbytes: int) -> None:
         """asyncio: bytes arrived."""
-        self._chunks.append(data)
-        self._held += len(data)
+        self._chunks.append(bytes(_LANDING.view[:nbytes]))
+        self._held += nbytes
         if self._held > _HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._wake(self._reader)
+        self._arrived()
 
     def eof_received(self) -> None:
         """asyncio: the peer will send no more."""
         self._eof = True
-        self._wake(self._reader)
+        self._arrived()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
         self._is_lost = True
         self._lost = exc
-        self._wake(self._reader)
+        self._arrived()
         self._wake(self._drain)
 
     def pause_writing(self) -> None:
@@ -108,7 +138,7 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self._full = False
         self._wake(self._drain)
 
-    # httpcore2.AsyncNetworkStream
+    # as httpcore2.AsyncNetworkStream
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Return what has arrived, b"" at the end.
@@ -121,8 +151,11 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
                 raise self._lost
             if self._eof or self._is_lost:
                 return b""
-            self._reader = asyncio.get_running_loop().create_future()
-            await self._reader
+            if self._parking is not None:
+                await self._parking
+            else:
+                self._reader = self._loop.create_future()
+                await self._reader
         chunk = self._chunks.popleft()
         if len(chunk) > max_bytes:
             self._chunks.appendleft(chunk[max_bytes:])
@@ -143,7 +176,7 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
             return
         self.push(buffer)
         while self._full and not self._is_lost:
-            self._drain = asyncio.get_running_loop().create_future()
+            self._drain = self._loop.create_future()
             await self._drain
         if self._lost is not None:
             raise self._lost
@@ -155,11 +188,11 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self._transport.write(buffer)
 
     async def aclose(self) -> None:
-        """Close at once. Nothing is flushed: whoever closes has had all it wanted, or wants no more."""
+        """As `abort`."""
         self.abort()
 
     def abort(self) -> None:
-        """As `aclose`, where nothing can be awaited."""
+        """Close at once. Nothing is flushed: whoever closes has had all it wanted, or wants no more."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -172,9 +205,8 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
             ssl.SSLError, OSError: the handshake failed.
         """
         assert self._transport is not None
-        loop = asyncio.get_running_loop()
         try:
-            secured = await loop.start_tls(self._transport, self, ssl_context, server_hostname=server_hostname)
+            secured = await self._loop.start_tls(self._transport, self, ssl_context, server_hostname=server_hostname)
         except BaseException:
             self._transport.abort()
             raise
@@ -204,33 +236,28 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     def stirred(self) -> bool:
         """Whether the peer did anything since the last read: sent, closed or reset. Asks the kernel, not the loop."""
-        if self.noticed() or self._transport is None:
-            return True
-        sock = self._transport.get_extra_info("socket")
-        descriptor = -1 if sock is None else sock.fileno()
-        if descriptor < 0:
-            return True
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN | select.POLLHUP | select.POLLERR)
-        return bool(poll.poll(0))
+        return self.noticed() or self._peek() is not None
 
     def gone(self) -> bool:
         """Whether the peer has closed, told from a look into the socket; false while bytes are still to be read."""
         if self._eof or self._is_lost or self._transport is None or self._transport.is_closing():
             return True
-        sock = self._transport.get_extra_info("socket")
-        descriptor = -1 if sock is None else sock.fileno()
-        if descriptor < 0:
-            return True
-        twin = socket.socket(fileno=socket.dup(descriptor))
+        return self._peek() == b""
+
+    def _peek(self) -> bytes | None:
+        """What lies in the socket, at most a byte; None for nothing, b"" for the end or an error."""
         try:
-            return twin.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
-            return False
+            return None
         except OSError:
-            return True
-        finally:
-            twin.close()
+            return b""
+
+    def _arrived(self) -> None:
+        if self._parking is not None:
+            self._parking.wake()
+        else:
+            self._wake(self._reader)
 
     @staticmethod
     def _wake(future: asyncio.Future[None] | None) -> None:
@@ -238,11 +265,15 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
             future.set_result(None)
 
 
-async def connect(addresses: Sequence[Address], port: int) -> Stream:
+async def connect(addresses: Sequence[Address], port: int, *, in_place: bool = False) -> Stream:
     """Connect to the first address that answers, never to anything but these addresses.
 
     Each attempt but the last gives way to the next after a quarter of a second without an answer and goes on beside
     it (RFC 8305 section 5); the first to succeed wins.
+
+    Parameters:
+        addresses, port: where to.
+        in_place: see `Stream`.
 
     Raises:
         OSError: every attempt failed; the last failure.
@@ -270,7 +301,8 @@ async def connect(addresses: Sequence[Address], port: int) -> Stream:
                     task.result().close()
             if winner is None and not attempts and not waiting:
                 raise failure
-        _, stream = await loop.create_connection(Stream, sock=winner)
+        made = Stream(loop, winner, in_place)
+        _, stream = await loop.create_connection(lambda: made, sock=winner)
     except BaseException:
         if winner is not None:
             winner.close()

@@ -1,45 +1,46 @@
-"""The engine of a worker: event loop, connection pools, TLS. The only place that knows httpx's transport layer.
+"""The engine of a worker: event loop, connection pools, TLS.
 
-Requests go to httpcore2, the transport under httpx2, and not through an httpx2 client: WASI has no cookies, redirects,
-authentication or environment proxies, so there is nothing left for the client to do but to copy headers.
+Requests do not go through an httpx2 client: WASI has no cookies, redirects, authentication or environment proxies, so
+there is nothing for the client to do but to copy headers. Nor do they go through the pool of httpcore2, the transport
+under it, which runs several hundred Python functions per request before and after anything is sent; its connections
+serve HTTP/2 and proxies.
 """
 
 import asyncio
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
-# httpcore2's locks load this with the first request; loaded before the fork, its pages are shared.
-import anyio._backends._asyncio  # noqa: F401
-import httpcore2
-
-from hostfuncs.outbound.connection import Connection
+from hostfuncs.outbound.authority import Origin
 from hostfuncs.outbound.exchanges import Exchanges
+from hostfuncs.outbound.http1 import Http1Connection
 from hostfuncs.outbound.network import Resolver, Stream, SystemResolver
+from hostfuncs.outbound.opening import Opener
+from hostfuncs.outbound.passage import Connection
 from hostfuncs.outbound.policy import Policy
+from hostfuncs.outbound.pool import Pool
+from hostfuncs.outbound.proxy import parse_proxy
 from hostfuncs.outbound.shapes import OutboundLimits, Settings
 from hostfuncs.outbound.tls import Contexts, contexts
 
 
-class _Pool(httpcore2.AsyncConnectionPool):
-    """httpcore2's pool with our connections in it."""
+def warm(settings: Settings) -> Contexts:
+    """Load what these settings need and read the certificate stores. Whoever forks workers calls this first.
 
-    def __init__(self, outbound: "Outbound") -> None:
-        settings = outbound.settings
-        super().__init__(
-            max_connections=settings.connections,
-            max_keepalive_connections=min(settings.idle_connections, settings.connections),
-            keepalive_expiry=settings.keepalive_ms / 1000,
-            http2=settings.http2,
-            ssl_context=outbound.contexts.common,
-            proxy=None if settings.proxy is None else _proxy(settings.proxy),
-        )
-        self._outbound = outbound
+    Raises:
+        ValueError: a certificate file, pattern or proxy in the settings is wrong.
+    """
+    if settings.proxy is not None:
+        parse_proxy(settings.proxy)
+    if _needs_httpcore(settings):
+        import hostfuncs.outbound.foreign
+        import hostfuncs.outbound.foreign_errors  # noqa: F401
+    return contexts(settings)
 
-    def create_connection(self, origin: httpcore2.Origin) -> httpcore2.AsyncConnectionInterface:
-        """One of ours; through a proxy, one of httpcore2's, which can do less (see `Settings.proxy`)."""
-        if self._outbound.settings.proxy is not None:
-            return super().create_connection(origin)
-        return self._outbound.new_connection(origin, self)
+
+def _needs_httpcore(settings: Settings) -> bool:
+    return settings.http2 or settings.proxy is not None
 
 
 class Outbound:
@@ -66,17 +67,20 @@ class Outbound:
         new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
     ) -> None:
         self.settings = settings or Settings()
-        if self.settings.proxy is not None:
-            _proxy(self.settings.proxy)
-        self.contexts: Contexts = contexts(self.settings)
+        self.contexts: Contexts = warm(self.settings)
         """Whom to trust."""
+        self.in_place = not _needs_httpcore(self.settings)
+        """Whether exchanges are driven in place (see `Steps`) and not as tasks."""
         self._resolver = resolver or SystemResolver()
         self._new_loop = new_loop
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pools: dict[Policy, _Pool] = {}
+        self._pools: dict[Policy, Pool] = {}
+        self._latest: tuple[Policy, Pool] | None = None
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self.era = 0
         """Counts the times the loop was set going again."""
+        self.unsettled = False
+        """Whether tasks may be left, or closed connections that the loop has not seen off."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -102,35 +106,61 @@ class Outbound:
         """
         return Exchanges(self, policy, limits, deadline_ns, check)
 
-    def pool(self, policy: Policy) -> httpcore2.AsyncConnectionPool:
+    def pool(self, policy: Policy) -> Pool:
         """Return the pool of a policy."""
+        latest = self._latest
+        if latest is not None and latest[0] is policy:
+            return latest[1]
         # Moved to the end, so that the first is the one unused for longest.
-        pool = self._pools.pop(policy, None) or _Pool(self)
+        pool = self._pools.pop(policy, None) or self._new_pool()
         self._pools[policy] = pool
+        self._latest = (policy, pool)
         return pool
 
-    def new_connection(self, origin: httpcore2.Origin, pool: httpcore2.AsyncConnectionPool) -> Connection:
-        """Make a connection for a pool."""
+    def _new_pool(self) -> Pool:
+        settings = self.settings
+        keepalive_s = settings.keepalive_ms / 1000
 
-        async def make_room() -> None:
-            """Close idle connections of other policies if this one is too many."""
+        def make_room() -> None:
+            """Close idle connections of other policies if there are too many."""
             for policy, other in list(self._pools.items()):
-                if sum(len(each.connections) for each in self._pools.values()) <= self.settings.connections:
+                if sum(map(len, self._pools.values())) <= settings.connections:
                     return
                 if other is not pool:
                     del self._pools[policy]
-                    await other.aclose()
+                    other.close()
 
-        return Connection(
-            origin,
+        opener = Opener(
+            spawn=self.spawn,
+            now=lambda: self.era,
             contexts=self.contexts,
             resolver=self._resolver,
-            keepalive_s=self.settings.keepalive_ms / 1000,
-            http2=self.settings.http2,
             make_room=make_room,
             opened=self._streams.add,
-            era=lambda: self.era,
+            in_place=self.in_place,
         )
+
+        make: Callable[[Origin], Connection] = partial(Http1Connection, opener=opener, keepalive_s=keepalive_s)
+        if not self.in_place:
+            from hostfuncs.outbound import foreign
+
+            make = foreign.maker(settings, self.contexts, opener, make)
+        pool = Pool(
+            make,
+            connections=settings.connections,
+            idle_connections=min(settings.idle_connections, settings.connections),
+            new_future=lambda: self.loop.create_future(),
+            changed=self._changed,
+        )
+        return pool
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Put a coroutine into a task; `Exchanges.close` sees to its end."""
+        self.unsettled = True
+        return self.loop.create_task(coroutine)
+
+    def _changed(self) -> None:
+        self.unsettled = True
 
     @property
     def looking_up(self) -> bool:
@@ -139,14 +169,15 @@ class Outbound:
 
     def connections(self) -> tuple[int, int]:
         """Return how many connections are active and how many are idle."""
-        every = [connection for pool in self._pools.values() for connection in pool.connections]
-        idle = sum(connection.is_idle() for connection in every)
-        return len(every) - idle, idle
+        pools = self._pools.values()
+        return sum(pool.taken for pool in pools), sum(pool.idle for pool in pools)
 
     def reset(self) -> None:
         """Throw every connection away, and the loop with them. For states that cannot be vouched for."""
         loop, self._loop = self._loop, None
         self._pools.clear()
+        self._latest = None
+        self.unsettled = False
         streams, self._streams = list(self._streams), weakref.WeakSet()
         if loop is None:
             return
@@ -159,22 +190,26 @@ class Outbound:
         loop.run_forever()
         loop.close()
 
+    def settle(self) -> None:
+        """Wait, but not for long, until tasks that were cancelled or that close something have ended."""
+        if not self.unsettled:
+            return
+        self.unsettled = False
+        loop = self.loop
+        pending = list(asyncio.all_tasks(loop))
+        if pending:
+            loop.run_until_complete(asyncio.wait(pending, timeout=1.0))
+        if any(not task.done() for task in pending):
+            self.reset()
+        else:
+            # Closed transports give their descriptors back in the loop's next pass.
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+
     def close(self) -> None:
         """Close all connections and the loop. The object can be used again."""
-        loop = self._loop
-        if loop is not None:
+        if self._loop is not None:
             for pool in self._pools.values():
-                loop.run_until_complete(pool.aclose())
+                pool.close()
+            self.settle()
         self.reset()
-
-
-def _proxy(url: str) -> httpcore2.Proxy:
-    """Read `http://[user:password@]host:port`. Raises ValueError."""
-    scheme, separator, rest = url.partition("://")
-    credentials, _, address = rest.rpartition("@")
-    host, _, port = address.rstrip("/").rpartition(":")
-    if not separator or scheme != "http" or not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError("the outbound proxy is not http://[user:password@]host:port")
-    user, _, password = credentials.partition(":")
-    auth = (user.encode(), password.encode()) if credentials else None
-    return httpcore2.Proxy(httpcore2.URL(scheme=b"http", host=host.encode("idna"), port=int(port), target=b"/"), auth)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from hostfuncs.outbound import Outbound, OutboundLimits, Policy, Settings, UsageRecord, tls
+from hostfuncs.outbound import Outbound, OutboundLimits, Policy, Settings, UsageRecord, warm
 from sandboxd.limits import Limits
 from sandboxd.wire.messages import GuestSpec, OutboundSettings, OutboundUsage
 
@@ -21,7 +21,7 @@ def prepare(settings: OutboundSettings) -> None:
     Raises:
         ValueError: a file cannot be read or is no PEM, or a pattern is wrong; names the file or pattern.
     """
-    tls.contexts(_settings(settings))
+    warm(_settings(settings))
 
 
 def _settings(settings: OutboundSettings) -> Settings:

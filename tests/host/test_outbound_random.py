@@ -92,4 +92,29 @@ def _one(dice: random.Random, outbound: Outbound, origin: Origin) -> None:
                 refused += 1
     records = exchanges.close()
     assert len(records) == len(started) + refused
-    assert all(exchange.task.done() for exchange, _ in started)
+    assert all(exchange.over() for exchange, _ in started)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_cancellations_leave_no_place_taken(seed: int) -> None:
+    """More requests than connections, to two origins, given up wherever they happen to be."""
+    dice = random.Random(seed)
+    outbound = Outbound(Settings(connections=2))
+    with Origin() as first, Origin() as second:
+        for _ in range(10):
+            exchanges = outbound.begin(LOOPBACK, OutboundLimits(concurrency=8), time.monotonic_ns() + 10_000_000_000)
+            paths = ["/echo", "/delay/2", "/chunked/3000", "/close", "/hold", "/close-silently"]
+            started = [
+                exchanges.start(request(dice.choice([first, second]).url(dice.choice(paths)))) for _ in range(12)
+            ]
+            for exchange in dice.sample(started, len(started)):
+                if dice.random() < 0.7:
+                    exchanges.wait(exchange.done, time.monotonic_ns() + dice.choice([0, 200_000, 3_000_000]))
+                exchange.close()
+                assert sum(outbound.connections()) <= 2
+            assert len(exchanges.close()) == len(started)
+            assert all(exchange.over() for exchange in started)
+            assert outbound.connections()[0] == 0
+        for origin in (first, second):
+            assert fetch(outbound, origin.url("/bytes/70000")).body == pattern(70_000)
+    outbound.close()

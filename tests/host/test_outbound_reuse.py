@@ -1,15 +1,18 @@
 """Connections that outlive an invocation, and what an invocation must not leave behind."""
 
+import asyncio
 import gc
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from hostfuncs.outbound import ErrorCode, Options, Outbound, OutboundLimits, Policy, Settings
 from tests.host.outbound_client import LOOPBACK, fetch, invocation, request
+from tests.listeners import Listener
 from tests.origins import Origin
 
 
@@ -150,6 +153,100 @@ def test_a_pause_of_the_guest_is_not_the_origins_fault(origin: Origin, outbound:
             pass
         exchanges.wait(exchange.done)
         assert exchange.result().status == 200
+
+
+class Chatty(Listener):
+    """Answers every request, and says more on the connection when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sockets: list[socket.socket] = []
+
+    def serve(self, sock: socket.socket) -> None:
+        """Answer until the client has had enough."""
+        self.sockets.append(sock)
+        while data := sock.recv(65536):
+            assert data.endswith(b"\r\n\r\n")
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+def test_what_an_origin_says_unasked_is_no_answer_to_the_next_request(outbound: Outbound) -> None:
+    with Chatty() as origin:
+        assert fetch(outbound, origin.url("/")).body == b"ok"
+        origin.sockets[0].sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        assert fetch(outbound, origin.url("/")).body == b"ok"
+        assert origin.connections == 2
+
+
+def test_at_the_limit_requests_wait_their_turn_on_one_connection(origin: Origin) -> None:
+    engine = Outbound(Settings(connections=1))
+    with invocation(engine) as exchanges:
+        first = exchanges.start(request(origin.url("/hold")))
+        later = [exchanges.start(request(origin.url(f"/status/{number}"))) for number in (201, 202, 203)]
+        while not origin.seen:
+            exchanges.wait(lambda: False, time.monotonic_ns() + 1_000_000)
+        assert engine.connections() == (1, 0)
+        origin.release()
+        exchanges.wait(lambda: all(exchange.body.complete() for exchange in (first, *later)))
+        assert [exchange.result().status for exchange in later] == [201, 202, 203]
+    assert [seen.target for seen in origin.seen] == ["/hold", "/status/201", "/status/202", "/status/203"]
+    assert origin.connections == 1
+    engine.close()
+
+
+def test_another_origin_gets_the_place_of_an_idle_connection(origin: Origin) -> None:
+    engine = Outbound(Settings(connections=1))
+    with Origin() as second:
+        for _ in range(2):
+            assert fetch(engine, origin.url("/echo")).status == 200
+            assert fetch(engine, second.url("/echo")).status == 200
+            assert engine.connections() == (0, 1)
+        assert (origin.connections, second.connections) == (2, 2)
+    engine.close()
+
+
+def test_who_gives_up_waiting_for_a_place_takes_none(origin: Origin) -> None:
+    engine = Outbound(Settings(connections=1))
+    with invocation(engine) as exchanges:
+        first, second, third = (exchanges.start(request(origin.url(path))) for path in ("/hold", "/echo", "/echo"))
+        while not origin.seen:
+            exchanges.wait(lambda: False, time.monotonic_ns() + 1_000_000)
+        second.close()
+        first.close()
+        exchanges.wait(third.body.complete)
+        assert third.result().status == 200
+        assert second.over()
+    assert [seen.target for seen in origin.seen] == ["/hold", "/echo"]
+    assert engine.connections() == (0, 1)
+    engine.close()
+
+
+class Never:
+    """A resolver that is asked and does not answer."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        """Wait for ever."""
+        self.asked += 1
+        await asyncio.get_running_loop().create_future()
+        return []
+
+
+def test_who_gives_up_while_connecting_leaves_nothing(origin: Origin) -> None:
+    resolver = Never()
+    engine = Outbound(Settings(connections=1), resolver=resolver)
+    with invocation(engine) as exchanges:
+        first = exchanges.start(request(f"http://localhost:{origin.port}/echo"))
+        second = exchanges.start(request(origin.url("/echo")))
+        exchanges.wait(lambda: resolver.asked == 1, time.monotonic_ns() + 50_000_000)
+        assert engine.connections() == (1, 0)
+        first.close()
+        exchanges.wait(second.body.complete)
+        assert second.result().status == 200
+    assert engine.connections() == (0, 1)
+    engine.close()
 
 
 def test_descriptors_do_not_grow(origin: Origin, outbound: Outbound) -> None:
