@@ -1,5 +1,8 @@
 """`types`: requests, responses, header fields, futures. Source: wasi-go, imports/wasi_http/types."""
 
+import re
+from functools import lru_cache
+
 from hostfuncs.abi import HostTrap
 from hostfuncs.legacy_http.calls import Calls, Function
 from hostfuncs.legacy_http.things import (
@@ -137,9 +140,14 @@ def new_outgoing_request(
     return calls.add(function, request)
 
 
+_VISIBLE = re.compile(rb"[\x21-\x7e]*")
+
+
 def _target(text: bytes) -> str:
     """As Go's net/url has it on the wire: the fragment stays here, blanks and non-ASCII bytes are percent-encoded."""
     plain = text.partition(b"#")[0]
+    if _VISIBLE.fullmatch(plain) is not None:
+        return plain.decode("ascii")
     return "".join(chr(byte) if 0x21 <= byte <= 0x7E else f"%{byte:02X}" for byte in plain)
 
 
@@ -226,6 +234,7 @@ def incoming_response_headers(calls: Calls, function: str, response: int) -> int
     return wanted.headers_handle
 
 
+@lru_cache(maxsize=256)
 def _canonical(name: bytes) -> bytes:
     """Go's CanonicalMIMEHeaderKey: guests compare names with what the reference gave them."""
     return b"-".join(part[:1].upper() + part[1:].lower() for part in name.split(b"-"))

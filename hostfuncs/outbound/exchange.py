@@ -119,10 +119,13 @@ class Exchange:
     def _seconds(self, phase: Phase) -> float:
         settings, options = self._owner.outbound.settings, self._options
         if phase is Phase.RESOLVING:
-            return _shorter(options.connect_timeout_ns, settings.connect_timeout_ms)
-        if phase is Phase.HEAD:
-            return _shorter(options.first_byte_timeout_ns, settings.first_byte_timeout_ms)
-        return _shorter(options.between_bytes_timeout_ns, settings.between_bytes_timeout_ms)
+            guest_ns, server_ms = options.connect_timeout_ns, settings.connect_timeout_ms
+        elif phase is Phase.HEAD:
+            guest_ns, server_ms = options.first_byte_timeout_ns, settings.first_byte_timeout_ms
+        else:
+            guest_ns, server_ms = options.between_bytes_timeout_ns, settings.between_bytes_timeout_ms
+        # The guest's, but never longer than the server's.
+        return server_ms / 1000 if guest_ns is None else min(guest_ns / 1e9, server_ms / 1000)
 
     def _pause(self) -> None:
         self.due = _NEVER
@@ -222,8 +225,9 @@ class Exchange:
         check_received(headers, limit_bytes=limits.header_bytes, limit_count=limits.header_count)
         self._head = ResponseHead(status=reply.status, headers=headers)
         self._owner.notify()
-        body, pieces = self.body, 0
-        self._enter(Phase.BODY)
+        body, pieces, seconds = self.body, 0, self._seconds(Phase.BODY)
+        self._phase = Phase.BODY
+        self.due = self._owner.due(seconds)
         while (chunk := await reply.next_data()) is not None:
             body.feed(chunk)
             pieces += 1
@@ -233,7 +237,7 @@ class Exchange:
             if body.full():
                 self._pause()
                 await body.room()
-            self._enter(Phase.BODY)
+            self.due = self._owner.due(seconds)
         self._pause()
         if passage.trailers:
             check_received(
@@ -253,9 +257,3 @@ class Exchange:
             else:
                 headers.append((b"Transfer-Encoding", b"chunked"))
         return headers
-
-
-def _shorter(guest_ns: int | None, server_ms: int) -> float:
-    """The guest's timeout, in seconds, but never longer than the server's."""
-    server_s = server_ms / 1000
-    return server_s if guest_ns is None else min(guest_ns / 1e9, server_s)

@@ -132,9 +132,7 @@ class Exchanges:
         limit_ns = self._deadline_ns if until_ns is None else min(self._deadline_ns, until_ns)
         self._enter()
         try:
-            while True:
-                if ready():
-                    return True
+            while not ready():
                 left_s = (limit_ns - time.monotonic_ns()) / 1e9
                 if left_s > 0:
                     self._run(ready, left_s if self._check is None else min(left_s, _CHECK_EVERY_S))
@@ -154,6 +152,7 @@ class Exchanges:
                     raise DeadlineExceeded
                 if now >= limit_ns:
                     return False
+            return True
         finally:
             self._left_at = time.monotonic()
 

@@ -7,7 +7,6 @@ safe. So the connection is ours.
 """
 
 import asyncio
-import contextlib
 import time
 from enum import Enum
 from typing import Any
@@ -117,9 +116,11 @@ class Http1Connection:
                 except h11.LocalProtocolError as exc:
                     raise OutboundError(ErrorCode("HTTP-protocol-error")) from exc
                 body = None
-        with contextlib.suppress(OSError):
-            # The origin may have answered before it closed; reading finds out.
+        try:
             stream.push(data)
+        except OSError:
+            # The origin may have answered before it closed; reading finds out.
+            return proceed
         if body is not None:
             self._sender = self._opener.spawn(self._send_body(stream, body, passage, proceed))
         return proceed

@@ -12,6 +12,7 @@ import ssl
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import Any, Protocol, cast
 
 from hostfuncs.outbound.addresses import Address
@@ -56,21 +57,10 @@ class SystemResolver:
         return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
 
-class _Landing:
+@cache
+def _landing() -> memoryview:
     """Where bytes land before they are copied out: one piece of memory for all streams, made with the first of them."""
-
-    def __init__(self) -> None:
-        self._view: memoryview | None = None
-
-    @property
-    def view(self) -> memoryview:
-        """The memory."""
-        if self._view is None:
-            self._view = memoryview(bytearray(_RECEIVE_BYTES))
-        return self._view
-
-
-_LANDING = _Landing()
+    return memoryview(bytearray(_RECEIVE_BYTES))
 
 
 class Stream(asyncio.BufferedProtocol):
@@ -87,6 +77,7 @@ class Stream(asyncio.BufferedProtocol):
         self._loop = loop
         self._socket = sock
         self._transport: asyncio.Transport | None = None
+        self._landing = _landing()
         self._chunks: deque[bytes] = deque()
         self._held = 0
         self._paused = False
@@ -106,11 +97,11 @@ class Stream(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """asyncio: where to read to; copied out by the `buffer_updated` that follows at once."""
-        return _LANDING.view
+        return self._landing
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: bytes arrived."""
-        self._chunks.append(bytes(_LANDING.view[:nbytes]))
+        self._chunks.append(bytes(self._landing[:nbytes]))
         self._held += nbytes
         if self._held > _HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True

@@ -121,12 +121,13 @@ class Pool:
 
     def _find(self, origin: Origin) -> Connection | None:
         """A connection for a newcomer or the first in line, taken; None if there is neither one nor room for one."""
-        while (found := next((each for each in reversed(self._idle) if each.origin == origin), None)) is not None:
-            del self._idle[found]
-            if not found.stale():
-                self._taken[found] = 1
-                return found
-            self._close(found)
+        for connection in list(reversed(self._idle)):
+            if connection.origin == origin:
+                del self._idle[connection]
+                if not connection.stale():
+                    self._taken[connection] = 1
+                    return connection
+                self._close(connection)
         for connection in self._taken:
             if connection.origin == origin and connection.shares():
                 self._taken[connection] += 1
