@@ -20,7 +20,7 @@ from sandboxd.catalog import Catalog
 from sandboxd.cells.listeners import inherited_fd
 from sandboxd.cells.member import Member
 from sandboxd.changes import watch
-from sandboxd.config import Config
+from sandboxd.config import Config, may_poll
 from sandboxd.errors import SHORT_OF, ExitCode, SandboxdError
 from sandboxd.front.app import App
 from sandboxd.front.engines import EngineConfig, choose, listen, loop_factory
@@ -127,6 +127,7 @@ class Server:
                 queue_timeout_s=config.pool.queue_timeout_ms / 1000,
                 look_ahead=config.pool.look_ahead,
                 recycle_after=config.pool.recycle_after,
+                polling=config.pool.polling and may_poll(),
                 max_binding_share=config.pool.max_binding_share / 100,
             )
         )

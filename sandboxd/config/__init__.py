@@ -5,7 +5,7 @@ The command line wins over a variable, a variable over the file, the file over t
 """
 
 from sandboxd.config.load import Reading, load, read
-from sandboxd.config.machine import cpu_count
+from sandboxd.config.machine import cpu_count, may_poll
 from sandboxd.config.model import (
     Cache,
     Config,
@@ -36,6 +36,7 @@ __all__ = [
     "Reload",
     "cpu_count",
     "load",
+    "may_poll",
     "read",
     "reference_table",
     "render",

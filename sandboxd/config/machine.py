@@ -15,6 +15,11 @@ def cpu_count() -> int:
     return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
 
 
+def may_poll() -> bool:
+    """Whether a CPU may be kept busy for a moment only to save time: there is another one, and none is metered."""
+    return len(os.sched_getaffinity(0)) > 1 and cgroup_cpus(_CGROUPS, _OWN_CGROUP) is None
+
+
 def cgroup_cpus(root: Path, own: Path) -> float | None:
     """The smallest `cpu.max` quota on the way from a process's cgroup up to the root, in CPUs; None if none is set.
 

@@ -152,6 +152,12 @@ class PoolConfig:
     look_ahead: int = _number(
         "lookAhead", _C, 0, 16, "requests sent ahead to a busy worker whose guest runs briefly; 0 = none", default=8
     )
+    polling: bool = _flag(
+        "polling",
+        True,
+        "look for the next frame up to 0.2 ms before sleeping, while requests come one at a time; "
+        "never where there is one CPU or a CPU quota",
+    )
     recycle_after: int = _number(
         "recycleAfter", _C, 0, 1_000_000_000, "invocations after which a worker is replaced; 0 = never", default=0
     )

@@ -5,6 +5,7 @@ from functools import partial
 
 from sandboxd.pool.generation import Generation, GuestEntry
 from sandboxd.pool.invocation import Invocation
+from sandboxd.pool.polling import Polling
 from sandboxd.pool.state import WorkerEvent, WorkerState
 from sandboxd.pool.waiting import WaitingQueue
 from sandboxd.pool.worker import Worker
@@ -18,9 +19,10 @@ class Leases:
     Parameters:
         queue_limit: invocations that may wait.
         look_ahead: invocations of short-running bindings sent to a busy worker beforehand.
+        polling: for invocations that are alone.
     """
 
-    def __init__(self, queue_limit: int, look_ahead: int) -> None:
+    def __init__(self, queue_limit: int, look_ahead: int, polling: Polling) -> None:
         self.queue = WaitingQueue(queue_limit)
         self.idle: list[Worker] = []
         self.busy: dict[int, Worker] = {}
@@ -32,6 +34,7 @@ class Leases:
         self.saturated = 0
         self.redelivered = 0
         self._look_ahead = look_ahead
+        self._polling = polling
 
     def __repr__(self) -> str:
         return f"<Leases idle={len(self.idle)} busy={len(self.busy)} waiting={len(self.queue)}>"
@@ -202,11 +205,17 @@ class Leases:
         if not before:
             entry.held += 1
         invocation.sent_ns = now_ns
-        worker.send(invocation, entry.index)
+        if worker.inflight or len(self.busy) > 1:
+            worker.send(invocation, entry.index)
+        else:
+            worker.send(invocation, entry.index, self._polling.worker_ns(now_ns))
+            self._polling.watch(invocation.future, entry, now_ns)
 
     def _leave_busy(self, worker: Worker, now_ns: int) -> None:
         if self.busy.pop(worker.serial, None) is not None:
             self.busy_ns += now_ns - worker.busy_since_ns
+            if not self.busy:
+                self._polling.quiet(now_ns)
 
 
 def entry_of(worker: Worker, invocation: Invocation) -> GuestEntry:

@@ -17,6 +17,7 @@ from sandboxd.pool.generation import LONG_NS
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.lease import Leases
 from sandboxd.pool.maintenance import Maintenance
+from sandboxd.pool.polling import Polling
 from sandboxd.pool.settings import PoolSettings
 from sandboxd.pool.state import WorkerState
 from sandboxd.pool.stats import PoolStats
@@ -44,7 +45,7 @@ class Pool:
 
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
-        self._leases = Leases(settings.queue_limit, settings.look_ahead)
+        self._leases = Leases(settings.queue_limit, settings.look_ahead, Polling(settings.polling))
         self._maintenance = Maintenance(settings.workers, self, self)
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)

@@ -17,6 +17,8 @@ class PoolSettings:
     """Invocations of short-running bindings sent to a busy worker beforehand; 0 switches it off."""
     recycle_after: int = 0
     """Invocations after which a worker is replaced; 0 means never."""
+    polling: bool = False
+    """Poll while requests come one at a time; see `sandboxd.pool.polling`."""
     max_binding_share: float = 0.75
     """Part of the workers, and of the queue, that one binding may hold where several are served, in (0, 1], rounded
     up."""

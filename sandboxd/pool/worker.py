@@ -122,8 +122,14 @@ class Worker(asyncio.Protocol):
         channel.setblocking(False)
         await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=channel)
 
-    def send(self, invocation: "Invocation", guest: int) -> None:
-        """Give it an invocation. The caller has checked `room`."""
+    def send(self, invocation: "Invocation", guest: int, poll_ns: int = 0) -> None:
+        """Give it an invocation. The caller has checked `room`.
+
+        Parameters:
+            invocation: not in flight anywhere.
+            guest: index of its guest.
+            poll_ns: see `sandboxd.wire.messages.Invoke`.
+        """
         assert self._transport is not None
         self._sent += 1
         invocation.number = self._sent
@@ -141,6 +147,7 @@ class Worker(asyncio.Protocol):
                     http=invocation.http,
                     streaming=invocation.stream is not None,
                     body_follows=invocation.stream is not None and invocation.stream.body_follows,
+                    poll_ns=poll_ns,
                 )
             )
         )

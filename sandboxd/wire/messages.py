@@ -81,6 +81,8 @@ class Invoke(Message, frozen=True, kw_only=True, tag="invoke"):
     """The response is to flow: ResponseHead, ResponseBody ..., and then a Result without it."""
     body_follows: bool = False
     """Of a streaming invocation: its request's body is not `stdin` but comes as RequestBody, after RequestCredit."""
+    poll_ns: int = 0
+    """After the result, look for the next frame for this long before going to sleep: one is likely to come."""
 
 
 class RequestBody(Message, frozen=True, tag="request-body"):

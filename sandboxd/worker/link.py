@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import mmap
+import os
 import select
 import socket
+import time
 from typing import Final
 
 from hostfuncs.abi import Cancelled
+from sandboxd.payoff import Payoff
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 
 RECEIVE_BYTES: Final = 1 << 18
+TAKEN_NS: Final = 100_000
+"""A look that takes longer than this was interrupted by others who want the processor."""
 
 
 class Link:
@@ -29,6 +35,7 @@ class Link:
         self._buffer = mmap.mmap(-1, RECEIVE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._view = memoryview(self._buffer)
         self._arrived: list[codec.ToWorker] = []
+        self._payoff = Payoff()
 
     def __repr__(self) -> str:
         return f"<Link {self._decoder!r}>"
@@ -37,20 +44,39 @@ class Link:
         """Talk to the front through this stream socket, which blocks."""
         self._channel = channel
 
-    def receive(self) -> list[codec.ToWorker] | None:
+    def receive(self, poll_ns: int = 0) -> list[codec.ToWorker] | None:
         """Wait for messages; None once the front has closed the socket.
 
         The list may grow while it is gone through: a streaming invocation puts there what it reads and is not its own.
+
+        Parameters:
+            poll_ns: look for them this long before going to sleep.
 
         Raises:
             OSError: the socket broke.
             ProtocolError: what came is no message.
         """
+        if poll_ns and self._payoff.worth_trying():
+            self._look(poll_ns)
         size = self._channel.recv_into(self._buffer)
         if not size:
             return None
         self._arrived = self._decoder.feed(self._view[:size])
         return self._arrived
+
+    def _look(self, poll_ns: int) -> None:
+        """Poll until there is something to read, or so long."""
+        readable = self._poller.poll
+        before = time.monotonic_ns()
+        until = before + poll_ns
+        while not readable(0):
+            os.sched_yield()
+            now = time.monotonic_ns()
+            if now >= until or now - before > TAKEN_NS:
+                self._payoff.failed()
+                return
+            before = now
+        self._payoff.succeeded()
 
     def send(self, *messages: m.Message) -> None:
         """Send, waiting until the front takes it.
@@ -102,6 +128,10 @@ class Link:
 
     def wait(self, timeout_ns: int) -> None:
         """Wait until there is something to read, or so long."""
-        poll = select.poll()
-        poll.register(self._channel, select.POLLIN)
-        poll.poll(-(-timeout_ns // 1_000_000))
+        self._poller.poll(-(-timeout_ns // 1_000_000))
+
+    @functools.cached_property
+    def _poller(self) -> select.poll:
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        return poller

@@ -31,18 +31,19 @@ def run(channel: socket.socket, page_fd: int, runtime: Runtime, wall: CpuWall) -
     page = StatusPage(page_fd)
     os.close(page_fd)
     link = runtime.start(channel).link
-    number = 0
+    number = poll_ns = 0
     tidying = Tidying()
     try:
         channel.sendall(codec.encode(m.Ready(os.getpid())))
         while True:
-            arrived = link.receive()
+            arrived = link.receive(poll_ns)
             if arrived is None:
                 return EXIT_FRONT_GONE
             for invoke in arrived:
                 if type(invoke) is not m.Invoke:
                     continue  # the rest of a request's body that its guest did not read
                 number += 1
+                poll_ns = invoke.poll_ns
                 if monotonic_ns() >= wall.next_ns:
                     wall.renew()
                 if page.begin(number):

@@ -264,7 +264,7 @@ class World:
     def installed(self) -> Iterator[None]:
         """The pool's modules see this world while the context is open."""
         with contextlib.ExitStack() as patches:
-            for module in ("pool", "lease", "maintenance", "worker"):
+            for module in ("pool", "lease", "maintenance", "polling", "worker"):
                 patches.enter_context(mock.patch(f"sandboxd.pool.{module}.time", self.clock))
             patches.enter_context(
                 mock.patch("sandboxd.pool.generation.ZygoteClient", lambda events: ScriptedZygote(events, self))
