@@ -1,20 +1,27 @@
-"""The engine in a plain script that forks: imports and certificates before, loop and connections after."""
+"""The engine in a plain script that forks: imports and certificates before, loop and connections after.
+
+What only HTTP/2 and proxies need is loaded where they are asked for, and then before the fork too.
+"""
 
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.origins import Authority, Origin
+import pytest
+
+from tests.origins import Authority, Http2Origin, Origin
 
 SCRIPT = """
 import os, sys, time
 from hostfuncs.outbound import Options, Outbound, OutboundLimits, Policy, Request, Settings, warm
 
-settings = Settings(ca_files=(sys.argv[2],))
+settings = Settings(ca_files=(sys.argv[2],), http2=sys.argv[3] == "h2")
 warm(settings)
 policy = Policy.parse(["https://localhost:*"])
 loaded = set(sys.modules)
 assert not any(name.partition(".")[0] in ("sandboxd", "wasmtime") for name in loaded), "knows the server"
+foreign = {name for name in loaded if name.partition(".")[0] in ("httpcore2", "h2", "anyio")}
+assert bool(foreign) == settings.http2, foreign
 for _ in range(2):
     if (child := os.fork()) == 0:
         code = 1
@@ -41,11 +48,14 @@ for _ in range(2):
 """
 
 
-def test_forked_children_each_have_their_own_loop_and_connections(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("protocol", "kind"), [("h1", Origin), ("h2", Http2Origin)])
+def test_forked_children_each_have_their_own_loop_and_connections(
+    tmp_path: Path, protocol: str, kind: type[Origin | Http2Origin]
+) -> None:
     authority = Authority(tmp_path)
-    with Origin(authority.server_context("localhost")) as origin:
+    with kind(authority.server_context("localhost", http2=protocol == "h2")) as origin:
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", SCRIPT, str(origin.port), str(authority.ca_file)],
+            [sys.executable, "-W", "error", "-c", SCRIPT, str(origin.port), str(authority.ca_file), protocol],
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,

@@ -1,5 +1,7 @@
 """HTTP/2: streams on one connection, trailers, bodies both ways. Notices when httpcore2's insides change."""
 
+import random
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -92,3 +94,23 @@ def test_a_dropped_response_leaves_the_connection_usable(origin: Http2Origin, ou
 def test_going_away_is_an_error_code(origin: Http2Origin, outbound: Outbound) -> None:
     got = fetch(outbound, url(origin, "/goaway"), policy=POLICY)
     assert got.error == ErrorCode("connection-terminated")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_cancellations_leave_no_stream_and_no_place_taken(
+    origin: Http2Origin, outbound: Outbound, seed: int
+) -> None:
+    dice = random.Random(seed)
+    for _ in range(6):
+        with invocation(outbound, POLICY) as exchanges:
+            started = [
+                exchanges.start(request(url(origin, dice.choice(["/echo", "/bytes/100000", "/reset", "/bytes/3"]))))
+                for _ in range(10)
+            ]
+            for exchange in dice.sample(started, len(started)):
+                if dice.random() < 0.6:
+                    exchanges.wait(exchange.done, time.monotonic_ns() + dice.choice([0, 500_000, 5_000_000]))
+                exchange.close()
+        assert all(exchange.over() for exchange in started)
+        assert outbound.connections()[0] == 0
+    assert fetch(outbound, url(origin, "/bytes/100000"), policy=POLICY).body == pattern(100_000)

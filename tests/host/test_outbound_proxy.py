@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hostfuncs.outbound import ErrorCode, Outbound, Policy, Settings
-from tests.host.outbound_client import fetch
+from tests.host.outbound_client import fetch, invocation, request
 from tests.listeners import Listener
 from tests.origins import Authority, Origin
 
@@ -21,6 +21,22 @@ def test_requests_go_to_the_proxy() -> None:
         assert proxy.seen[-1].target == "http://elsewhere.test/status/418"
         assert proxy.seen[-1].get("host") == "elsewhere.test"
         assert proxy.seen[-1].get("proxy-authorization") == "Basic dXNlcjpzZWNyZXQ="
+        outbound.close()
+
+
+def test_a_connection_to_the_proxy_is_kept_and_what_is_given_up_is_closed() -> None:
+    with Origin() as proxy:
+        outbound = Outbound(Settings(proxy=f"http://127.0.0.1:{proxy.port}", connections=1))
+        policy = Policy.parse(None)
+        for _ in range(3):
+            assert fetch(outbound, "http://elsewhere.test/", policy=policy).status == 404
+        assert (proxy.connections, outbound.connections()) == (1, (0, 1))
+        # Another origin needs the only place there is.
+        with invocation(outbound, policy) as exchanges:
+            exchanges.start(request("http://another.test/"))
+            exchanges.turn()
+        assert outbound.connections()[0] == 0
+        assert fetch(outbound, "http://elsewhere.test/", policy=policy).status == 404
         outbound.close()
 
 
