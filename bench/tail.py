@@ -11,7 +11,7 @@ import functools
 import statistics
 import sys
 
-from bench import load, targets
+from bench import load, stalls, targets
 from bench.measure import GUESTS, Bar, Record, alternate, end, median_of, options
 
 LOADS = (0.5, 0.9)
@@ -31,6 +31,7 @@ def main() -> int:
     )  # fmt: skip
     body = targets.wrapped("hello")
     engine = targets.engines()[0]
+    floors = [stalls.measure()]
     with targets.sandboxd({"tiny": GUESTS / "tiny.wasm"}, "--engine", engine) as ours, targets.noop(engine) as noop:
         sides = {"sandboxd": ours, "noop": noop}
         capacity = {}
@@ -66,6 +67,12 @@ def main() -> int:
                 got = statistics.median(run.p99_us / run.p50_us for run in runs_by_side["sandboxd"])
                 what = "tiny guest at 50 % load: p99 over the median"
                 record.bars.append(Bar(what=what, want=P99_OF_MEDIAN, got=round(got, 2), unit="x"))
+    floors.append(stalls.measure())
+    lost, p99 = (max(floor[key] for floor in floors) for key in ("lost_percent", "p99_us"))
+    record.notes.append(
+        f"the machine by itself, doing nothing else (bench/stalls.py): {lost:g} % of CPU time lost, for which alone "
+        f"arrivals wait {p99:g} us at p99"
+    )
     record.notes.append(
         f"{engine}; {CONNECTIONS} connections; {load.generator_name()}; late is how late it noticed an instant"
     )
