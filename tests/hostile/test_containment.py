@@ -69,6 +69,7 @@ def test_a_worker_has_little(tmp_path: Path) -> None:
             assert os.readlink(f"/proc/{pid}/cwd") == "/"
             about = status(pid)
             assert about["NoNewPrivs"] == "1"
+            assert os.sched_getscheduler(pid) == os.SCHED_BATCH
             assert int(about["Umask"], 8) == 0o077
             assert int(about["Threads"]) == 2, "the guest's and the deadline's"
             assert limit(pid, "Max core file size") == ("0", "0")
