@@ -180,7 +180,10 @@ class Leases:
     def _may_look_ahead(self, worker: Worker) -> bool:
         if worker.state is not WorkerState.BUSY or not worker.room(self._look_ahead):
             return False
-        return all(ahead.stream is None and entry_of(worker, ahead).short for ahead in worker.inflight)
+        if worker.inflight and worker.inflight[0].stream is not None:
+            return False  # it is alone there: nothing is sent ahead to follow it, nor is it sent ahead
+        entries = worker.generation.entries
+        return all(entries[binding].short for binding in worker.holding)
 
     def _may_run(self, binding: str) -> bool:
         entry = self.current.entries.get(binding) if self.current is not None else None

@@ -282,7 +282,8 @@ class PoolMachine(RuleBasedStateMachine):
         finally:
             self.patches.__exit__(None, None, None)
             self.world.close()
-        assert len(os.listdir("/proc/self/fd")) == self.descriptors
+        # Fewer, where what an earlier test left was collected meanwhile.
+        assert len(os.listdir("/proc/self/fd")) <= self.descriptors
 
     def let_all_end(self) -> None:
         # Slowly at first, so that what can run does, then beyond every deadline.
