@@ -18,13 +18,22 @@ from bench.measure import python_module
 
 STALL_NS = 20_000
 """A shorter pause is not counted."""
+START_NS = 500_000_000
+"""What starting one watcher may take."""
 
 
-def watch(cpu: int, seconds: float) -> list[int]:
-    """The stalls of one CPU, in nanoseconds. Keeps it busy."""
+def watch(cpu: int, seconds: float, begin_ns: int) -> list[int]:
+    """The stalls of one CPU, in nanoseconds. Keeps it busy.
+
+    Parameters:
+        cpu: which.
+        seconds: for how long.
+        begin_ns: CLOCK_MONOTONIC instant from which on: others may still have to start.
+    """
     os.sched_setaffinity(0, {cpu})
     clock = time.monotonic_ns
     stalls = []
+    time.sleep(max(0, begin_ns - clock()) / 1e9)
     before = clock()
     end = before + int(seconds * 1e9)
     while before < end:
@@ -53,8 +62,12 @@ def wait_quantile(stalls: Sequence[int], total_ns: float, fraction: float) -> fl
 def measure(seconds: float = 2.0) -> dict[str, float]:
     """Watch all CPUs at once: percent of the time lost, and what arrivals wait for that alone, in microseconds."""
     cpus = sorted(os.sched_getaffinity(0))
+    begin = time.monotonic_ns() + len(cpus) * START_NS
     watchers = [
-        subprocess.Popen(python_module("bench.stalls", str(seconds), "--cpu", str(cpu)), stdout=subprocess.PIPE)
+        subprocess.Popen(
+            python_module("bench.stalls", str(seconds), "--cpu", str(cpu), "--begin", str(begin)),
+            stdout=subprocess.PIPE,
+        )
         for cpu in cpus
     ]
     stalls: list[int] = []
@@ -77,8 +90,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("seconds", type=float, nargs="?", default=2.0)
     parser.add_argument("--cpu", type=int, help="only this one; prints its stalls in nanoseconds")
+    parser.add_argument("--begin", type=int, default=0, help="CLOCK_MONOTONIC instant in nanoseconds")
     given = parser.parse_args()
-    print(json.dumps(measure(given.seconds) if given.cpu is None else watch(given.cpu, given.seconds)))
+    print(json.dumps(measure(given.seconds) if given.cpu is None else watch(given.cpu, given.seconds, given.begin)))
 
 
 if __name__ == "__main__":

@@ -222,8 +222,12 @@ class Exchanges:
         if self._attended >= 0:
             self.loop.remove_reader(self._attended)
             self._attended = -1
-        for exchange in list(self._live):
+        left = list(self._live)
+        for exchange in left:
             exchange.close()
+        if any(not exchange.over() for exchange in left):
+            # It ends in the loop's next pass, which must not be that of the next invocation.
+            self.outbound.unsettled = True
         self._started = 0
         self._live.clear()
         self._fresh.clear()

@@ -133,7 +133,7 @@ class Http1Connection:
                 try:
                     await asyncio.wait_for(proceed.wait(), _CONTINUE_WAIT_S)
                 except TimeoutError:
-                    proceed = None
+                    proceed.set()  # the body goes out: an answer that comes meanwhile does not stop it
             async for chunk in body:
                 await stream.write(self._h11.send(h11.Data(data=chunk)) or b"")
             await stream.write(self._h11.send(h11.EndOfMessage(headers=list(body.trailers))) or b"")

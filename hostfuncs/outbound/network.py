@@ -102,23 +102,24 @@ class Stream(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: bytes arrived."""
         self._chunks.append(bytes(self._landing[:nbytes]))
+        self._took(nbytes)
+        self.arrived()
+
+    def _took(self, nbytes: int) -> None:
         self._held += nbytes
         if self._held > _HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
-        self._arrived()
 
     def eof_received(self) -> None:
         """asyncio: the peer will send no more."""
-        self._eof = True
-        self._arrived()
+        self.ended()
+        self.arrived()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
-        self._is_lost = True
-        self._lost = exc
-        self._arrived()
-        self._wake(self._drain)
+        self.lost(exc)
+        self.arrived()
 
     def pause_writing(self) -> None:
         """asyncio: the transport's buffer is full."""
@@ -196,8 +197,9 @@ class Stream(asyncio.BufferedProtocol):
             ssl.SSLError, OSError: the handshake failed.
         """
         assert self._transport is not None
+        inside = _Inside(self, self._loop)
         try:
-            secured = await self._loop.start_tls(self._transport, self, ssl_context, server_hostname=server_hostname)
+            secured = await self._loop.start_tls(self._transport, inside, ssl_context, server_hostname=server_hostname)
         except BaseException:
             self._transport.abort()
             raise
@@ -244,7 +246,23 @@ class Stream(asyncio.BufferedProtocol):
         except OSError:
             return b""
 
-    def _arrived(self) -> None:
+    def deciphered(self, data: bytes) -> None:
+        """From inside TLS: bytes arrived. `arrived` is to follow."""
+        self._chunks.append(data)
+        self._took(len(data))
+
+    def ended(self) -> None:
+        """The peer will send no more. `arrived` is to follow."""
+        self._eof = True
+
+    def lost(self, exc: Exception | None) -> None:
+        """The connection is gone. `arrived` is to follow."""
+        self._is_lost = True
+        self._lost = exc
+        self._wake(self._drain)
+
+    def arrived(self) -> None:
+        """Resume whoever reads."""
         if self._parking is not None:
             self._parking.wake()
         else:
@@ -254,6 +272,40 @@ class Stream(asyncio.BufferedProtocol):
     def _wake(future: asyncio.Future[None] | None) -> None:
         if future is not None and not future.done():
             future.set_result(None)
+
+
+class _Inside(asyncio.Protocol):
+    """What asyncio's TLS talks to on a stream's behalf.
+
+    No BufferedProtocol: when the peer closes, asyncio fills the buffer of one once and drops what is left. And whoever
+    reads is resumed by the loop's next pass, since it may close the connection, in the midst of asyncio's own closing.
+
+    Parameters:
+        stream: on whose behalf.
+        loop: its loop.
+    """
+
+    def __init__(self, stream: Stream, loop: asyncio.AbstractEventLoop) -> None:
+        self._stream = stream
+        self._loop = loop
+
+    def data_received(self, data: bytes) -> None:
+        self._stream.deciphered(data)
+        self._loop.call_soon(self._stream.arrived)
+
+    def eof_received(self) -> None:
+        self._stream.ended()
+        self._loop.call_soon(self._stream.arrived)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stream.lost(exc)
+        self._loop.call_soon(self._stream.arrived)
+
+    def pause_writing(self) -> None:
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stream.resume_writing()
 
 
 async def connect(addresses: Sequence[Address], port: int, *, in_place: bool = False) -> Stream:
@@ -274,6 +326,7 @@ async def connect(addresses: Sequence[Address], port: int, *, in_place: bool = F
     failure: BaseException = OSError("there was no address to connect to")
     waiting = list(addresses)
     winner: socket.socket | None = None
+    made: Stream | None = None
     try:
         while winner is None:
             if waiting:
@@ -294,18 +347,23 @@ async def connect(addresses: Sequence[Address], port: int, *, in_place: bool = F
                 raise failure
         made = Stream(loop, winner, in_place)
         _, stream = await loop.create_connection(lambda: made, sock=winner)
+        return stream
     except BaseException:
+        if made is not None:
+            made.abort()
         if winner is not None:
             winner.close()
         raise
     finally:
+        # Not awaited: being cancelled there would lose what they, and we, have connected.
         for task in attempts:
             task.cancel()
-        if attempts:
-            for result in await asyncio.gather(*attempts, return_exceptions=True):
-                if isinstance(result, socket.socket):
-                    result.close()
-    return stream
+            task.add_done_callback(_close_loser)
+
+
+def _close_loser(task: asyncio.Task[socket.socket]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
 
 
 async def _connect_one(loop: asyncio.AbstractEventLoop, address: Address, port: int) -> socket.socket:

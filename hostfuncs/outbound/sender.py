@@ -202,9 +202,11 @@ class Outbound:
         if any(not task.done() for task in pending):
             self.reset()
         else:
-            # Closed transports give their descriptors back in the loop's next pass.
-            loop.call_soon(loop.stop)
-            loop.run_forever()
+            # What was cancelled while it waited ends in the loop's next pass, and what it closes gives its descriptor
+            # back in the one after.
+            for _ in range(2):
+                loop.call_soon(loop.stop)
+                loop.run_forever()
 
     def close(self) -> None:
         """Close all connections and the loop. The object can be used again."""

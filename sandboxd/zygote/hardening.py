@@ -83,9 +83,11 @@ def settle(load: Load) -> Walls:
         OSError, ValueError: the kernel refused. No worker must run then.
     """
     # Guests compute. A worker that wakes does not push the front aside (sched(7), SCHED_BATCH), which it would wait for
-    # in the end. Needs no right; where a sandbox of the system's own forbids it, it only is slower.
+    # in the end. Needs no right; where a sandbox of the system's own forbids it, it only is slower. What an operator
+    # has chosen stays.
     with contextlib.suppress(OSError):
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     os.umask(0o077)
     os.chdir("/")
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

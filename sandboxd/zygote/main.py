@@ -115,13 +115,13 @@ class Zygote:
             except ValueError as error:
                 self._send(m.LoadFailed(f"outbound HTTP cannot be set up: {error}"))
                 raise SystemExit(1) from error
-        # Made here, so that workers share them.
-        self._runtime = Runtime(engine, guests, load.outbound, load.engine)
-        self._wall = CpuWall(max((spec.limits.timeout_ms for spec in load.guests), default=0))
         try:
+            # Made here, so that workers share them.
+            self._runtime = Runtime(engine, guests, load.outbound, load.engine)
+            self._wall = CpuWall(max((spec.limits.timeout_ms for spec in load.guests), default=0))
             self._walls = hardening.settle(load)
         except (OSError, ValueError) as error:
-            self._send(m.LoadFailed(f"workers cannot be confined: {error}"))
+            self._send(m.LoadFailed(f"workers cannot be prepared: {error}"))
             raise SystemExit(1) from error
         gc.collect()
         gc.freeze()

@@ -125,6 +125,21 @@ def test_what_an_invocation_leaves_is_cancelled_and_clean_connections_stay(origi
     assert fetch(outbound, origin.url("/echo")).status == 200
 
 
+def test_what_is_left_on_a_kept_connection_is_reported_and_closed(origin: Origin, outbound: Outbound) -> None:
+    fetch(outbound, origin.url("/echo"))
+    assert outbound.connections() == (0, 1)
+    exchanges = outbound.begin(LOOPBACK, OutboundLimits(), time.monotonic_ns() + 20_000_000_000)
+    exchange = exchanges.start(request(origin.url("/endless")))
+    exchanges.wait(exchange.body.ready)
+    held = -1
+    while exchange.body.held != held:  # until the engine waits for the guest to read
+        held = exchange.body.held
+        exchanges.wait(lambda: False, time.monotonic_ns() + 50_000_000)
+    assert [record.outcome for record in exchanges.close()] == ["dropped"]
+    assert exchange.over()
+    assert outbound.connections() == (0, 0)
+
+
 def test_a_dropped_response_gives_its_place_back(origin: Origin, outbound: Outbound) -> None:
     with invocation(outbound, limits=OutboundLimits(concurrency=1)) as exchanges:
         first = exchanges.start(request(origin.url("/endless")))

@@ -1,13 +1,16 @@
 """TLS: whom the engine trusts, what it shows, and what guests are told when it fails."""
 
+import contextlib
 import socket
 import ssl
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from hostfuncs.outbound import ErrorCode, Outbound, Policy, Settings
-from tests.host.outbound_client import fetch
+from hostfuncs.outbound import ErrorCode, Outbound, OutboundLimits, Policy, Settings
+from tests.host.outbound_client import LOOPBACK, fetch, read_all, request
 from tests.origins import Authority, Http2Origin, Origin
 
 POLICY = Policy.parse(["https://localhost:*", "https://127.0.0.1:*", "https://*.named.test:*"])
@@ -168,3 +171,47 @@ def test_another_event_loop_serves_as_well(authority: Authority) -> None:
             assert got.body == b"x" * 500_000
         assert origin.connections == 1
         outbound.close()
+
+
+@pytest.mark.parametrize("close_notify", [False, True])
+@pytest.mark.parametrize("framed", [False, True])
+def test_a_guest_that_reads_slowly_gets_all_of_an_answer(
+    authority: Authority, framed: bool, close_notify: bool
+) -> None:
+    """The origin has sent everything and closed before the guest reads: nothing of it may be lost."""
+    size = 1_000_000
+    context = authority.server_context("127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        closed = threading.Event()
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with context.wrap_socket(connection, server_side=True) as secured:
+                secured.recv(65536)
+                length = b"Content-Length: %d\r\n" % size if framed else b""
+                secured.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + length + b"\r\n" + b"x" * size)
+                if close_notify:
+                    secured.setblocking(False)
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        secured.unwrap()
+            closed.set()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        outbound = Outbound(Settings(ca_files=(str(authority.ca_file),)))
+        exchanges = outbound.begin(LOOPBACK, OutboundLimits(), time.monotonic_ns() + 20 * 10**9)
+        try:
+            exchange = exchanges.start(request(f"https://127.0.0.1:{listener.getsockname()[1]}/"))
+            exchanges.wait(exchange.body.ready)
+            while not closed.is_set():
+                exchanges.wait(closed.is_set, time.monotonic_ns() + 10_000_000)
+            held = -1
+            while exchange.body.held != held:  # until what the engine takes without a reader has arrived
+                held = exchange.body.held
+                exchanges.wait(lambda: False, time.monotonic_ns() + 50_000_000)
+            assert len(read_all(exchanges, exchange)) == size
+        finally:
+            exchanges.close()
+            outbound.close()
+            thread.join(20)
+        assert not thread.is_alive()
