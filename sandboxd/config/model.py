@@ -155,7 +155,7 @@ class PoolConfig:
     polling: bool = _flag(
         "polling",
         True,
-        "look for the next frame up to 0.2 ms before sleeping, while requests come one at a time; "
+        "look for the next frame up to 0.5 ms before sleeping, while requests come one at a time; "
         "never where there is one CPU or a CPU quota",
     )
     recycle_after: int = _number(

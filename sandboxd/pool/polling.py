@@ -21,7 +21,7 @@ FRONT_NS: Final = 150_000
 """The front looks for a result at most this long."""
 QUICK_NS: Final = 60_000
 """Only guests whose recent runs were shorter than this are waited for so."""
-WORKER_NS: Final = 200_000
+WORKER_NS: Final = 500_000
 """A worker looks for its next frame at most this long; and only if the last came within this time."""
 
 
