@@ -1,8 +1,8 @@
 """Notices callers that hang up while their invocation runs.
 
-A server that can tell by itself offers the ASGI extension GONE (uvicorn does here). On others a task would have to wait
-in `receive`, and one per request would cost more than most invocations do. So there requests only enter a table, and a
-sweep starts watching those that have been in it for a while.
+A server that can tell by itself offers the ASGI extension GONE (uvicorn and Hypercorn do here). On others a task would
+have to wait in `receive`, and one per request would cost more than most invocations do. So there requests only enter a
+table, and a sweep starts watching those that have been in it for a while.
 """
 
 import asyncio

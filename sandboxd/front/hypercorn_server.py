@@ -22,7 +22,7 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.utils import wrap_app
 from hyperframe.frame import GoAwayFrame
 
-from sandboxd.front import hypercorn_http2
+from sandboxd.front import hypercorn_http2, hypercorn_inbox
 from sandboxd.front.lameduck import lame_duck
 from sandboxd.front.ports import Asgi, Message, Receive, Scope, Send
 
@@ -41,6 +41,7 @@ async def serve(
         drain_s: how long requests may take after that. Seconds.
     """
     hypercorn_http2.install()
+    hypercorn_inbox.install()
     connections: dict[asyncio.Task[Any], _Connection] = {}
     context = WorkerContext(None)
     framework: Any = _closing(app, stop)  # the same protocol, typed by Hypercorn message by message
