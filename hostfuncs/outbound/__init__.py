@@ -3,7 +3,7 @@
 How the pieces fit, for those who write a host interface on top::
 
     warm(Settings(...))                                     # optional, before the fork: reads the certificate stores
-    outbound = Outbound(Settings(...))                      # one per worker, made after the fork
+    outbound = Outbound(Settings(...))                      # one per worker, used after the fork
     policy = Policy.parse(allowed_hosts, block_networks)    # one per binding, made before the fork
 
     exchanges = outbound.begin(policy, OutboundLimits(...), deadline_ns)     # one per invocation

@@ -44,7 +44,7 @@ def _needs_httpcore(settings: Settings) -> bool:
 
 
 class Outbound:
-    """Outbound HTTP of one worker. Make it after the fork; it starts nothing until the first request.
+    """Outbound HTTP of one worker. Use it after the fork only: it starts nothing until then.
 
     Connections are pooled per policy: a connection one binding may have is never handed to another that may not. A
     worker runs one invocation at a time, so all pools but the current one hold idle connections only, and the oldest
@@ -102,7 +102,7 @@ class Outbound:
             policy: who may be called.
             limits: ceilings of the invocation.
             deadline_ns: CLOCK_MONOTONIC instant.
-            check: asked every 50 ms while `Exchanges.wait` blocks; what it raises leaves `wait`.
+            check: asked every half second while `Exchanges.wait` blocks; what it raises leaves `wait`.
         """
         return Exchanges(self, policy, limits, deadline_ns, check)
 

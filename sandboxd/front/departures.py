@@ -13,7 +13,8 @@ from sandboxd.front.ports import Receive
 
 GONE: Final = "sandboxd.gone"
 """Extension of a request's scope: a callable that takes what is to be called, once, if the caller hangs up before the
-answer is complete; at once if that has happened. Given None it calls nothing any more."""
+answer is complete; at once if that has happened. Given None it calls nothing any more. Who gives it one has received
+all it wants: what still comes of the request may be dropped."""
 
 Tell = Callable[[Callable[[], None] | None], None]
 

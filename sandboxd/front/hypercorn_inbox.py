@@ -17,16 +17,23 @@ from sandboxd.front.departures import GONE
 class Inbox(asyncio.Queue[Any]):
     """What one request's application receives.
 
+    Hypercorn reads nothing of a connection, not even its end, while a message waits for room here. So once the
+    application asks to be told, and receives no more, pieces of a body are dropped.
+
     Parameters:
         maxsize: messages it holds.
     """
 
     _gone: Callable[[], None] | None = None
     _left = False
+    _asked = False
 
     def tell(self, gone: Callable[[], None] | None) -> None:
         """The extension."""
         self._gone = gone
+        self._asked = True
+        while not self.empty():
+            self.get_nowait()
         if self._left:
             self._call()
 
@@ -35,7 +42,8 @@ class Inbox(asyncio.Queue[Any]):
         if item["type"] == "http.disconnect":
             self._left = True
             self._call()
-        await super().put(item)
+        if not self._asked:
+            await super().put(item)
 
     def _call(self) -> None:
         gone, self._gone = self._gone, None

@@ -11,7 +11,7 @@ from sandboxd.wire.messages import GuestSpec, OutboundSettings, OutboundUsage
 
 @functools.cache
 def outbound_for(settings: OutboundSettings) -> Outbound:
-    """The engine all guests of this process share, so that they share its connections. After the fork only."""
+    """The engine all guests of this process share, so that they share its connections. For use after the fork."""
     return Outbound(_settings(settings))
 
 
