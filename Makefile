@@ -2,45 +2,78 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+JOBS ?= auto
+
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# One file says that what running needs is installed, the other that everything for development is.
+RUN := $(VENV)/.run
+DEV := $(VENV)/.installed
+
+# Tests start hundreds of Python processes. Each would compile its modules again if none were allowed to keep bytecode.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check guests bench bench-quick format clean
+.PHONY: help install run test test-fast test-wall check docs guests daprd bench bench-quick format clean
 
 help:  ## Show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(STAMP): pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "sandboxd needs Python 3.11 or newer; set PYTHON=")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fast,dev]'
-	touch $(STAMP)
+# Debian's Python without python3-venv has no ensurepip; its own pip then brings one into .venv.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "sandboxd needs Python 3.11 or newer; set PYTHON=")'
+	if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
+	else $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $@ install --quiet pip || { rm -rf $(VENV); exit 1; }; fi
 
-install: $(STAMP)  ## Make .venv with everything
+$(RUN): pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[fast,grpc,top]'
+	@touch $@
 
-run: install  ## Serve the quickstart on 127.0.0.1:3500
+$(DEV): pyproject.toml | $(BIN)/python
+	$(INSTALL) --editable '.[fast,grpc,top,dev]'
+	@touch $(RUN) $@
+
+install: $(DEV)  ## Make .venv with everything for development
+
+run: $(RUN)  ## Serve the quickstart on 127.0.0.1:3500
 	@echo 'When it is ready, try:'; sed -n 's/^# try: /  /p' deploy/quickstart/components/*.yaml
 	@exec $(BIN)/sandboxd serve --resources-path deploy/quickstart/components --host 127.0.0.1 --port 3500
 
 test: install  ## All tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-check: install  ## Lint, types, room rules
+test-fast: install  ## The tests that are not slow and build nothing
+	$(PYTEST) -m 'not slow and not build'
+
+WALLED := tests/process tests/hostile tests/escape tests/server
+test-wall: install  ## The tests of whole servers with every layer of the wall required, and with none
+	SANDBOXD_POOL_WALL=required $(PYTEST) $(WALLED)
+	SANDBOXD_POOL_WALL=off $(PYTEST) $(WALLED)
+
+check: install  ## Lint, types, room rules, links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.docs.links
 
 format: install  ## Rewrite to the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install  ## Renew the generated parts of docs/
+	$(BIN)/sandboxd reference --update docs/reference.md
+	for schema in settings component; do $(BIN)/sandboxd reference --schema $$schema > docs/schemas/$$schema.json; done
+	$(BIN)/python -m tests.docs.rooms
+
 guests: install  ## Rebuild the committed guests from source
 	$(BIN)/python -m tests.guests.build
 
-$(VENV)/.bench: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	touch $@
+daprd: install  ## Build a daprd from Go modules, for tests/dapr (3 minutes)
+	@$(BIN)/python -m tests.dapr.daprd
+
+$(VENV)/.bench: $(DEV)
+	$(INSTALL) --editable '.[bench]'
+	@touch $@
 
 bench: $(VENV)/.bench  ## The whole benchmark suite
 	$(BIN)/python -m bench

@@ -36,7 +36,9 @@ class Question:
 QUESTIONS = (
     Question("invoke"),
     Question("spawn"),
+    Question("warm"),
     Question("server"),
+    Question("grpc"),
     Question("tail"),
     Question("scaling"),
     Question("outbound", quick=("--rounds", "2", "--requests", "100")),

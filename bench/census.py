@@ -1,4 +1,4 @@
-"""What the server holds: processes by role, their descriptors and their memory, read from /proc."""
+"""A census of the server's processes by role, with their descriptors and memory, read from /proc."""
 
 import contextlib
 import os

@@ -47,7 +47,7 @@ SHOTS = (shot("short", "short", "hello"), shot("20 ms", "nap", args="20"), shot(
 
 
 def up(worker: int) -> bool:
-    """Whether a worker has said READY, seen from outside: it starts its deadline thread just before."""
+    """Return whether a worker has said READY, seen from outside: it starts its deadline thread just before."""
     with contextlib.suppress(OSError):
         return len(os.listdir(f"/proc/{worker}/task")) > 1
     return False
@@ -202,7 +202,7 @@ def single(rounds: int) -> dict[str, Any]:
 
 
 def judge(record: Record, found: dict[str, Any]) -> None:
-    """What must not be, as bars."""
+    """Return the bars: what must not happen."""
     must(record, "requests never answered", found["never_answered"])
     must(record, f"kills without a replacement within {REPLACED_WITHIN_S:g} s", found["killed"]["unreplaced"])
     must(record, "exit status of the server", found["exit_status"])

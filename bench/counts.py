@@ -27,12 +27,13 @@ import wasmtime
 from bench.frontpath import FrontPath
 from bench.measure import GUESTS
 from hostfuncs.abi import capi, define
-from sandboxd.limits import EngineSettings
-from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings
-from sandboxd.worker import engine, guests
+from sandboxd.limits import EngineSettings, OutboundSettings
+from sandboxd.wire.messages import Call, GuestSpec, Invoke
+from sandboxd.worker import engine, load
 from sandboxd.worker.runtime import Runtime
 
 RUNS = 200
+ROUNDS = 3
 _RAW_CALLS = ("call", "call_wide", "call_without_result")
 
 
@@ -108,9 +109,9 @@ def worker_counts(guest: str = "tiny", stdin: bytes = b"hello") -> dict[str, flo
         compiler = engine.build(EngineSettings(), compiling=True)
         artifact.write_bytes(wasmtime.Module(compiler, (GUESTS / f"{guest}.wasm").read_bytes()).serialize())
         built = engine.build(EngineSettings())
-        loaded = guests.load(built, GuestSpec(binding="b", kind="module", artifact=str(artifact), argv0=b"guest"))
+        loaded = load.load(built, GuestSpec(binding="b", kind="module", artifact=str(artifact), argv0=b"guest"))
         runtime = Runtime(built, [loaded], OutboundSettings()).start()
-    frame = Invoke(id=1, guest=0, deadline_ns=time.monotonic_ns() + 3600 * 10**9, stdin=stdin)
+    frame = Invoke(id=1, guest=0, call=Call(deadline_ns=time.monotonic_ns() + 3600 * 10**9, stdin=stdin))
 
     def once() -> None:
         assert runtime.run(frame).outcome == "completed"
@@ -139,10 +140,15 @@ def front_counts() -> dict[str, float]:
     async def main() -> dict[str, float]:
         path = FrontPath()
         await path.run(50)
-        worker, client = path.worker_transport.written, path.client_transport.written
-        with Calls() as calls:
-            await path.run(RUNS)
-        writes = path.worker_transport.written - worker, path.client_transport.written - client
+        rounds = []
+        for _ in range(ROUNDS):
+            worker, client = path.worker_transport.written, path.client_transport.written
+            with Calls() as calls:
+                await path.run(RUNS)
+            writes = path.worker_transport.written - worker, path.client_transport.written - client
+            rounds.append((calls.python, calls.native, *writes))
+        # Timers call by the clock, not for a request: the slower the machine, the more of them fall into a round.
+        python, native, to_worker, to_caller = min(rounds)
         gc.collect()
         gc.disable()
         before = sys.getallocatedblocks()
@@ -151,10 +157,10 @@ def front_counts() -> dict[str, float]:
         gc.enable()
         path.close()
         return {
-            "Python calls": calls.python / RUNS,
-            "native calls": calls.native / RUNS,
-            "writes to the worker": writes[0] / RUNS,
-            "writes to the caller": writes[1] / RUNS,
+            "Python calls": python / RUNS,
+            "native calls": native / RUNS,
+            "writes to the worker": to_worker / RUNS,
+            "writes to the caller": to_caller / RUNS,
             "retained blocks": retained,
         }
 

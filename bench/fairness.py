@@ -1,4 +1,4 @@
-"""What one binding that hangs leaves to the others.
+"""Measures the throughput that one hanging binding leaves to the others.
 
 Every guest of one binding runs until its deadline, and its callers, three to a worker, ask again at once. Callers of
 another binding (20 ms asleep), two to a worker, do as they always do. Which part of the workers does each hold, and how

@@ -9,9 +9,11 @@ import struct
 from typing import Any
 
 from sandboxd.components.binding import Binding
-from sandboxd.front.app import App
+from sandboxd.front.http.app import App
 from sandboxd.front.ports import Bindings, FrontSettings
-from sandboxd.front.uvicorn_protocol import bounded_protocol
+from sandboxd.front.servers.connections import CallerLimits, Connections
+from sandboxd.front.servers.refusals import Refusals
+from sandboxd.front.servers.uvicorn_protocol import bounded_protocol
 from sandboxd.metrics import Metrics
 from sandboxd.outcome import Outcome
 from sandboxd.pool.generation import GuestEntry
@@ -92,16 +94,18 @@ class _Generation:
 
     def __init__(self) -> None:
         self.entries = {"tiny": GuestEntry(0, "tiny", 64, "", 192)}
-        self.workers: dict[int, Worker] = {}
 
     def runs(self, binding: str) -> bool:
-        """Whether it has this guest."""
+        """Return whether it has this guest."""
         return binding in self.entries
 
 
 class _Ready:
     def not_ready(self) -> list[str]:
         return []
+
+    def waits_for(self) -> str:
+        return ""
 
     def remarks(self) -> dict[str, str]:
         return {}
@@ -123,11 +127,10 @@ class FrontPath:
         self.pool = Pool(PoolSettings(workers=1))
         generation: Any = _Generation()
         worker = Worker(1, generation, self.pool)
-        generation.workers[1] = worker
         self.worker_transport = WorkerTransport(worker)
         worker.connection_made(self.worker_transport)
         worker.advance(WorkerEvent.READY)
-        self.pool._leases.swap(generation)
+        self.pool._leases.swap(generation, [worker])
         self.app = App(FrontSettings(version="0"), self.pool, self.metrics, _Ready())
         self.app.bindings = Bindings.of([Binding(name="tiny", version="v1", url="file:///tiny.wasm")], self.metrics)
         config = Config(
@@ -139,7 +142,8 @@ class FrontPath:
             log_config=None,
             proxy_headers=False,
         )
-        protocol = bounded_protocol(16384)
+        refusals = Refusals()
+        protocol = bounded_protocol(16384, Connections(CallerLimits(), refusals), refusals)
         self._protocols = []
         for _ in range(connections):
             made: Any = protocol(config, ServerState(), {}, loop)

@@ -63,7 +63,7 @@ class Http1:
         self.sock.sendall(self._request)
 
     def arrived(self) -> list[tuple[int, bool]]:
-        """What was answered: (planned instant, whether with 200).
+        """Return the answers: (planned instant, whether with 200).
 
         Raises:
             ConnectionError: the server closed the connection.

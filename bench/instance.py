@@ -116,7 +116,7 @@ class Served:
         return self.process.pid
 
     def log(self) -> list[dict[str, Any]]:
-        """What it has logged so far."""
+        """Return what it has logged so far."""
         lines = []
         for raw in self._log_path.read_text(errors="replace").splitlines():
             try:

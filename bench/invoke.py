@@ -23,9 +23,9 @@ import wasmtime
 from wasmtime import _ffi as ffi
 
 from bench.measure import GUESTS, Bar, Record, ratio
-from sandboxd.limits import EngineSettings
-from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings
-from sandboxd.worker import engine, guests
+from sandboxd.limits import EngineSettings, OutboundSettings
+from sandboxd.wire.messages import Call, GuestSpec, Invoke
+from sandboxd.worker import engine, load
 from sandboxd.worker.runtime import Runtime
 from tests.guests import cpython312, go_guest
 
@@ -46,10 +46,10 @@ def ours(artifact: Path, args: tuple[bytes, ...], stdin: bytes) -> Callable[[], 
     """sandboxd's worker code."""
     built = engine.build(EngineSettings())
     spec = GuestSpec(binding="bench", kind="module", artifact=str(artifact), argv0=b"guest")
-    runtime = Runtime(built, [guests.load(built, spec)], OutboundSettings()).start()
+    runtime = Runtime(built, [load.load(built, spec)], OutboundSettings()).start()
 
     def once() -> bytes:
-        invoke = Invoke(id=1, guest=0, deadline_ns=time.monotonic_ns() + HOUR_NS, args=args, stdin=stdin)
+        invoke = Invoke(id=1, guest=0, call=Call(deadline_ns=time.monotonic_ns() + HOUR_NS, args=args, stdin=stdin))
         result = runtime.run(invoke)
         if result.outcome != "completed":
             raise SystemExit(f"the guest ended with {result.outcome}: {result.detail}")
@@ -140,7 +140,7 @@ def compare(guest: Path, args: tuple[bytes, ...], stdin: bytes, rounds: int, sec
 
 
 def cases(guests_given: list[Path], quick: bool) -> list[Case]:
-    """What is run."""
+    """Return the guests that are run."""
     if guests_given:
         return [Case(guest, (), b"hello") for guest in guests_given]
     sizes = (0, 1024, 1 << 20) if quick else (0, 16, 1024, 16384, 65536, 1 << 18, 1 << 20)
@@ -177,7 +177,7 @@ def main() -> int:
     for case in cases(given.guests, given.quick):
         row = record.add(**compare(case.guest, case.args, case.stdin, rounds, seconds))
         if row["guest"] == "tiny.wasm":
-            what = "2 KiB guest in the worker: times cheaper than stock wasmtime-py"
+            what = "guest of 627 bytes in the worker: times cheaper than stock wasmtime-py"
             record.bars.append(Bar(what=what, want=CHEAPER, got=row["ratio"], unit="x", at_least=True))
         if case.guest.stat().st_size > 20 << 20:
             got = max(1 / row["ratio"], 1 / row["ratio_pooling"])

@@ -25,7 +25,7 @@ LUA = Path(__file__).parent / "wrk.lua"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one run found. Latencies in microseconds; CPU in microseconds per request, by role."""
+    """The result of one run. Latencies in microseconds; CPU in microseconds per request, by role."""
 
     rps: float
     failed: int
@@ -77,7 +77,7 @@ def generator() -> tuple[str, ...]:
 
 
 def generator_name() -> str:
-    """Which source our generator of HTTP/1.1 has here; for a record's notes."""
+    """Return the name of the HTTP/1.1 load generator in use, for a record's notes."""
     return "bench/generator.py" if generator() == _python_generator() else "bench/generator.c"
 
 

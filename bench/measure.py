@@ -1,4 +1,4 @@
-"""What every question shares: the record it leaves, its table, its bars, and the statistics."""
+"""The parts that all questions share: the record, its table, its bars, and the statistics."""
 
 import argparse
 import importlib.metadata
@@ -21,7 +21,7 @@ PACKAGES = ("wasmtime", "msgspec", "starlette", "hypercorn", "uvicorn", "httptoo
 
 
 def machine() -> dict[str, Any]:
-    """What figures depend on: versions, cores, commit, kernel, and how busy the machine was with other things."""
+    """Return what the figures depend on: versions, cores, commit, kernel, and the load from other processes."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -78,7 +78,7 @@ class Bar:
 
 @dataclass(kw_only=True)
 class Record:
-    """What one question found."""
+    """The answer to one question."""
 
     question: str
     """Name of its file."""

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from sandboxd.front.engines import EngineConfig, loop_factory, serve
+from sandboxd.front.servers.serving import HttpServerSettings, loop_factory, serve
 
 
 async def noop(request: Request) -> JSONResponse:
@@ -33,7 +33,7 @@ async def run_hypercorn(app: Starlette, listener: socket.socket) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    await serve(app, listener, EngineConfig(kind="hypercorn"), stop, drain_s=1.0)
+    await serve(app, listener, HttpServerSettings(kind="hypercorn"), stop, drain_s=1.0)
 
 
 async def run_uvicorn(app: Starlette, listener: socket.socket) -> None:

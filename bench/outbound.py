@@ -1,14 +1,18 @@
-"""What an outbound request costs, by transport, at 1 and 16 in flight; and what a fan-out of slow requests takes.
+"""The cost of an outbound request, by transport, at 1 and 16 in flight; and the time of a fan-out of slow requests.
 
 The origin is a process of its own on loopback that answers 128 bytes from a canned buffer, so that what is measured is
-the client. All clients run in this process, their rounds alternate, and the table has the median of the rounds' means:
-wall time and this process's CPU time per request.
+the client. Every client runs in a process of its own, their rounds alternate, and the table has the median of the
+rounds' means: wall time and the client's CPU time per request.
 
-    python bench/outbound.py [--rounds 5] [--requests 400] [--json FILE]
+    python bench/outbound.py [--rounds 5] [--requests 400] [--json FILE] [--before FOLDER]
+
+With `--before`, a checkout of another commit, its outbound client runs beside this one, and so does its whole server
+with a core guest that makes one request (`git worktree add FOLDER COMMIT` makes a checkout).
 
 Clients:
 
-    engine              hostfuncs.outbound: policy, limits, timeouts and usage records included
+    outbound            hostfuncs.outbound: policy, limits, timeouts and usage records included
+    outbound before     the same of the other checkout
     httpcore2           its pool with its own connections, no policy (what httpx2's transport calls)
     httpx2 transport    httpx2.AsyncHTTPTransport, no client
     httpx-aiohttp       httpx-aiohttp's transport under the same calls
@@ -20,6 +24,8 @@ httpx-aiohttp and aiohttp are measured where they are installed (pip install htt
 
 import argparse
 import asyncio
+import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -36,9 +42,10 @@ from typing import Any
 import httpcore2
 import httpx2 as httpx
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, sys.argv[sys.argv.index("--packages") + 1] if "--packages" in sys.argv else str(ROOT))
 
-from hostfuncs.outbound import Outbound, OutboundLimits, Policy, Request
+from hostfuncs.outbound import Outbound, OutboundLimits, Policy, Request  # noqa: E402 - of the checkout that is wanted
 
 ORIGIN = r"""
 import asyncio, sys
@@ -71,8 +78,8 @@ except RuntimeError:
 """
 
 
-class Engine:
-    """Our own. One invocation per round, as a guest that makes many requests."""
+class Ours:
+    """hostfuncs.outbound. One invocation per round, as a guest that makes many requests."""
 
     def __init__(self, port: int, new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
         self.outbound = Outbound(new_loop=new_loop)
@@ -195,38 +202,106 @@ async def aiohttp_client(port: int) -> tuple[Callable[[], Awaitable[int]], Any]:
     return once, session.close
 
 
-def clients(port: int) -> dict[str, Any]:
-    """Every client that is installed."""
-    found: dict[str, Any] = {"engine": Engine(port)}
-    try:
-        import uvloop
+def _on_uvloop(port: int) -> Ours:
+    import uvloop
 
-        found["engine on uvloop"] = Engine(port, uvloop.new_event_loop)
-    except ModuleNotFoundError:
-        pass
-    for name, make in (
-        ("httpcore2", straight_httpcore),
-        ("httpx2 transport", httpx_transport),
-        ("httpx-aiohttp", httpx_aiohttp),
-        ("httpx2 client", httpx_client),
-        ("aiohttp client", aiohttp_client),
-    ):
+    return Ours(port, uvloop.new_event_loop)
+
+
+CLIENTS: dict[str, Callable[[int], Ours | Client]] = {
+    "outbound": Ours,
+    "outbound on uvloop": _on_uvloop,
+    "httpcore2": functools.partial(Client, straight_httpcore),
+    "httpx2 transport": functools.partial(Client, httpx_transport),
+    "httpx-aiohttp": functools.partial(Client, httpx_aiohttp),
+    "httpx2 client": functools.partial(Client, httpx_client),
+    "aiohttp client": functools.partial(Client, aiohttp_client),
+}
+
+
+def be_client(name: str, port: int) -> int:
+    """Be a client's process: answer each line `COUNT FLIGHT` with the seconds and CPU seconds that it took."""
+    try:
+        client = CLIENTS[name](port)
+    except ModuleNotFoundError as missing:
+        print(missing.name, flush=True)
+        return 1
+    print("ready", flush=True)
+    for line in sys.stdin:
+        count, flight = map(int, line.split())
+        wall, cpu = time.perf_counter(), time.process_time()
+        client.run(count, flight)
+        print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
+    client.close()
+    return 0
+
+
+class ClientProcess:
+    """A client in a process of its own.
+
+    Parameters:
+        name: of CLIENTS.
+        port: the origin's.
+        checkout: whose packages it takes.
+
+    Raises:
+        ModuleNotFoundError: the client is not installed.
+    """
+
+    def __init__(self, name: str, port: int, checkout: Path = ROOT) -> None:
+        command = [
+            sys.executable,
+            str(Path(__file__).resolve()),
+            "--client",
+            name,
+            str(port),
+            "--packages",
+            str(checkout),
+        ]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        said = self._said()
+        if said != "ready":
+            self.close()
+            raise ModuleNotFoundError(name=said)
+
+    def _said(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def run(self, count: int, flight: int) -> tuple[float, float]:
+        """Send `count` requests, `flight` at a time; gives back seconds and CPU seconds."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{count} {flight}\n")
+        self._process.stdin.flush()
+        wall, cpu = map(float, self._said().split())
+        return wall, cpu
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate(timeout=20)
+
+
+def clients(port: int, before: Path | None) -> dict[str, ClientProcess]:
+    """Every client that is installed."""
+    found: dict[str, ClientProcess] = {}
+    if before is not None:
+        found["outbound before"] = ClientProcess("outbound", port, before)
+    for name in CLIENTS:
         try:
-            found[name] = Client(make, port)
+            found[name] = ClientProcess(name, port)
         except ModuleNotFoundError as missing:
             print(f"left out: {name} ({missing.name} is not installed)", file=sys.stderr)
     return found
 
 
-def measure(found: dict[str, Any], rounds: int, requests: int) -> list[dict[str, Any]]:
+def measure(found: dict[str, ClientProcess], rounds: int, requests: int) -> list[dict[str, Any]]:
     """The table: one row per client and number in flight."""
     samples: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for round_number in range(rounds + 1):
         for flight in (1, 16):
-            for name, client in found.items():
-                wall, cpu = time.perf_counter(), time.process_time()
-                client.run(requests, flight)
-                spent = (time.perf_counter() - wall, time.process_time() - cpu)
+            # Every other round backwards: no client always follows the same one.
+            for name, client in list(found.items())[:: 1 if round_number % 2 else -1]:
+                spent = client.run(requests, flight)
                 if round_number:  # the first round connects and warms up
                     samples.setdefault((name, flight), []).append(spent)
     return [
@@ -241,11 +316,11 @@ def measure(found: dict[str, Any], rounds: int, requests: int) -> list[dict[str,
 
 
 def fan_out(port: int, rounds: int) -> dict[str, float]:
-    """Milliseconds for 8 requests to an origin that answers after 50 ms: engine alone, and from guests of both ABIs."""
+    """Milliseconds for 8 requests to an origin that answers after 50 ms: alone, and from guests of both ABIs."""
     outbound = Outbound()
     policy = Policy.parse(["http://127.0.0.1:*"])
     slow = Request(method="GET", scheme="http", authority=f"127.0.0.1:{port}", path_with_query="/slow")
-    engine_ms = []
+    outbound_ms = []
     for _ in range(rounds + 1):
         began = time.perf_counter()
         exchanges = outbound.begin(policy, OutboundLimits(), time.monotonic_ns() + 60 * 10**9)
@@ -253,16 +328,57 @@ def fan_out(port: int, rounds: int) -> dict[str, float]:
         for exchange in started:
             exchanges.wait(exchange.body.complete)
         exchanges.close()
-        engine_ms.append((time.perf_counter() - began) * 1000)
+        outbound_ms.append((time.perf_counter() - began) * 1000)
     outbound.close()
     legacy_ms = legacy_guest(port, rounds)
     component_ms = component_guest(port, rounds)
     # The first run connects.
     return {
-        "engine_ms": round(statistics.median(engine_ms[1:]), 1),
+        "outbound_ms": round(statistics.median(outbound_ms[1:]), 1),
         "legacy_guest_ms": round(statistics.median(legacy_ms[1:]), 1),
         "component_guest_ms": round(statistics.median(component_ms[1:]), 1) if component_ms else None,
     }
+
+
+def whole_server(port: int, before: Path, rounds: int, seconds: float = 2.0) -> list[dict[str, Any]]:
+    """Requests per second of a server whose guest makes one request, of both checkouts, at 1 and 8 connections."""
+    from bench import load, measure, targets
+    from tests.host.legacy_guests import go_fetch
+
+    guest = {"fetch": go_fetch()}
+    body = targets.wrapped("", args=f"http://127.0.0.1:{port}/")
+    hosts = {"allowedOutboundHosts": "http://127.0.0.1:*"}
+    rows = []
+    with contextlib.ExitStack() as stack:
+        sides = {
+            name: stack.enter_context(
+                targets.sandboxd(guest, metadata=hosts, environ={"PYTHONSAFEPATH": "1", "PYTHONPATH": str(checkout)})
+            )
+            for name, checkout in (("now", ROOT), ("before", before))
+        }
+        for target in sides.values():
+            load.warm(target, body)
+        for connections in (1, 8):
+            runs = measure.alternate(
+                {
+                    name: functools.partial(load.closed_loop, target, body, connections=connections, seconds=seconds)
+                    for name, target in sides.items()
+                },
+                rounds,
+            )
+            now, then = ([run.rps for run in runs[name]] for name in ("now", "before"))
+            rows.append(
+                {
+                    "connections": connections,
+                    "now_rps": round(statistics.median(now)),
+                    "before_rps": round(statistics.median(then)),
+                    "ratio": measure.ratio(now, then),
+                    "now_worker_cpu_us": measure.median_of(runs["now"], "worker_cpu_us"),
+                    "before_worker_cpu_us": measure.median_of(runs["before"], "worker_cpu_us"),
+                    "failed": sum(run.failed for side in runs.values() for run in side),
+                }
+            )
+    return rows
 
 
 def legacy_guest(port: int, rounds: int) -> list[float]:
@@ -308,17 +424,23 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=400, help="per round, client and number in flight")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--before", type=Path, help="a checkout of another commit, to compare with")
+    parser.add_argument("--client", nargs=2, metavar=("NAME", "PORT"), help=argparse.SUPPRESS)
+    parser.add_argument("--packages", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.client:
+        return be_client(options.client[0], int(options.client[1]))
     origin = subprocess.Popen([sys.executable, "-c", ORIGIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert origin.stdout is not None
     assert origin.stdin is not None
     try:
         port = int(origin.stdout.readline())
-        found = clients(port)
+        found = clients(port, options.before)
         rows = measure(found, options.rounds, options.requests)
         for client in found.values():
             client.close()
         fan = fan_out(port, options.rounds)
+        server = whole_server(port, options.before, options.rounds) if options.before else []
     finally:
         origin.stdin.close()
         origin.wait(10)
@@ -329,11 +451,14 @@ def main() -> int:
         print(f"| {row['client']} | {row['in_flight']} | {row['wall_us']} | {row['cpu_us']} |")
     print()
     print(f"8 requests to an origin that answers after 50 ms: {fan}")
+    for row in server:
+        print(f"whole server: {row}")
     if options.json:
         packages = ("httpx2", "httpcore2", "aiohttp", "httpx-aiohttp", "h11")
         record = {
             "rows": rows,
             "fan_out": fan,
+            "whole_server": server,
             "python": platform.python_version(),
             "cpus": os.cpu_count(),
             "packages": {name: importlib.metadata.version(name) for name in packages if _installed(name)},

@@ -1,4 +1,4 @@
-"""What is left of a server that is asked for more than it can do: 0.5 to 5 times its capacity.
+"""Measures a server under overload: at 0.5 to 5 times its capacity.
 
 Capacity is measured first, with enough connections to keep every worker busy and nobody refused. Then requests arrive
 in an open loop (Poisson), whatever becomes of the earlier ones, for each load in turn. Three guests: one that waits

@@ -40,7 +40,7 @@ def documents(version: int) -> list[str]:
 
 
 def version_of(answer: Answer) -> int | None:
-    """Which version of the components answered."""
+    """Return the version of the components that answered."""
     for line in answer.body.splitlines():
         if line.startswith(b"VERSION="):
             return int(line[8:])

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.measure import Bar, Record, end, options, quantile
-from sandboxd import prepare
 from sandboxd.config.model import Cache, Config
-from sandboxd.modules.resolve import ResolvedGuest, Resolver
+from sandboxd.modules.prepare import PreparedGuest, Preparer
+from sandboxd.server import translate
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from sandboxd.zygote.client import ZygoteClient
@@ -53,8 +53,18 @@ class Spawner:
         self.client = ZygoteClient(self)
         self.spawned: asyncio.Queue[tuple[int, socket.socket]] = asyncio.Queue()
 
-    def on_spawned(self, serial: int, pid: int, channel: socket.socket, page_fd: int, pidfd: int) -> None:
+    def on_spawned(
+        self,
+        serial: int,
+        pid: int,
+        channel: socket.socket,
+        page_fd: int,
+        pidfd: int,
+        broker: socket.socket | None = None,
+    ) -> None:
         """ZygoteEvents."""
+        if broker is not None:
+            broker.close()
         socket.close(page_fd)
         socket.close(pidfd)
         self.spawned.put_nowait((pid, channel))
@@ -63,14 +73,14 @@ class Spawner:
         """ZygoteEvents."""
         raise RuntimeError(f"worker {serial} could not be forked: {detail}")
 
-    def on_spawned_in_vain(self, serial: int, pid: int) -> None:
+    def on_spawned_without_descriptors(self, serial: int, pid: int) -> None:
         """ZygoteEvents."""
         raise RuntimeError(f"no descriptors are left for worker {serial}")
 
     def on_exited(self, serial: int, status: int) -> None:
         """ZygoteEvents."""
 
-    def on_zygote_lost(self) -> None:
+    def on_zygote_lost(self, client: ZygoteClient) -> None:
         """ZygoteEvents."""
         raise RuntimeError("the zygote died")
 
@@ -90,7 +100,7 @@ class Spawner:
 async def invoke(worker: Spawned, index: int) -> None:
     """Run a guest once there."""
     loop = asyncio.get_running_loop()
-    frame = m.Invoke(id=1, guest=index, deadline_ns=time.monotonic_ns() + 10 * 10**9, stdin=b"x")
+    frame = m.Invoke(id=1, guest=index, call=m.Call(deadline_ns=time.monotonic_ns() + 10 * 10**9, stdin=b"x"))
     await loop.sock_sendall(worker.channel, codec.encode(frame))
     await loop.sock_recv(worker.channel, 1 << 16)
 
@@ -109,18 +119,18 @@ async def load_message(folder: Path, guests: dict[str, Path]) -> m.Load:
     documents = [component(name, f"file://{path}") for name, path in guests.items()]
     resources = write_components(folder / "components", documents)
     config = Config(resources_paths=(str(resources),), cache=Cache(folder=folder / "cache"))
-    async with Resolver(prepare.module_settings(config)) as resolver:
-        results = await resolver.resolve_all(prepare.read_components(config, {}).bindings)
-    resolved = [result for result in results if isinstance(result, ResolvedGuest)]
-    assert len(resolved) == len(guests), results
-    return prepare.load_message(config, resolved)
+    async with Preparer(translate.module_settings(config)) as preparer:
+        results = await preparer.prepare_all(translate.read_components(config, {}).bindings)
+    prepared = [result for result in results if isinstance(result, PreparedGuest)]
+    assert len(prepared) == len(guests), results
+    return translate.load_message(config, prepared)
 
 
 async def workers(folder: Path, count: int) -> tuple[list[float], list[float], list[float]]:
     """Start times in milliseconds, and private memory in MiB before and after the first runs, of `count` workers."""
     load = await load_message(folder, {"tiny": guest("tiny"), "sort": guest("sort"), "client": c_client()})
     spawner = Spawner()
-    loaded = await spawner.client.start(load)
+    loaded = await spawner.client.start(load, 120)
     assert not loaded.failed, loaded
     try:
         living = [await spawner.start(serial) for serial in range(1, count + 1)]

@@ -23,7 +23,7 @@ START_NS = 500_000_000
 
 
 def watch(cpu: int, seconds: float, begin_ns: int) -> list[int]:
-    """The stalls of one CPU, in nanoseconds. Keeps it busy.
+    """The stalls of one CPU, in nanoseconds; of one that outlasts the watch, what lies within. Keeps it busy.
 
     Parameters:
         cpu: which.
@@ -39,13 +39,13 @@ def watch(cpu: int, seconds: float, begin_ns: int) -> list[int]:
     while before < end:
         now = clock()
         if now - before > STALL_NS:
-            stalls.append(now - before)
+            stalls.append(min(now, end) - before)
         before = now
     return stalls
 
 
 def wait_quantile(stalls: Sequence[int], total_ns: float, fraction: float) -> float:
-    """What a request waits that arrives at a random instant, at this quantile: microseconds.
+    """Return the wait, in microseconds and at this quantile, of a request that arrives at a random instant.
 
     A stall of length d makes arrivals wait longer than w for d - w of the time.
     """

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,7 @@ def sandboxd(
     *options: str,
     metadata: Mapping[str, str] | None = None,
     environ: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[Target]:
     """A sandboxd that serves these guests, and is ready. Its target's URL is that of the first one.
 
@@ -84,13 +85,13 @@ def sandboxd(
         options: of `sandboxd serve`.
         metadata: of every component.
         environ: settings as variables.
+        pass_fds: descriptors that it inherits besides its socket.
     """
     with tempfile.TemporaryDirectory() as folder:
         documents = [component(name, f"file://{file}", **(metadata or {})) for name, file in guests.items()]
         resources = write_components(Path(folder), documents)
-        with RunningServer(
-            resources, *options, environ={"SANDBOXD_RELOAD_WATCH": "false", **(environ or {})}
-        ) as server:
+        settings = {"SANDBOXD_RELOAD_WATCH": "false", "SANDBOXD_LISTEN_GRPC_PORT": "0", **(environ or {})}
+        with RunningServer(resources, *options, environ=settings, pass_fds=pass_fds) as server:
             url = f"{server.base_url}/v1.0/bindings/{next(iter(guests))}"
             yield Target(name="sandboxd", url=url, front=server.process.pid)
 

@@ -51,7 +51,7 @@ _REASONS = (
 
 @dataclass(slots=True)
 class Answer:
-    """What became of one request. Instants are CLOCK_MONOTONIC nanoseconds."""
+    """The fate of one request. Instants are CLOCK_MONOTONIC nanoseconds."""
 
     kind: str
     """Name of the request."""
@@ -78,7 +78,7 @@ class Answer:
 
     @property
     def cause(self) -> str:
-        """How it ended, in a few words, for a table."""
+        """Return how it ended, in a few words, for a table."""
         if self.left:
             return "caller hung up"
         if self.status in (200, CLOSED, SILENT):
@@ -412,7 +412,7 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 
 def tally(answers: Iterable[Answer]) -> dict[str, int]:
-    """How many ended how, most frequent first."""
+    """Return the number of requests by their end, the most frequent first."""
     counts: dict[str, int] = {}
     for answer in answers:
         cause = answer.cause

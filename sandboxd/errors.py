@@ -1,12 +1,15 @@
-"""Errors an operator sees, and the exit codes of the command line."""
+"""The errors that the operator sees, and the exit codes of the command line."""
 
+import codecs
 import errno
 from enum import IntEnum
 from typing import Final
 
+from hostfuncs import texts
+
 
 class ExitCode(IntEnum):
-    """Exit statuses of `sandboxd`. Documented in README.md; supervisors may rely on them."""
+    """Exit statuses of `sandboxd`. Documented in docs/reference.md; supervisors may rely on them."""
 
     OK = 0
     FAILED = 1
@@ -32,21 +35,43 @@ SHORT_OF: Final = {
     errno.EAGAIN: "raise the limit of processes (ulimit -u, TasksMax=, pids.max)",
     errno.ENOMEM: "give it more memory, or fewer workers",
 }
-"""What a machine can run out of at any call -> what to do about it."""
+"""The remedies by errno, for errors that mean that the machine has run out of something."""
+
+
+MAX_LINE: Final = 4_000
+
+# Loaded now: a worker, which also writes lines, cannot import a module.
+codecs.lookup("unicode_escape")
+
+
+def printable(text: str) -> str:
+    """Return a text from outside with everything that is not printable escaped: it cannot forge lines of a log or steer
+    a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def one_line(text: str) -> str:
+    """Return a text as one printable line, cut off after MAX_LINE characters."""
+    line = printable(text[: MAX_LINE + 1])
+    return line[:MAX_LINE] + "..." if len(line) > MAX_LINE else line
 
 
 class SandboxdError(Exception):
-    """A failure whose text is meant for the operator.
+    """An error whose message is for the operator.
 
     Parameters:
-        message: what is wrong, naming the thing and its place.
-        remedy: what to do about it; one sentence, or empty.
-        exit_code: what the process exits with if nothing handles it.
+        message: what is wrong, and where. Cut if it is long: it may quote what a guest chose.
+        remedy: what to do about it: one sentence, or empty.
+        exit_code: the process's exit status if nothing handles the error; None means the class's.
     """
 
     exit_code: ExitCode = ExitCode.FAILED
+    max_bytes: int = texts.MAX_BYTES
 
     def __init__(self, message: str, *, remedy: str = "", exit_code: ExitCode | None = None) -> None:
+        message = texts.bounded(message, self.max_bytes)
         super().__init__(message)
         self.message = message
         self.remedy = remedy
@@ -56,11 +81,21 @@ class SandboxdError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.remedy})" if self.remedy else self.message
 
+    def for_terminal(self) -> str:
+        """Return the text as one line that cannot steer a terminal."""
+        return one_line(str(self))
+
 
 class ConfigError(SandboxdError):
     """sandboxd.yaml, a SANDBOXD_ variable or a command-line option is wrong."""
 
     exit_code = ExitCode.CONFIG
+    max_bytes = 64 * 1024
+    """The message has all problems, each on a line of its own."""
+
+    def for_terminal(self) -> str:
+        """Return the text with each of its lines as in `one_line`."""
+        return "\n".join(map(one_line, str(self).split("\n")))
 
 
 class ComponentError(SandboxdError):

@@ -1,13 +1,15 @@
-"""Log lines: one JSON object each, or readable text on a terminal.
+"""The log: each line is a JSON object, or readable text on a terminal.
 
-Everything goes through the standard `logging` module under the name `sandboxd`. A record's structured part is
-`extra=fields(...)`. Payloads, tokens, environment values and request headers are never logged: nobody passes them,
-and `fields` accepts only the names in FIELDS.
+Everything uses the standard `logging` module under the name `sandboxd`. The structured part of a record is
+`extra=fields(...)`. Payloads, tokens, environment values and request headers are never logged: no code passes them, and
+`fields` accepts only the names in FIELDS.
 
-Writing never blocks the caller: lines go to a bounded buffer that a thread writes to the stream. When the reader of
-stderr is so slow that the buffer is full, lines are dropped; a line that says how many follows the next that fit.
+Writing never blocks the caller. Lines go to a bounded buffer, which a thread writes to the stream. If the reader of
+stderr is so slow that the buffer is full, lines are dropped, and a later line says how many. Lines that guests or
+callers can cause without end pass a `Budget` first.
 """
 
+import asyncio
 import json
 import logging
 import select
@@ -15,14 +17,28 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TextIO
+
+from sandboxd.errors import printable
 
 BUFFER_LINES: Final = 10_000
 """Lines kept for a slow reader of stderr."""
 MAX_TEXT: Final = 8_192
-"""Longest string value or message of a line, in characters; the rest is cut off."""
+"""Longest string value or message of a line, in characters. The rest is cut off."""
+
+GUEST_LINES_PER_S: Final = 50.0
+GUEST_BYTES_PER_S: Final = 64.0 * 1024
+BURST_S: Final = 5.0
+"""The limits of a `Budget`. The bytes of a line are estimated."""
+LINE_BYTES: Final = 400
+"""Estimated bytes of a line without the text that guests or callers choose."""
+SUMMARY_S: Final = 1.0
+"""Seconds between two lines that report how many lines were left out."""
+
+dropped_lines: Final[Counter[tuple[str, str]]] = Counter()
+"""Number of lines left out of this process's log, by (source, binding)."""
 
 FIELDS: Final = frozenset(
     (
@@ -60,16 +76,17 @@ FIELDS: Final = frozenset(
         "cell",
     )
 )
-"""Names a line may carry beside time, level, logger and message."""
+"""Names that a line may have beside time, level, logger and message."""
 
-FOREIGN: Final = ("hypercorn", "uvicorn", "asyncio", "py.warnings")
-"""Loggers of libraries whose warnings and errors go the same way."""
+LIBRARY_LOGGERS: Final = ("hypercorn", "uvicorn", "asyncio", "py.warnings")
+"""Loggers of libraries whose warnings and errors go to the same stream."""
 
 _ATTRIBUTE: Final = "sandboxd_fields"
+_ROOT: Final = "sandboxd"
 
 
 def fields(**values: object) -> Mapping[str, Any]:
-    """The `extra` argument of a logging call.
+    """Return the `extra` argument of a logging call.
 
     Raises:
         KeyError: a name is not in FIELDS.
@@ -95,11 +112,112 @@ def _message(record: logging.LogRecord) -> str:
     return str(_cut(record.getMessage()))
 
 
-class JsonFormatter(logging.Formatter):
-    """One JSON object per line, ASCII only, so that no log reader can be confused by what a name contains.
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+def set_level(level: str) -> None:
+    """Log from this severity on, one of LEVELS. The change itself is always logged."""
+    logger = logging.getLogger(_ROOT)
+    former = level_now()
+    if former != level:
+        logger.setLevel(min(logging.INFO, logger.level))
+        logger.info("the log level is %s; it was %s", level, former, extra=fields(event="log_level"))
+    logger.setLevel(level.upper())
+
+
+def level_now() -> str:
+    """Return the least severity that is logged."""
+    return logging.getLevelName(logging.getLogger(_ROOT).getEffectiveLevel()).lower()
+
+
+def next_level(steps: int) -> str:
+    """Return the level so many steps less verbose than the present one; negative for more verbose."""
+    at = LEVELS.index(level_now()) if level_now() in LEVELS else 1
+    return LEVELS[min(max(at + steps, 0), len(LEVELS) - 1)]
+
+
+class Budget:
+    """Bounds the lines of one kind that guests or callers can cause. Each binding has a bucket of lines and bytes.
+
+    It belongs to the event loop on which it is first used. Lines that are left out are counted in `dropped_lines` and
+    reported in one line a second.
 
     Parameters:
-        everywhere: fields of every line.
+        source: the kind of line, for the metric and the report.
+        lines_per_s, bytes_per_s: the long-term rates of one binding.
+        burst_s: after a silence, the lines and bytes of this many seconds may be logged at once.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        lines_per_s: float = GUEST_LINES_PER_S,
+        bytes_per_s: float = GUEST_BYTES_PER_S,
+        burst_s: float = BURST_S,
+    ) -> None:
+        self._source = source
+        self._rates = (lines_per_s, bytes_per_s)
+        self._burst_s = burst_s
+        self._buckets: dict[str, tuple[float, float, float]] = {}
+        self._unsaid: Counter[str] = Counter()
+        self._said = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Budget for {self._source} of {len(self._buckets)} bindings>"
+
+    def admits(self, binding: str, text: str = "") -> bool:
+        """Return whether a line may be logged now. If not, the line is counted as left out.
+
+        Parameters:
+            binding: a configured name, or empty.
+            text: the part of the line whose length guests or callers choose.
+        """
+        # An escaped character takes six bytes of JSON, or twelve beyond U+FFFF, where it takes four of UTF-8 already.
+        size = LINE_BYTES + len(text) * (1 if text.isascii() and text.isprintable() else 6)
+        now = time.monotonic()
+        most = tuple(rate * self._burst_s for rate in self._rates)
+        lines, left, since = self._buckets.get(binding, (*most, now))
+        lines = min(most[0], lines + (now - since) * self._rates[0])
+        left = min(most[1], left + (now - since) * self._rates[1])
+        if lines >= 1 and left >= size:
+            self._buckets[binding] = (lines - 1, left - size, now)
+            return True
+        self._buckets[binding] = (lines, left, now)
+        self.drop(binding, 1)
+        return False
+
+    def drop(self, binding: str, count: int) -> None:
+        """Count lines that are left out, without calling `admits` for each."""
+        dropped_lines[self._source, binding] += count
+        self._unsaid[binding] += count
+        now = time.monotonic()
+        if now - self._said >= SUMMARY_S:
+            self._say()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._said + SUMMARY_S - now, self._say)
+
+    def _say(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._said = time.monotonic()
+        most, _ = self._unsaid.most_common(1)[0]
+        logging.getLogger("sandboxd.log").warning(
+            "lines were left out of the log (%s): too many in too short a time; most of binding %s",
+            self._source,
+            most or "none",
+            extra=fields(event="lines_dropped", count=self._unsaid.total(), binding=most, reason=self._source),
+        )
+        self._unsaid.clear()
+
+
+class JsonFormatter(logging.Formatter):
+    """Formats a record as one JSON object in ASCII, so that no name in it can confuse a log reader.
+
+    Parameters:
+        everywhere: fields that every line has.
     """
 
     def __init__(self, everywhere: Mapping[str, object] | None = None) -> None:
@@ -107,7 +225,7 @@ class JsonFormatter(logging.Formatter):
         self._everywhere = everywhere or {}
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line without its end."""
+        """Return the line without its end."""
         seconds = int(record.created)
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         line: dict[str, object] = {
@@ -124,10 +242,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people. Control characters are escaped, so that a guest's stderr cannot steer a terminal.
+    """Formats a record for people. Control characters are escaped, so that a guest's stderr cannot control a terminal.
 
     Parameters:
-        everywhere: as of JsonFormatter.
+        everywhere: fields that every line has.
     """
 
     def __init__(self, everywhere: Mapping[str, object] | None = None) -> None:
@@ -135,18 +253,15 @@ class TextFormatter(logging.Formatter):
         self._everywhere = everywhere or {}
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line without its end; exceptions follow on further lines."""
+        """Return the line without its end. An exception follows on further lines."""
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         shown = {**self._everywhere, **_of(record)}
         rest = "".join(f" {name}={_shown(value)}" for name, value in shown.items())
-        text = f"{stamp} {record.levelname.lower():7} {_printable(_message(record))}{rest}"
+        text = f"{stamp} {record.levelname.lower():7} {printable(_message(record))}{rest}"
         if record.exc_info:
-            text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+            lines = "".join(traceback.format_exception(*record.exc_info)).rstrip().split("\n")
+            text += "\n" + "\n".join(map(printable, lines))
         return text
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _shown(value: object) -> str:
@@ -155,12 +270,12 @@ def _shown(value: object) -> str:
 
 
 class BufferedHandler(logging.Handler):
-    """Formats in the caller's thread, writes in its own.
+    """Formats records in the caller's thread, and writes the lines in a thread of its own.
 
     Parameters:
-        stream: where lines go.
-        capacity: lines kept while the stream does not take them.
-        shared: other processes write to the same stream; no line is to be torn by one of theirs.
+        stream: receives the lines.
+        capacity: most lines that are held while the stream accepts none.
+        shared: whether other processes write to the same stream. Then no line may be split by one of theirs.
     """
 
     def __init__(self, stream: TextIO, capacity: int = BUFFER_LINES, *, shared: bool = False) -> None:
@@ -179,7 +294,7 @@ class BufferedHandler(logging.Handler):
         return f"<BufferedHandler holding {len(self._lines)} lines>"
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a record; drop it if the buffer is full."""
+        """Format a record and put it in the buffer. Drop it if the buffer is full."""
         try:
             line = self.format(record)
         except Exception:  # noqa: BLE001 - a record that cannot be formatted must not end a request
@@ -188,6 +303,7 @@ class BufferedHandler(logging.Handler):
         with self._wake:
             if len(self._lines) >= self._capacity:
                 self._dropped += 1
+                dropped_lines["slow reader", ""] += 1
                 return
             self._lines.append(line)
             self._wake.notify()
@@ -222,12 +338,12 @@ class BufferedHandler(logging.Handler):
                     self._stream.write(text)
                     self._stream.flush()
             except (OSError, ValueError):
-                # Nobody reads stderr any more. Serving goes on; should the stream come back, it is told what it missed.
+                # Nobody reads stderr any more. Serving goes on. If it is read again, a line says how many are lost.
                 with self._wake:
                     self._dropped += len(taken)
 
     def close(self) -> None:
-        """Write what is left, waiting at most 2 seconds for the stream."""
+        """Write the lines that are left, and wait for the stream for at most 2 seconds."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -237,8 +353,10 @@ class BufferedHandler(logging.Handler):
 
 
 def _portions(lines: list[str]) -> Iterator[str]:
-    """Whole lines in portions that a pipe takes undivided (pipe(7): up to PIPE_BUF bytes), where they are not longer
-    by themselves."""
+    """Yield whole lines in portions that a pipe takes undivided, up to PIPE_BUF bytes (pipe(7)).
+
+    A line that is longer by itself is a portion of its own.
+    """
     portion, size = "", 0
     for line in lines:
         bytes_more = len(line.encode("utf-8", "replace")) + 1
@@ -254,20 +372,20 @@ def _portions(lines: list[str]) -> Iterator[str]:
 def setup(
     *, level: str = "info", format: str = "auto", stream: TextIO | None = None, cell: int | None = None
 ) -> BufferedHandler:
-    """Send the server's logs to a stream. Call once, at start; close the handler at the end.
+    """Send the server's log to a stream and return the handler. Call it once at start; close the handler at the end.
 
     Parameters:
         level: debug, info, warning or error.
-        format: json, text, or auto: text if the stream is a terminal.
-        stream: stderr if None.
-        cell: number of this process's cell, for every line; None where there is only one.
+        format: json, text, or auto, which is text if the stream is a terminal.
+        stream: the stream; None for stderr.
+        cell: the number of this process's cell, which every line gets; None if there is only one cell.
     """
     stream = stream or sys.stderr
     handler = BufferedHandler(stream, shared=cell is not None)
     everywhere = {} if cell is None else {"cell": cell}
     text = format == "text" or (format == "auto" and stream.isatty())
     handler.setFormatter(TextFormatter(everywhere) if text else JsonFormatter(everywhere))
-    for name in ("sandboxd", *FOREIGN):
+    for name in ("sandboxd", *LIBRARY_LOGGERS):
         logger = logging.getLogger(name)
         for former in list(logger.handlers):
             logger.removeHandler(former)

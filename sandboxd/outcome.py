@@ -1,12 +1,18 @@
-"""How an invocation ended: one enumeration for HTTP status, log line and metric label."""
+"""The outcome of an invocation, and the sentences that tell callers of it.
+
+The sentences are those of `hostfuncs.outcome`, where the endings of runs are worded. The front's table of answers
+(sandboxd.front.answering.outcomes) is made of the same ones.
+"""
 
 from enum import StrEnum
+
+from hostfuncs.outcome import CANCELED, DEADLINE_PASSED, EXITED, INTERNAL_ERROR
 
 
 class Outcome(StrEnum):
     """The result of a binding request. The value is the `outcome` label of every metric and log line.
 
-    The first eight are decided in a worker or by losing one; the others before a worker is involved.
+    The first nine come from a worker, or from losing one. The others are decided before a worker is involved.
     """
 
     COMPLETED = "completed"
@@ -28,10 +34,15 @@ class Outcome(StrEnum):
     HOST_FAILED = "host_failed"
     """sandboxd itself failed: a bug or an exhausted machine, never the guest's doing."""
     REJECTED = "rejected"
-    """No worker could be had: queue full, waited too long, or the server is closing."""
+    """No worker was available: the queue was full, the wait too long, or the server was closing."""
     BAD_REQUEST = "bad_request"
     """The request could not be understood, or asked for an operation that does not exist."""
     NOT_FOUND = "not_found"
     """There is no binding of that name."""
     UNAUTHORIZED = "unauthorized"
     """The API token was missing or wrong."""
+    CIRCUIT_OPEN = "circuit_open"
+    """The binding's circuit breaker is open, so the request was refused."""
+
+
+__all__ = ["CANCELED", "DEADLINE_PASSED", "EXITED", "INTERNAL_ERROR", "Outcome"]

@@ -60,12 +60,18 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName([_san(name) for name in names]), critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
-    def issue(self, *names: str, expired: bool = False) -> tuple[Path, Path]:
-        """Write a certificate and its key for these names; returns both paths."""
+    def issue(self, *names: str, expired: bool = False, common_name_only: bool = False) -> tuple[Path, Path]:
+        """Write a certificate and its key for these names; returns both paths.
+
+        Parameters:
+            common_name_only: the first name stands in the subject, and nowhere else.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         days = (-10, -5) if expired else (-1, 1)
-        certificate = self._sign(subject, key.public_key(), ca=False, names=list(names), days=days)
+        certificate = self._sign(
+            subject, key.public_key(), ca=False, names=[] if common_name_only else list(names), days=days
+        )
         stem = f"{names[0].replace(':', '_')}-{certificate.serial_number}"
         chain_file, key_file = self._folder / f"{stem}.pem", self._folder / f"{stem}.key"
         chain_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

@@ -29,6 +29,8 @@ class Seen:
     headers: Headers
     body: bytes = b""
     trailers: Headers = field(default_factory=list)
+    whole: bool = False
+    """The end of the body has arrived."""
 
     def get(self, name: str) -> str | None:
         """The first value of a header, lower-case name."""

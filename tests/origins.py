@@ -131,6 +131,7 @@ class _Answer:
             elif isinstance(event, h11.EndOfMessage):
                 self.seen.body = b"".join(parts)
                 self.seen.trailers = event.headers.raw_items()
+                self.seen.whole = True
                 return self.seen.body
             else:
                 raise _Hangup
@@ -284,8 +285,10 @@ class _Answer:
         while True:
             event = Origin._next(self.sock, self.connection)
             if isinstance(event, h11.Data):
+                self.seen.body += bytes(event.data)
                 self.send(h11.Data(data=bytes(event.data)))
             elif isinstance(event, h11.EndOfMessage):
+                self.seen.whole = True
                 self.send(h11.EndOfMessage())
                 return
 

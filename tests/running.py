@@ -30,18 +30,22 @@ class RunningServer:
     """`sandboxd serve` as a child process.
 
     Parameters:
-        resources: folder of component files.
+        resources: folder of component files; None names none.
         options: further command-line options.
         environ: variables on top of the test's own.
         cwd: where file:// URLs start.
         wait: block until the log says `ready`.
         ready: the event of the log that says so.
         bind: the server binds a port of its own.
+        interpreter: options of the Python interpreter.
+        pass_fds: descriptors that it inherits besides.
+        unix_socket: the server listens there, by its options, and on no port.
+        command: of the program.
     """
 
     def __init__(
         self,
-        resources: Path,
+        resources: Path | None,
         *options: str,
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
@@ -49,6 +53,10 @@ class RunningServer:
         listener: socket.socket | None = None,
         ready: str = "ready",
         bind: bool = False,
+        interpreter: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+        unix_socket: Path | None = None,
+        command: str = "serve",
     ) -> None:
         self._own_listener = listener is None
         self.listener = listener or listening_socket()
@@ -61,20 +69,22 @@ class RunningServer:
             "SANDBOXD_LOGGING_FORMAT": "json",
             "PYTHONUNBUFFERED": "1",
             "SANDBOXD_CELLS": "1",
+            # Its default address is one for all servers of the machine.
+            "SANDBOXD_ADMIN_LISTEN": "off",
             **(environ or {}),
         }
         self.process = subprocess.Popen(
             [
                 sys.executable,
+                *interpreter,
                 "-m",
                 "sandboxd",
-                "serve",
-                "--resources-path",
-                str(resources),
-                *(["--port", "0"] if bind else ["--fd", str(self.listener.fileno())]),
+                command,
+                *([] if resources is None else ["--resources-path", str(resources)]),
+                *([] if unix_socket else ["--port", "0"] if bind else ["--fd", str(self.listener.fileno())]),
                 *options,
             ],
-            pass_fds=[self.listener.fileno()],
+            pass_fds=[self.listener.fileno(), *pass_fds],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=env,
@@ -118,7 +128,7 @@ class RunningServer:
             self._changed.notify_all()
 
     def wait_for(
-        self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float = 20.0, since: int = 0
+        self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float = 60.0, since: int = 0
     ) -> dict[str, Any]:
         """The first log line, from number `since` on, that is wanted.
 
@@ -138,13 +148,13 @@ class RunningServer:
         return line
 
     def text(self) -> str:
-        """All that was logged, for an assertion's message."""
+        """Return the whole log, for an assertion's message."""
         return "\n".join(json.dumps(line) for line in self.lines)
 
     @contextlib.contextmanager
     def client(self, **options: Any) -> Iterator[httpx.Client]:
-        """A client of this server."""
-        with httpx.Client(base_url=self.base_url, trust_env=False, timeout=30, **options) as client:
+        """A client of this server. Over HTTP alone: to read the CA certificates takes longer than most requests."""
+        with httpx.Client(base_url=self.base_url, trust_env=False, verify=False, timeout=120, **options) as client:
             yield client
 
     def invoke(self, binding: str, data: Any = None, metadata: Mapping[str, str] | None = None) -> httpx.Response:

@@ -1,26 +1,27 @@
-"""Between Python and a core WebAssembly guest: typed C prototypes, bounds-checked memory, one exception boundary.
+"""The layer between Python and a core WebAssembly guest: C prototypes, bounds-checked memory, one exception boundary.
 
-Everything a host function needs:
+A host function needs these:
 
 - `define(linker, module, name, "iiIi", "i", function, state, fault=...)` makes a function importable;
-- `InvocationState` is what it serves: `state.memory`, `state.deadline_ns`, `state.check()`;
-- it tells the guest by its result, or ends it by raising a `GuestEnded`.
+- `InvocationState` is the run that the function serves: `state.memory`, `state.deadline_ns`, `state.check()`;
+- the function returns its result to the guest, or ends the guest by raising a `GuestEnded`.
 """
 
 from hostfuncs.abi.define import define, func_type
-from hostfuncs.abi.ending import (
+from hostfuncs.abi.guestcall import GuestFunction, exported_function_type
+from hostfuncs.abi.memory import GuestMemory
+from hostfuncs.abi.state import InvocationState
+from hostfuncs.ending import (
     Cancelled,
     DeadlineExceeded,
     Fault,
     GuestEnded,
     GuestTrapped,
+    HostMemoryExceeded,
     HostTrap,
     OutputExceeded,
     ProcExit,
 )
-from hostfuncs.abi.guestcall import GuestFunction, exported_function_type
-from hostfuncs.abi.memory import GuestMemory
-from hostfuncs.abi.state import InvocationState
 
 __all__ = [
     "Cancelled",
@@ -30,6 +31,7 @@ __all__ = [
     "GuestFunction",
     "GuestMemory",
     "GuestTrapped",
+    "HostMemoryExceeded",
     "HostTrap",
     "InvocationState",
     "OutputExceeded",

@@ -1,11 +1,11 @@
-"""The part of wasmtime's C API that invocations use, with plain pointers.
+"""The part of wasmtime's C API that runs of core modules use. Every pointer is a plain int.
 
-The stock bindings build a `ctypes.POINTER` object for every pointer that comes back; here a pointer is an int. A wrong
-argument to any of these functions can end the process, so nothing outside `hostfuncs.abi` and `sandboxd.worker` calls
-them, and each is used in one place only.
+wasmtime-py's own prototypes make a `ctypes.POINTER` object for every pointer that is returned. A wrong argument to any
+of these functions can end the process. Therefore only `hostfuncs.abi`, `hostfuncs.wasip2` and `hostfuncs.running` call
+them, and each function is used in one place.
 
-Two loads of the same library: `PyDLL` keeps the interpreter lock, which is cheaper and right for accessors that return
-at once; `CDLL` releases it, which is needed wherever guest code may run, so that the deadline thread can.
+The library is opened twice. `PyDLL` keeps the interpreter's lock, which is cheaper, for functions that return at once.
+`CDLL` releases the lock wherever guest code may run, so that the deadline thread can run.
 """
 
 import ctypes
@@ -25,14 +25,14 @@ HostCallback: Final = ctypes.CFUNCTYPE(SIZE, POINTER, POINTER, POINTER, SIZE)
 """`wasmtime_func_unchecked_callback_t`: (env, caller, values, count) -> trap pointer, or 0."""
 
 EpochCallback: Final = ctypes.CFUNCTYPE(SIZE, POINTER, POINTER, POINTER, POINTER)
-"""Of `wasmtime_store_epoch_deadline_callback`: (context, data, delta out, kind out) -> error pointer, or 0."""
+"""For `wasmtime_store_epoch_deadline_callback`: (context, data, delta out, kind out) -> error pointer, or 0."""
 
 VALUE_BYTES: Final = 16
 """Size of `wasmtime_val_raw_t`."""
 
 EXTERN_BYTES: Final = ctypes.sizeof(ffi.wasmtime_extern_t)
 EXTERN_ITEM_OFFSET: Final = ffi.wasmtime_extern_t.of.offset
-"""Where the handle lies inside a `wasmtime_extern_t`, after its kind byte."""
+"""Offset of the handle in a `wasmtime_extern_t`, after its kind byte."""
 INSTANCE_BYTES: Final = ctypes.sizeof(ffi.wasmtime_instance_t)
 
 EXTERN_FUNC: Final = 0
@@ -104,8 +104,14 @@ _view_from_memory.argtypes = (POINTER, ctypes.c_ssize_t, ctypes.c_int)
 _PYBUF_WRITE: Final = 0x200
 
 
+madvise = _declare(ctypes.PyDLL(None), "madvise", ctypes.c_int, POINTER, SIZE, ctypes.c_int)
+
+
 def view_of(address: int, size: int) -> memoryview:
-    """A writable view of raw memory. It keeps nothing alive: whoever makes it drops it before the memory goes."""
+    """Return a writable view of raw memory.
+
+    It keeps nothing alive: its owner must drop it before the memory is freed.
+    """
     view: memoryview = _view_from_memory(address, size, _PYBUF_WRITE)
     return view
 
@@ -121,17 +127,21 @@ def write_u64(address: int, value: int) -> None:
 
 
 def callback_address(callback: Any) -> int:
-    """Where the machine code of a callback is; the callback must outlive its use."""
+    """Return the address of a callback's machine code. The callback must outlive its use."""
     address = ctypes.cast(callback, POINTER).value
     assert address is not None
     return address
 
 
 def address_of(managed: Any) -> int:
-    """The address behind a stock wasmtime object (Engine, Linker, ...), which must outlive its use."""
+    """Return the address behind an object of wasmtime-py (Engine, Linker, ...), which must outlive its use."""
     address = ctypes.cast(managed.ptr(), POINTER).value
     assert address is not None
     return address
+
+
+_TEXT_TAKEN = 64 * 1024
+"""Bytes that are read of an error's text, half of them of its end."""
 
 
 def _take_text(read: Any, pointer: int) -> str:
@@ -139,13 +149,23 @@ def _take_text(read: Any, pointer: int) -> str:
     address = ctypes.addressof(vector)
     read(pointer, address)
     try:
-        return ctypes.string_at(vector.data, vector.size).rstrip(b"\0").decode("utf-8", "replace")
+        if not vector.size:
+            return ""
+        # The cause is at the end, and where the guest was is at the beginning. Between them are names of the guest's
+        # functions, of any length.
+        begin = ctypes.addressof(vector.data.contents)
+        half = _TEXT_TAKEN // 2
+        if vector.size <= _TEXT_TAKEN:
+            taken = ctypes.string_at(begin, vector.size)
+        else:
+            taken = ctypes.string_at(begin, half) + b"\n" + ctypes.string_at(begin + vector.size - half, half)
+        return taken.rstrip(b"\0").decode("utf-8", "replace")
     finally:
         _byte_vec_delete(address)
 
 
 def take_error(pointer: int) -> str:
-    """The text of a `wasmtime_error_t`, which is freed."""
+    """Return the text of a `wasmtime_error_t`, and free it."""
     try:
         return _take_text(_error_message, pointer)
     finally:
@@ -153,7 +173,7 @@ def take_error(pointer: int) -> str:
 
 
 def take_trap(pointer: int) -> tuple[int | None, str]:
-    """Trap code (None for one made by the host) and text of a `wasm_trap_t`, which is freed."""
+    """Return the code (None for a trap made by the host) and the text of a `wasm_trap_t`, and free it."""
     try:
         code = ctypes.c_uint8()
         known = trap_code(pointer, ctypes.addressof(code))

@@ -1,9 +1,9 @@
-"""Defining host functions: the only boundary between guest code and Python.
+"""Define host functions. This is the only boundary between core guests and Python.
 
-A Python exception that leaves a ctypes callback is printed and forgotten, and wasmtime then reads an answer that was
-never written, which ends the process. So everything that happens in a host function is caught here, `BaseException`
-included. What cannot be caught is an exception that a signal handler raises before the `try` is entered: a process that
-runs guests must not install Python signal handlers that raise (SIGINT's default one does).
+ctypes prints a Python exception that leaves a callback, and goes on. wasmtime then reads a result that was never
+written, which ends the process. Therefore every exception of a host function is caught here, `BaseException` included.
+An exception that a signal handler raises before the `try` is entered cannot be caught. A process that runs guests must
+not have such handlers (Python's own for SIGINT is one), or must wrap them: see `hostfuncs.running.signals`.
 """
 
 import struct
@@ -14,11 +14,11 @@ import wasmtime
 from wasmtime import FuncType, ValType
 
 from hostfuncs.abi import capi
-from hostfuncs.abi.ending import Fault
 from hostfuncs.abi.state import InvocationState
+from hostfuncs.ending import Fault
 
 MAX_VALUES = 16
-"""Parameters, or results, a host function may have here."""
+"""Most parameters, or results, of a host function."""
 
 _TYPES: dict[str, Callable[[], ValType]] = {"i": ValType.i32, "I": ValType.i64, "f": ValType.f32, "F": ValType.f64}
 _FIELDS = {"i": "I12x", "I": "Q8x", "f": "f12x", "F": "d8x"}
@@ -27,8 +27,8 @@ _FIELDS = {"i": "I12x", "I": "Q8x", "f": "f12x", "F": "d8x"}
 class _RawValues(dict[int, memoryview]):
     """Views of `wasmtime_val_raw_t` arrays by address.
 
-    The arrays lie on the stack of the calling code, so the same few addresses come again and again, and finding a view
-    is many times cheaper than making one. Only as many values are touched as the function's type has.
+    The arrays lie on the stack of the calling code, so that the same few addresses recur. Finding a view is many times
+    cheaper than making one. Only the values that the function's type has are read or written.
     """
 
     def __missing__(self, address: int) -> memoryview:
@@ -42,7 +42,7 @@ _values = _RawValues()
 
 
 def func_type(params: str, result: str) -> FuncType:
-    """A function type written as letters: `i` i32, `I` i64, `f` f32, `F` f64.
+    """Return a function type from letters: `i` i32, `I` i64, `f` f32, `F` f64.
 
     Raises:
         ValueError: another letter, more than one result, or too many parameters.
@@ -55,7 +55,7 @@ def func_type(params: str, result: str) -> FuncType:
 def callback(
     params: str, result: str, function: Callable[..., Any], state: InvocationState, *, fault: int | None = None
 ) -> Callable[[Any, int, int, int], int]:
-    """The raw callback that `define` hands to wasmtime. Parameters as there."""
+    """Return the raw callback that `define` passes to wasmtime. Parameters as there."""
     layout = struct.Struct("<" + "".join(_FIELDS[letter] for letter in params))
     unpack = layout.unpack_from
     values = _values
@@ -120,13 +120,13 @@ def define(
     """Make a Python function importable by guests.
 
     Parameters:
-        linker: where.
-        module, name: how guests import it.
+        linker: the linker of the guests.
+        module, name: the names by which guests import it.
         params, result: its type, as in `func_type`. Integers arrive unsigned and must be returned so (0 to 2**32 - 1,
             or 2**64 - 1); anything else that is returned is a fault of the host.
         function: called with one argument per parameter. It may raise `GuestEnded` to end the guest; any other
             exception is a fault of the host and ends it too.
-        state: the invocation it serves.
+        state: the run that the function serves.
         fault: the error number for a pointer outside the guest's memory; None ends the guest instead. Only with
             result `i`.
 

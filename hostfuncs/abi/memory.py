@@ -1,29 +1,32 @@
 """A guest's linear memory, bounds-checked.
 
-One memoryview spans the memory; slicing and struct then check bounds in C. A guest's memory may have grown since the
-view was made, so a failed access asks for the size again, and only then is it a `Fault`. This relies on memories that
-never move (`memory_may_move = False`, or the pooling allocator): growing changes the size only.
+One memoryview spans the memory. Slicing and struct check the bounds in C. The memory may have grown since the view was
+made. Therefore a failed access reads the size again, and is a `Fault` only if it still fails. This requires memories
+that never move (`memory_may_move = False`, or the pooling allocator): growing then changes the size only.
 """
 
 import ctypes
 import struct
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hostfuncs.abi import capi
-from hostfuncs.abi.ending import Fault
+from hostfuncs.ending import Fault
 
 _EMPTY = memoryview(bytearray())
 _MEMORY = bytes((capi.EXTERN_MEMORY,))
+_PAGE_BYTES = 4096
+_MADV_COLLAPSE = 25
 _U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 
 class GuestMemory:
-    """The memory of the guest that is running, or nothing at all between guests.
+    """The memory of the guest that is running. It is empty between runs.
 
-    Pointers and lengths are what the guest gave, as unsigned numbers; host functions defined through
-    `hostfuncs.abi.define` receive them so. Every method copies: no view of guest memory leaves this object, so that
-    nothing can touch it after the guest's store is gone.
+    Pointers and lengths are the guest's, as the unsigned numbers that host functions receive from
+    `hostfuncs.abi.define`. Every method except `lend` copies, and keeps no view when it returns: nothing can use guest
+    memory after the guest's store is deleted.
     """
 
     __slots__ = ("_context", "_extern", "_handle", "_last", "_last_address", "_view", "caller")
@@ -36,13 +39,13 @@ class GuestMemory:
         self._handle = 0
         self._extern = ctypes.create_string_buffer(capi.EXTERN_BYTES)
         self.caller = 0
-        """Address of the `wasmtime_caller_t` of the host function that is running; of no use after it has returned."""
+        """Address of the `wasmtime_caller_t` of the host function that is running; invalid after it has returned."""
 
     def __repr__(self) -> str:
         return f"<GuestMemory of {len(self._view)} bytes>" if self._handle else "<GuestMemory detached>"
 
     def attach(self, context: int, handle: int) -> None:
-        """Begin to serve a guest.
+        """Attach the memory of a guest.
 
         Parameters:
             context: address of its store's context.
@@ -53,9 +56,9 @@ class GuestMemory:
         self._look(capi.memory_data_size(context, handle))
 
     def _look(self, size: int) -> None:
-        """Make the view span the memory as it is now."""
+        """Make the view span the memory at its present size."""
         address = capi.memory_data(self._context, self._handle) or 0
-        # The allocator tends to give the same slot again, and then last time's view is right as it is.
+        # The allocator tends to return the same slot again. The last view is then still right.
         if address != self._last_address or size != len(self._last):
             self._last = capi.view_of(address, size) if size else _EMPTY
             self._last_address = address
@@ -69,14 +72,26 @@ class GuestMemory:
         self.caller = 0
 
     def size(self) -> int:
-        """Its size now, in bytes; 0 without a guest, or if it has shown none. Also between host functions."""
-        # Without a handle there is only the caller to ask, which is gone once its host function has returned.
+        """Return the present size in bytes; 0 without a guest, or if the guest exports no memory.
+
+        It may be called between host calls too.
+        """
+        # Without a handle only the caller structure knows the memory. It is invalid once its host function returned.
         if self._handle:
             self._refresh()
         return len(self._view)
 
+    def use_large_pages(self) -> None:
+        """Have the kernel put the memory into pages of 2 MiB, where it can. A fork then copies far fewer entries of its
+        page tables; what either side writes later is copied in small pages, as ever.
+
+        It takes milliseconds. Where the kernel cannot (before Linux 6.1), nothing changes.
+        """
+        size = self.size()
+        capi.madvise(self._last_address, size & -_PAGE_BYTES, _MADV_COLLAPSE)
+
     def _refresh(self) -> bool:
-        """Take notice of growth. True if there was any."""
+        """Read the size again. Return whether the memory has grown."""
         if not self._handle:
             return self._attach_to_caller()
         size = capi.memory_data_size(self._context, self._handle)
@@ -86,7 +101,9 @@ class GuestMemory:
         return True
 
     def _attach_to_caller(self) -> bool:
-        """While a module's start function runs, there is no instance to ask yet; the caller knows the memory."""
+        """Attach the memory of the caller: while a module's start function runs, the host does not have the instance
+        yet.
+        """
         if not self.caller:
             return False
         extern = ctypes.addressof(self._extern)
@@ -100,16 +117,16 @@ class GuestMemory:
         return Fault(pointer, length, len(self._view))
 
     def check(self, pointer: int, length: int) -> None:
-        """Make sure that a range lies in memory.
+        """Check that a range lies in memory.
 
         Raises:
-            Fault: it does not. A range of no bytes may begin at the very end, not after it.
+            Fault: it does not. An empty range may begin at the end of the memory, but not after it.
         """
         if pointer + length > len(self._view) and not (self._refresh() and pointer + length <= len(self._view)):
             raise self._fault(pointer, length)
 
     def read(self, pointer: int, length: int) -> bytes:
-        """A copy of a range.
+        """Return a copy of a range.
 
         Raises:
             Fault: it is not in memory. Nothing is allocated then.
@@ -141,11 +158,36 @@ class GuestMemory:
             self.check(pointer, len(data))
         self._view[pointer:end] = data
 
-    def unpack(self, layout: struct.Struct, pointer: int) -> tuple[Any, ...]:
-        """The fields of a record.
+    def lend_one(self, pointer: int, length: int, call: Callable[[Sequence[memoryview], int], int], offset: int) -> int:
+        """Do as `lend`, for one range, with a further argument for the function. Raises Fault."""
+        end = pointer + length
+        if end > len(self._view):
+            self.check(pointer, length)
+        return call((self._view[pointer:end],), offset)
+
+    def lend(self, ranges: Sequence[tuple[int, int]], call: Callable[[list[memoryview]], int]) -> int:
+        """Let a function read or fill ranges in place, without a copy. It must not keep the views.
 
         Parameters:
-            layout: little-endian (`<`) and without surprises: WebAssembly memory is little-endian on every host.
+            ranges: pointer and length of each. They may overlap.
+            call: gets a view of each range, in order.
+
+        Returns:
+            what `call` gives back.
+
+        Raises:
+            Fault: a range is not in memory. `call` is not called then.
+        """
+        for pointer, length in ranges:
+            self.check(pointer, length)
+        view = self._view
+        return call([view[pointer : pointer + length] for pointer, length in ranges])
+
+    def unpack(self, layout: struct.Struct, pointer: int) -> tuple[Any, ...]:
+        """Return the fields of a record.
+
+        Parameters:
+            layout: begins with `<`, for little-endian without padding, as WebAssembly memory is on every host.
 
         Raises:
             Fault: it is not in memory.
@@ -161,14 +203,14 @@ class GuestMemory:
 
         Raises:
             Fault: it does not fit. Nothing is written then.
-            struct.error: a value is out of its field's range, which is the host's mistake.
+            struct.error: a value is out of its field's range, which is a fault of the host.
         """
         if pointer + layout.size > len(self._view):
             self.check(pointer, layout.size)
         layout.pack_into(self._view, pointer, *values)
 
     def write_u32(self, pointer: int, value: int) -> None:
-        """Store a number. Raises Fault."""
+        """Write a 32-bit number. Raises Fault."""
         try:
             _U32.pack_into(self._view, pointer, value)
         except struct.error:
@@ -176,7 +218,7 @@ class GuestMemory:
             _U32.pack_into(self._view, pointer, value)
 
     def write_u64(self, pointer: int, value: int) -> None:
-        """Store a number. Raises Fault."""
+        """Write a 64-bit number. Raises Fault."""
         try:
             _U64.pack_into(self._view, pointer, value)
         except struct.error:
@@ -184,10 +226,10 @@ class GuestMemory:
             _U64.pack_into(self._view, pointer, value)
 
     def unpack_array(self, layout: struct.Struct, pointer: int, count: int) -> list[tuple[Any, ...]]:
-        """`count` records that follow each other.
+        """Return `count` consecutive records.
 
-        The whole range is checked before anything is allocated, but a guest with much memory can name many records:
-        callers bound `count` by what their function allows.
+        The whole range is checked before anything is allocated. A guest with much memory can still name many records,
+        so that callers bound `count` by what their function allows.
 
         Raises:
             Fault: they are not all in memory.

@@ -1,42 +1,35 @@
-"""What host functions know about the invocation they serve."""
+"""The state of a run that host functions use: the memory, the deadline, and the reason why the guest was ended."""
 
-import threading
 import time
 import traceback
-from collections.abc import Callable
 
+from hostfuncs import texts
 from hostfuncs.abi import capi
-from hostfuncs.abi.ending import Cancelled, DeadlineExceeded, Fault, GuestEnded, HostTrap
 from hostfuncs.abi.memory import GuestMemory
+from hostfuncs.ending import Cancelled, DeadlineExceeded, Fault, GuestEnded, HostTrap
 
 _TRAP_TEXT = b"ended by the host"
 
+SLEEP_SLICE_NS = 100_000_000
+"""Nanoseconds after which a sleeping guest checks whether a signal handler wants the run to end."""
+
 
 def _report(error: BaseException) -> str:
-    """Of a fault of the host. Where memory has run out, there may be none for the report either."""
+    """Return the traceback of a host fault, or only the exception's name if there is no memory for more."""
     try:
-        return "".join(traceback.format_exception(error))
+        return texts.ending("".join(traceback.format_exception(error)).encode("utf-8", "replace"))
     except MemoryError:
         return type(error).__name__
 
 
-def _never() -> bool:
-    return False
-
-
 class InvocationState:
-    """The one invocation a set of linked host functions serves at a time.
+    """The run that a set of linked host functions serves.
 
-    Made once per linked guest and used again for each invocation: `begin`, the guest runs, `finish`. Host functions
-    hold a reference to it; there is no look-up per call. Not for use by two threads at once.
-
-    Parameters:
-        cancelled: says whether the caller went away; asked by blocking host calls. Cheap, never raises.
+    It is made once for a linked guest and used again for each run: `begin`, `enter`, the guest runs, `finish`. Host
+    functions hold a reference to it, so that a call needs no look-up. Two threads must not use it at once.
     """
 
     __slots__ = (
-        "_cancelled",
-        "_wake",
         "callbacks",
         "context",
         "deadline_ns",
@@ -49,92 +42,82 @@ class InvocationState:
         "serial",
     )
 
-    def __init__(self, cancelled: Callable[[], bool] = _never) -> None:
-        self._cancelled = cancelled
-        self._wake = threading.Event()
+    def __init__(self) -> None:
         self.callbacks: list[object] = []
-        """Native callbacks of the host functions that serve this. They must live as long as a guest could call them."""
+        """Native callbacks of the host functions that serve this run. They must outlive every guest linked to them."""
         self.memory = GuestMemory()
         self.serial = 0
-        """Counts invocations, so that what was looked up for one is not used in the next."""
+        """Number of runs so far. A cached look-up that belongs to an earlier run is recognised by it."""
         self.context = 0
-        """Address of the store's context; 0 between invocations."""
+        """Address of the store's context; 0 between runs."""
         self.instance = 0
-        """Address of the `wasmtime_instance_t`; 0 until it is made, which start functions run before."""
+        """Address of the `wasmtime_instance_t`; 0 until it is made. Start functions run before that."""
         self.deadline_ns = 0
         """CLOCK_MONOTONIC instant."""
         self.ended: GuestEnded | None = None
-        """Why the host ended the guest; None while it did not."""
+        """Why the host ended the guest; None if it did not."""
         self.failure: str | None = None
         """Traceback of an exception that is a fault of the host. For the log only."""
         self.interrupt: BaseException | None = None
-        """A SystemExit, KeyboardInterrupt or the like that arrived in a host function, to be raised after clean-up."""
+        """A KeyboardInterrupt, SystemExit or the like that arrived during the run. The code that takes it from here
+        raises it after the clean-up. `begin` does not reset it, so that one that arrives just before is not lost."""
         self.inside_guest_call = False
-        """A host function has called back into the guest (see `hostfuncs.abi.guestcall`)."""
+        """Whether a host function has called back into the guest (see `hostfuncs.abi.guestcall`)."""
 
     def __repr__(self) -> str:
         if not self.context:
             return "<InvocationState idle>"
         return f"<InvocationState running, ended={self.ended!r}, failed={self.failure is not None}>"
 
-    def begin(self, deadline_ns: int, cancelled: Callable[[], bool] | None = None) -> None:
-        """Start anew.
+    def begin(self, deadline_ns: int) -> None:
+        """Start a new run.
 
         Parameters:
             deadline_ns: CLOCK_MONOTONIC instant in nanoseconds.
-            cancelled: replaces the one given before.
         """
         self.serial += 1
-        if self._wake.is_set():
-            self._wake.clear()
         self.deadline_ns = deadline_ns
         self.ended = None
         self.failure = None
-        self.interrupt = None
         self.inside_guest_call = False
-        if cancelled is not None:
-            self._cancelled = cancelled
 
     def enter(self, context: int, instance: int) -> None:
-        """The store exists: host functions may be called from now on. Addresses valid until `finish`.
+        """Take the addresses of the new store, which are valid until `finish`. Host functions may be called from now
+        on.
 
         Parameters:
-            instance: 0 while there is none; set `instance` once there is.
+            context: address of the store's context.
+            instance: address of the instance; 0 while there is none. Set `instance` once there is.
         """
         self.context = context
         self.instance = instance
 
     def finish(self) -> None:
-        """The guest will run no more. Call before its store is deleted."""
+        """End the run. The guest must not run again. Call this before its store is deleted."""
         self.memory.detach()
         self.context = 0
         self.instance = 0
 
     def sleep(self, duration_ns: int) -> None:
-        """Sleep, but not beyond the deadline, and not after the caller went away.
+        """Sleep, but not beyond the deadline.
 
         Raises:
-            Cancelled, DeadlineExceeded: that came first.
+            DeadlineExceeded: the deadline came first.
+            Cancelled: a signal handler wants the run to end.
         """
-        until = time.monotonic_ns() + duration_ns
-        limit = min(until, self.deadline_ns)
-        while (left := limit - time.monotonic_ns()) > 0:
-            if self._wake.wait(left / 1e9):
-                break
+        until = min(time.monotonic_ns() + duration_ns, self.deadline_ns)
+        while (left := until - time.monotonic_ns()) > 0 and self.interrupt is None:
+            time.sleep(min(left, SLEEP_SLICE_NS) / 1e9)
         self.check()
 
-    def wake(self) -> None:
-        """End a sleep early, from another thread: there is something for `check` to see."""
-        self._wake.set()
-
     def check(self) -> None:
-        """For host functions that take long: is there still someone to work for?
+        """Raise if a host function that takes long should stop.
 
         Raises:
-            Cancelled: the caller went away.
             DeadlineExceeded: the deadline has passed.
+            Cancelled: a signal handler wants the run to end.
         """
-        if self._cancelled():
+        if self.interrupt is not None:
             raise Cancelled
         if time.monotonic_ns() >= self.deadline_ns:
             raise DeadlineExceeded
@@ -143,7 +126,7 @@ class InvocationState:
         """Record why the guest is ended, and make the trap that ends it.
 
         Returns:
-            The address of a new `wasm_trap_t`, owned by whoever gets it.
+            The address of a new `wasm_trap_t`. The receiver owns it.
         """
         self.note(error)
         pointer: int = capi.trap_new(_TRAP_TEXT, len(_TRAP_TEXT))
@@ -160,5 +143,5 @@ class InvocationState:
                 self.failure = _report(error)
         if not isinstance(error, Exception) and self.interrupt is None:
             self.interrupt = error
-        # The frames of the host function must not outlive the invocation.
+        # The traceback would keep the frames of the host function alive beyond the run.
         error.__traceback__ = None

@@ -1,15 +1,28 @@
 """Dapr's wasi-http for core modules: the ABI of wasi-go's `imports/wasi_http`, one file per import module.
 
 state = InvocationState()
-calls = Calls(state, realloc_usable=realloc_usable(module), entries=4096, log=print)
+calls = Calls(state, realloc_usable=realloc_usable(module), entries=4096, memory_bytes=2**26, log=print)
 link(linker, calls)
-...                                                     # once per invocation:
-calls.begin(lambda: outbound.begin(policy, limits, deadline_ns, state.check))
-...                                                     # run the guest
-calls.finish()                                          # always; usage records
+...                                                     # once per run:
+state.begin(deadline_ns)
+calls.begin(lambda: outbound.begin(policy, limits, deadline_ns, state.check, calls.account))
+state.enter(context, 0)                                 # the context of a new store
+...                                                     # instantiate, set state.instance, call
+state.finish()                                          # always, before the store is deleted
+calls.finish()                                          # always; returns the usage records
 
-Every host failure is either an answer the guest gets (a future that says the request failed, a stream that says it
-broke off) or the end of the guest, with a message that names the function and the argument.
+`hostfuncs.running` does all this, and `hostfuncs.run` is the shortest way to use it.
+
+Guest memory: parameters are unsigned 32-bit integers unless a docstring says otherwise. A pointer is an offset in the
+guest's memory, a length is in bytes, and `count` is a number of array elements. A function writes its results as
+little-endian u32 fields at the parameter `out`. It writes strings and arrays into memory that it has the guest's
+`cabi_realloc` allocate. A handle is a number that names a resource for one invocation.
+
+Failures: the guest is told of a failed request (the future has an error) or a body that broke off (the stream has an
+error). Every other failure is a trap: it ends the guest, with a message that names the function and the argument.
+Docstrings list traps after "Traps:". "No such request" stands for a handle that is unknown, dropped or of another kind.
+Every function also traps if it is called from within `cabi_realloc`, or if the guest would hold more handles, or more
+of the host's memory, than its limits allow.
 """
 
 from collections.abc import Callable
@@ -18,28 +31,28 @@ from functools import partial
 import wasmtime
 
 from hostfuncs.abi import HostTrap, define, exported_function_type
-from hostfuncs.legacy_http import outgoing, poll, streams, types
+from hostfuncs.imports import HTTP_OUTGOING, HTTP_STREAMS, HTTP_TYPES
+from hostfuncs.legacy_http import outgoing, streams, types
 from hostfuncs.legacy_http.calls import REALLOC, REALLOC_TYPE, Calls, Function
 
 MODULES: dict[str, tuple[Function, ...]] = {
-    "types": types.FUNCTIONS,
-    "streams": streams.FUNCTIONS,
-    "default-outgoing-HTTP": outgoing.FUNCTIONS,
-    "poll": poll.FUNCTIONS,
+    HTTP_TYPES: types.FUNCTIONS,
+    HTTP_STREAMS: streams.FUNCTIONS,
+    HTTP_OUTGOING: outgoing.FUNCTIONS,
 }
-"""Import module -> its functions. A guest that imports from one of these wants outbound HTTP."""
+"""Import module -> its functions. A guest that imports from one of these needs outbound HTTP."""
 
 
 def realloc_usable(module: wasmtime.Module) -> bool:
-    """Whether a module exports `cabi_realloc` with the type the host calls it by."""
+    """Return whether a module exports `cabi_realloc` with the type the host calls it by."""
     return exported_function_type(module, REALLOC) == REALLOC_TYPE
 
 
 def link(linker: wasmtime.Linker, calls: Calls) -> None:
-    """Define every function for guests linked by `linker`.
+    """Define every function for the guests that `linker` links.
 
     Raises:
-        ValueError: one is defined already.
+        ValueError: one of them is defined already.
     """
     for module, functions in MODULES.items():
         for function in functions:
@@ -55,7 +68,7 @@ def link(linker: wasmtime.Linker, calls: Calls) -> None:
 
 
 def _outside_realloc(calls: Calls, name: str, call: Callable[..., int | None]) -> Callable[..., int | None]:
-    """The function, refused to a guest that calls it from within `cabi_realloc`, in the middle of another one."""
+    """Return a function that traps if the guest calls it from within `cabi_realloc`, while another function runs."""
     inner = partial(call, calls, name)
     state = calls.state
 

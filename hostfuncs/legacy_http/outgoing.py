@@ -1,9 +1,9 @@
-"""`default-outgoing-HTTP`: sending. Source: wasi-go, imports/wasi_http/default_http."""
+"""`default-outgoing-HTTP`: sending a request. Source: wasi-go, imports/wasi_http/default_http."""
 
 from hostfuncs.abi import HostTrap
-from hostfuncs.legacy_http.calls import SMALL_BODY_BYTES, Calls, Function
-from hostfuncs.legacy_http.things import Future, Request
-from hostfuncs.outbound import ErrorCode, Options, OutboundError
+from hostfuncs.legacy_http.calls import Calls, Function
+from hostfuncs.legacy_http.resources import Future, Request
+from hostfuncs.outbound import Options, OutboundError
 from hostfuncs.outbound import Request as OutboundRequest
 
 _MS = 1_000_000
@@ -21,14 +21,19 @@ def handle(
     has_between_bytes_timeout: int,
     between_bytes_timeout: int,
 ) -> int:
-    """Begin to send a request, with the body as it was written so far; `future-incoming-response-get` waits for it.
+    """Start to send a request with the body that was written so far. `future-incoming-response-get` waits for the
+    response.
+
+    Reads and writes no guest memory.
 
     Parameters:
-        request: stays the guest's, and may be sent again.
-        has_...: 0 or 1. Timeouts in milliseconds; cut to the server's.
+        request: a handle, which stays the guest's. The same request may be sent again.
+        has_...: 0 or 1: whether the options, and each timeout in them, are given.
+        ..._timeout: milliseconds. The server's own timeouts are upper bounds.
 
     Returns:
-        A handle of a future. A request that is refused (policy, URL, headers, limits) gets one too: its answer says so.
+        A handle of a future. A request that is refused (by policy, URL, headers or limits) gets one too, and the future
+            has the error.
 
     Traps: no such request; a flag that is neither 0 nor 1.
     """
@@ -53,14 +58,8 @@ def handle(
     body = None
     if wanted.content is not None:
         wanted.content.closed = True
-        size = len(wanted.content.data)
-        if size >= SMALL_BODY_BYTES and not calls.may_hold(size):
-            return calls.add(function, Future(None, ErrorCode("HTTP-request-body-size", size)))
-        data = bytes(wanted.content.data)
-        if data:
-            body = exchanges.request_body(capacity=len(data))
-            body.write(data)
-            body.finish()
+        if wanted.content.data:
+            body = exchanges.whole_body(wanted.content.data, wanted.content)
     outgoing = OutboundRequest(
         method=wanted.method,
         scheme=wanted.scheme,
@@ -72,8 +71,6 @@ def handle(
         exchange = exchanges.start(outgoing, options, body)
     except OutboundError as exc:
         return calls.add(function, Future(None, exc.code))
-    if body is not None:
-        calls.sent(exchange, body.written)
     future = Future(exchange, None)
     try:
         return calls.add(function, future)
@@ -83,7 +80,7 @@ def handle(
 
 
 def request(calls: Calls, function: str, *_reserved: int) -> int:
-    """Reserved: answers 0, as the reference does."""
+    """Do nothing and return 0: the function is reserved, as in the reference. Traps: never."""
     return 0
 
 

@@ -1,27 +1,28 @@
-"""`streams`: bodies. Source: wasi-go, imports/wasi_http/streams."""
+"""`streams`: the bodies of requests and responses. Source: wasi-go, imports/wasi_http/streams."""
 
-from hostfuncs.legacy_http.calls import SMALL_BODY_BYTES, Calls, Function
-from hostfuncs.legacy_http.things import Pollable, Reader, Writer
+from hostfuncs.legacy_http.calls import Calls, Function
+from hostfuncs.legacy_http.resources import Pollable, Reader, Writer
 from hostfuncs.outbound import OutboundError
 
 MAX_READ_BYTES = 1024 * 1024
-"""Most that one `read` answers, however much the guest asks for."""
+"""Most bytes that one `read` returns, however many the guest asks for."""
 
 ENDED, OPEN = 0, 1
 
 
 def read(calls: Calls, function: str, stream: int, length: int, out: int) -> None:
-    """Read what has arrived; waits while nothing has.
+    """Read the bytes that have arrived. Waits if none have.
 
-    More than one piece is returned where more is there: guests written against the reference read a body with a
-    single call.
+    Guests written against the reference read a body with a single call. Therefore all that has arrived is returned, not
+    only the next piece.
 
     Parameters:
-        length: most bytes to return, u64; at most MAX_READ_BYTES are.
-        out: gets {0, ptr, len, status}, status 0 after the last byte, else 1; {1, 0, 0, 0} if the body broke off.
-            The bytes are allocated with `cabi_realloc`.
+        stream: a handle of an input stream.
+        length: most bytes to return, u64. At most MAX_READ_BYTES are returned.
+        out: gets {0, pointer, length, status}: status 0 after the last byte, else 1. Gets {1, 0, 0, 0} if the body
+            broke off. The bytes are in memory that `cabi_realloc` allocated.
 
-    Traps: no such input stream; out outside memory; `cabi_realloc` misbehaves. Ends the guest at its deadline.
+    Traps: no such input stream; out outside memory; `cabi_realloc` misbehaves. The guest's deadline ends it here.
     """
     body = calls.get(function, "stream", stream, Reader).exchange.body
     calls.check_answer(function, out, 16)
@@ -36,7 +37,7 @@ def read(calls: Calls, function: str, stream: int, length: int, out: int) -> Non
                 if not piece:
                     if body.complete():
                         break
-                    # What has reached the socket meanwhile belongs to this read too, but it is not waited for.
+                    # Bytes that have reached the socket meanwhile belong to this read too, but more are not waited for.
                     calls.exchanges.turn()
                     piece = body.read(left)
                     if not piece:
@@ -53,47 +54,49 @@ def read(calls: Calls, function: str, stream: int, length: int, out: int) -> Non
 
 
 def write(calls: Calls, function: str, stream: int, pointer: int, length: int, out: int) -> None:
-    """Append to the body of a request that was not sent yet.
+    """Append bytes to the body of a request that was not sent yet.
 
     Parameters:
-        out: gets {0, written}; {1, 0} once the request was sent, over the limit for a body, or if the host would hold
-            more than HELD_BODIES of the largest bodies.
+        stream: a handle of an output stream.
+        pointer, length: the bytes, which are read from guest memory.
+        out: gets {0, bytes written}. Gets {1, 0} once the request was sent, or if the body would exceed its limit.
 
-    Traps: no such output stream; the bytes or out outside memory.
+    Traps: no such output stream; the bytes or out outside memory; the host would hold too much for the guest.
     """
     writer = calls.get(function, "stream", stream, Writer)
     calls.check_answer(function, out, 8)
     room = calls.exchanges.limits.body_bytes - len(writer.data)
-    # Checked before it is copied: a guest can name much more than it may send.
+    # The size is checked before the bytes are copied: a guest can name many more than it may send.
+    if length <= room:
+        calls.account.check(length)
     data = calls.data(function, "bytes", pointer, length, 0 if length > room else length)
-    # What the host holds altogether is added up once in a while only.
-    steps = (len(writer.data) + length) // SMALL_BODY_BYTES - len(writer.data) // SMALL_BODY_BYTES
-    full = steps > 0 and not calls.may_hold(length)
-    if writer.closed or length > room or full:
+    if writer.closed or length > room:
         calls.answer(function, out, 1, 0)
         return
-    writer.data += data
+    writer.append(data)
     calls.answer(function, out, 0, length)
 
 
 def drop_input_stream(calls: Calls, function: str, stream: int) -> None:
-    """Give a response's body back; what has not arrived is not waited for. Traps: no such input stream."""
+    """Drop the handle of a response's body. The rest of the body is not read. Traps: no such input stream."""
     calls.drop(function, "stream", stream, Reader).exchange.close()
 
 
 def drop_output_stream(calls: Calls, function: str, stream: int) -> None:
-    """Give a request's body back; what was written stays in the request. Traps: no such output stream."""
+    """Drop the handle of a request's body. The request keeps the bytes written. Traps: no such output stream."""
     calls.drop(function, "stream", stream, Writer)
 
 
 def subscribe_to_input_stream(calls: Calls, function: str, stream: int) -> int:
-    """Make a pollable that is ready when `read` would not wait. Traps: no such input stream."""
-    return calls.add(function, Pollable(calls.get(function, "stream", stream, Reader)))
+    """Return a handle of a pollable, which no function takes. Traps: no such input stream."""
+    calls.get(function, "stream", stream, Reader)
+    return calls.add(function, Pollable())
 
 
 def subscribe_to_output_stream(calls: Calls, function: str, stream: int) -> int:
-    """Make a pollable that is always ready: `write` never waits. Traps: no such output stream."""
-    return calls.add(function, Pollable(calls.get(function, "stream", stream, Writer)))
+    """Return a handle of a pollable, which no function takes. Traps: no such output stream."""
+    calls.get(function, "stream", stream, Writer)
+    return calls.add(function, Pollable())
 
 
 FUNCTIONS = (

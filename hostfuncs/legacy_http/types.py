@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from hostfuncs.abi import HostTrap
 from hostfuncs.legacy_http.calls import Calls, Function
-from hostfuncs.legacy_http.things import (
+from hostfuncs.legacy_http.resources import (
     Answer,
     Fields,
     Future,
@@ -18,14 +18,16 @@ from hostfuncs.legacy_http.things import (
     Response,
     Writer,
 )
+from hostfuncs.limits import Limit
 from hostfuncs.outbound import OutboundError
+from hostfuncs.outbound.fields import FORBIDDEN_FIELDS
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 METHOD_OTHER = 9
 SCHEMES = ("http", "https")
 SCHEME_OTHER = 2
 
-# The draft's `error` variant, which stands where a response's handle would be.
+# The cases of the draft's `error` variant, which takes the place of a response's handle.
 INVALID_URL, TIMEOUT_ERROR, PROTOCOL_ERROR, UNEXPECTED_ERROR = range(4)
 _ERRORS = {
     "HTTP-request-URI-invalid": INVALID_URL,
@@ -42,10 +44,11 @@ def new_fields(calls: Calls, function: str, pointer: int, count: int) -> int:
     """Make header fields.
 
     Parameters:
-        pointer, count: array of {name ptr, name len, value ptr, value len}.
+        pointer, count: an array of {name pointer, name length, value pointer, value length}, which is read with its
+            strings.
 
     Returns:
-        A handle of fields.
+        A handle of the fields.
 
     Traps: the array or a string lies outside memory; more entries or bytes than a request may have.
     """
@@ -53,13 +56,13 @@ def new_fields(calls: Calls, function: str, pointer: int, count: int) -> int:
     pairs = []
     total = 0
     for at, (name_at, name_len, value_at, value_len) in enumerate(
-        calls.records(function, "fields", pointer, count, limits.header_count, limit="outbound_header_count")
+        calls.records(function, "fields", pointer, count, limits.header_count, limit=Limit.OUTBOUND_HEADER_COUNT)
     ):
         total += name_len + value_len
         if total > limits.header_bytes:
             raise HostTrap(
                 f"{function}: fields: more than {limits.header_bytes} bytes of names and values",
-                limit="outbound_header_bytes",
+                limit=Limit.OUTBOUND_HEADER_BYTES,
             )
         name = calls.data(function, f"name of field {at}", name_at, name_len, name_len)
         pairs.append((name, calls.data(function, f"value of field {at}", value_at, value_len, value_len)))
@@ -67,7 +70,7 @@ def new_fields(calls: Calls, function: str, pointer: int, count: int) -> int:
 
 
 def drop_fields(calls: Calls, function: str, fields: int) -> None:
-    """Give header fields back. Traps: no such fields."""
+    """Drop the handle of header fields. Traps: no such fields."""
     calls.drop(function, "fields", fields, Fields)
 
 
@@ -75,7 +78,9 @@ def fields_entries(calls: Calls, function: str, fields: int, out: int) -> None:
     """List header fields: every value of a repeated name, in order.
 
     Parameters:
-        out: gets {array ptr, length}; the array is laid out as for `new-fields`, allocated with `cabi_realloc`.
+        fields: a handle.
+        out: gets {array pointer, length}. The array is laid out as for `new-fields`; `cabi_realloc` allocates it and
+            its strings.
 
     Traps: no such fields; out outside memory; `cabi_realloc` misbehaves.
     """
@@ -102,19 +107,19 @@ def new_outgoing_request(
     authority_len: int,
     headers: int,
 ) -> int:
-    """Make a request to scheme://authority + path + query.
+    """Make a request to scheme://authority + path + query. Reads the strings from guest memory.
 
     Parameters:
-        method: 0 GET, 1 HEAD, 2 POST, 3 PUT, 4 DELETE, 5 CONNECT, 6 OPTIONS, 7 TRACE, 8 PATCH, 9 other (method_ptr).
-        query_ptr: carries its own `?`.
-        scheme_is_some, scheme: 0 http, 1 https, 2 other (scheme_ptr); none is https.
-        headers: handle of fields; copied, not taken.
+        method: 0 GET, 1 HEAD, 2 POST, 3 PUT, 4 DELETE, 5 CONNECT, 6 OPTIONS, 7 TRACE, 8 PATCH, 9 other (the string).
+        query_ptr: the query, which begins with `?`.
+        scheme_is_some, scheme: 0 http, 1 https, 2 other (the string). Without a scheme it is https.
+        headers: a handle of fields, which are copied. The handle stays the guest's.
 
     Returns:
         A handle of the request.
 
-    Traps: a number that is none of these; a string outside memory; no such fields. What is wrong with the URL is
-    said by the future.
+    Traps: an unknown number for the method or the scheme; a string outside memory; no such fields. The future reports
+    errors in the URL.
     """
     if method == METHOD_OTHER:
         name = calls.text(function, "method", method_ptr, method_len).decode("latin-1")
@@ -140,27 +145,45 @@ def new_outgoing_request(
     return calls.add(function, request)
 
 
+_NAME_BYTES_KEPT = 64
+"""Names that are longer are not cached: origins would fill the memory of workers with them."""
 _VISIBLE = re.compile(rb"[\x21-\x7e]*")
+_ENCODED = tuple(chr(byte) if 0x21 <= byte <= 0x7E else f"%{byte:02X}" for byte in range(256))
 
 
 def _target(text: bytes) -> str:
-    """As Go's net/url has it on the wire: the fragment stays here, blanks and non-ASCII bytes are percent-encoded."""
+    """Return the request target as Go's net/url writes it: without the fragment, blanks and non-ASCII bytes
+    percent-encoded.
+    """
     plain = text.partition(b"#")[0]
     if _VISIBLE.fullmatch(plain) is not None:
         return plain.decode("ascii")
-    return "".join(chr(byte) if 0x21 <= byte <= 0x7E else f"%{byte:02X}" for byte in plain)
+    return "".join(map(_ENCODED.__getitem__, plain))
+
+
+_OURS = FORBIDDEN_FIELDS | {b"content-length", b"te", b"trailer", b"user-agent"}
+"""Fields that are removed from the guest's, because the outbound client or `_sendable` sets them."""
+_USER_AGENT = b"Go-http-client/1.1"
 
 
 def _sendable(pairs: Pairs) -> Pairs:
-    """Go takes Host from the URL and ignores a header of that name; guests set it in good faith."""
-    return tuple((name, value) for name, value in pairs if name.lower() != b"host")
+    """Return the header lines of a request as Dapr's host would send them.
+
+    Guests set fields of the connection in good faith. Go takes Host, Content-Length and Transfer-Encoding from
+    elsewhere (net/http, request.go, reqWriteExcludeHeader). It would pass on the others, which would break the
+    connection here. Go adds its own User-Agent if the guest set none; an empty one means that none is sent.
+    """
+    agent = next((value.strip(b" \t") for name, value in pairs if name.lower() == b"user-agent"), _USER_AGENT)
+    lines = tuple((name, value) for name, value in pairs if name.lower() not in _OURS)
+    return (*lines, (b"User-Agent", agent)) if agent else lines
 
 
 def outgoing_request_write(calls: Calls, function: str, request: int, out: int) -> None:
-    """Open the body of a request, once.
+    """Open the body of a request. The first call succeeds.
 
     Parameters:
-        out: gets {0, stream}, or {1, 0} if it was opened before.
+        request: a handle.
+        out: gets {0, handle of an output stream}, or {1, 0} if the body was opened before.
 
     Traps: no such request; out outside memory.
     """
@@ -169,14 +192,14 @@ def outgoing_request_write(calls: Calls, function: str, request: int, out: int) 
     if wanted.content is not None:
         calls.answer(function, out, 1, 0)
         return
-    writer = Writer()
+    writer = Writer(calls.account)
     handle = calls.add(function, writer)
     wanted.content = writer
     calls.answer(function, out, 0, handle)
 
 
 def drop_outgoing_request(calls: Calls, function: str, request: int) -> None:
-    """Give a request back; one that was sent goes on. Traps: no such request."""
+    """Drop the handle of a request. If it was sent, it goes on. Traps: no such request."""
     calls.drop(function, "request", request, Request)
 
 
@@ -184,10 +207,11 @@ def future_incoming_response_get(calls: Calls, function: str, future: int, out: 
     """Wait for the head of a response.
 
     Parameters:
-        out: gets {1, 0, response}, or {1, 1, error}: 0 invalid URL, 1 timeout, 2 protocol error (what is neither:
+        future: a handle.
+        out: gets {1, 0, handle of the response}, or {1, 1, error}: 0 invalid URL, 1 timeout, 2 protocol error (also
             refused by policy, connection, TLS), 3 unexpected.
 
-    Traps: no such future; out outside memory. Ends the guest at its deadline.
+    Traps: no such future; out outside memory. The guest's deadline ends it here.
     """
     wanted = calls.get(function, "future", future, Future)
     calls.check_answer(function, out, 12)
@@ -209,42 +233,52 @@ def future_incoming_response_get(calls: Calls, function: str, future: int, out: 
 
 
 def drop_future_incoming_response(calls: Calls, function: str, future: int) -> None:
-    """Give a future back; a response nobody got is cancelled. Traps: no such future."""
+    """Drop the handle of a future. A request whose response nobody took is cancelled. Traps: no such future."""
     dropped = calls.drop(function, "future", future, Future)
     if dropped.response is None and dropped.exchange is not None:
         dropped.exchange.close()
 
 
 def listen_to_future_incoming_response(calls: Calls, function: str, future: int) -> int:
-    """Make a pollable that is ready when the response is. Traps: no such future."""
-    return calls.add(function, Pollable(calls.get(function, "future", future, Future)))
+    """Return a handle of a pollable, which no function takes. Traps: no such future."""
+    calls.get(function, "future", future, Future)
+    return calls.add(function, Pollable())
 
 
 def incoming_response_status(calls: Calls, function: str, response: int) -> int:
-    """The status code. Traps: no such response."""
+    """Return the status code. Traps: no such response."""
     return calls.get(function, "response", response, Response).exchange.result().status
 
 
 def incoming_response_headers(calls: Calls, function: str, response: int) -> int:
-    """The header lines, as a handle of fields; names as Go writes them (Content-Type). Traps: no such response."""
+    """Return a handle of the header fields, with names as Go writes them (Content-Type).
+
+    The same handle is returned until the guest drops it. Traps: no such response.
+    """
     wanted = calls.get(function, "response", response, Response)
     if not calls.alive(wanted.headers_handle):
-        pairs = tuple((_canonical(name), value) for name, value in wanted.exchange.result().headers)
+        lines = wanted.exchange.result().headers
+        pairs = tuple(((_kept if len(name) <= _NAME_BYTES_KEPT else _spelled)(name), value) for name, value in lines)
         wanted.headers_handle = calls.add(function, Fields(pairs))
     return wanted.headers_handle
 
 
-@lru_cache(maxsize=256)
-def _canonical(name: bytes) -> bytes:
-    """Go's CanonicalMIMEHeaderKey: guests compare names with what the reference gave them."""
+def _spelled(name: bytes) -> bytes:
+    """Return a name as Go's CanonicalMIMEHeaderKey writes it: guests compare names with those that the reference gave
+    them.
+    """
     return b"-".join(part[:1].upper() + part[1:].lower() for part in name.split(b"-"))
 
 
+_kept = lru_cache(maxsize=256)(_spelled)
+
+
 def incoming_response_consume(calls: Calls, function: str, response: int, out: int) -> None:
-    """Open the body of a response, once.
+    """Open the body of a response. The first call succeeds.
 
     Parameters:
-        out: gets {0, stream}, or {1, 0} if it was opened before.
+        response: a handle.
+        out: gets {0, handle of an input stream}, or {1, 0} if the body was opened before.
 
     Traps: no such response; out outside memory.
     """
@@ -259,33 +293,39 @@ def incoming_response_consume(calls: Calls, function: str, response: int, out: i
 
 
 def drop_incoming_response(calls: Calls, function: str, response: int) -> None:
-    """Give a response back; a body that was not opened is cancelled. Traps: no such response."""
+    """Drop the handle of a response. If its body was not opened, the transfer is cancelled. Traps: no such response."""
     dropped = calls.drop(function, "response", response, Response)
     if not dropped.consumed:
         dropped.exchange.close()
 
 
-# The server's side. Guests here run as commands: there is no incoming request, so nothing has a handle of one.
+# The server's side. Guests here run as commands: there is no incoming request, so that no handle of one exists.
 
 
 def incoming_request_out(calls: Calls, function: str, request: int, out: int) -> None:
-    """`incoming-request-method`, `-path`, `-authority`, `-consume`. Traps: a command has no incoming request."""
+    """Trap: `incoming-request-method`, `-path`, `-authority` and `-consume` need a handle of an incoming request.
+
+    Traps: always, because a command has no incoming request.
+    """
     calls.get(function, "request", request, IncomingRequest)
 
 
 def incoming_request_headers(calls: Calls, function: str, request: int) -> int:
-    """Traps: a command has no incoming request."""
+    """Trap. Traps: always, because a command has no incoming request."""
     calls.get(function, "request", request, IncomingRequest)
     return 0
 
 
 def drop_incoming_request(calls: Calls, function: str, request: int) -> None:
-    """Traps: a command has no incoming request."""
+    """Trap. Traps: always, because a command has no incoming request."""
     calls.drop(function, "request", request, IncomingRequest)
 
 
 def new_outgoing_response(calls: Calls, function: str, status: int, headers: int) -> int:
-    """Make a response. Traps: status not 100 to 999; no such fields."""
+    """Make a response, which a command has nobody to send to, and return its handle.
+
+    Traps: a status that is not between 100 and 999; no such fields.
+    """
     if not 100 <= status <= 999:
         raise HostTrap(f"{function}: status {status} is not between 100 and 999")
     calls.get(function, "headers", headers, Fields)
@@ -293,13 +333,20 @@ def new_outgoing_response(calls: Calls, function: str, status: int, headers: int
 
 
 def outgoing_response_write(calls: Calls, function: str, response: int, out: int) -> None:
-    """Open the body of a response, once: out gets {0, stream}, then {1, 0}. Traps: no such response; out."""
+    """Open the body of a response. The first call succeeds.
+
+    Parameters:
+        response: a handle.
+        out: gets {0, handle of an output stream}, or {1, 0} if the body was opened before.
+
+    Traps: no such response; out outside memory.
+    """
     wanted = calls.get(function, "response", response, Answer)
     calls.check_answer(function, out, 8)
     if wanted.content is not None:
         calls.answer(function, out, 1, 0)
         return
-    writer = Writer()
+    writer = Writer(calls.account)
     handle = calls.add(function, writer)
     wanted.content = writer
     calls.answer(function, out, 0, handle)
@@ -308,18 +355,21 @@ def outgoing_response_write(calls: Calls, function: str, response: int, out: int
 def set_response_outparam(
     calls: Calls, function: str, outparam: int, is_err: int, response: int, text_ptr: int, text_len: int
 ) -> int:
-    """Traps: a command has nobody to answer."""
+    """Trap. Traps: always, because a command has no request to answer."""
     calls.get(function, "outparam", outparam, Outparam)
     return 1
 
 
 def drop_outgoing_response(calls: Calls, function: str, response: int) -> None:
-    """Give a response back. Traps: no such response."""
+    """Drop the handle of a response. Traps: no such response."""
     calls.drop(function, "response", response, Answer)
 
 
 def log_it(calls: Calls, function: str, pointer: int, length: int) -> None:
-    """Write a line of guest log, cut at 64 KiB. Traps: outside memory."""
+    """Write a line to the guest's log.
+
+    It is read from guest memory and cut at 64 KiB. Traps: the line lies outside memory.
+    """
     calls.log(calls.text(function, "line", pointer, length))
 
 

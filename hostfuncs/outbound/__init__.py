@@ -1,6 +1,6 @@
-"""Outbound HTTP for guests: one engine under every wasi-http interface.
+"""Outbound HTTP for guests: one client under every wasi-http interface.
 
-How the pieces fit, for those who write a host interface on top::
+A host interface uses it like this::
 
     warm(Settings(...))                                     # optional, before the fork: reads the certificate stores
     outbound = Outbound(Settings(...))                      # one per worker, used after the fork
@@ -18,17 +18,17 @@ How the pieces fit, for those who write a host interface on top::
     exchange.close()                                         # dropped by the guest
     records = exchanges.close()                              # always; cancels and closes what is left
 
-Nothing moves unless `Exchanges.wait` (or `Exchanges.turn`, one pass that never sleeps) is called: the event loop
-runs only inside those two. Every object has cheap synchronous questions (`done()`, `ready()`, `permit()`), and `wait`
-takes any predicate over them, so waiting for one of many is `wait(lambda: any(p() for p in predicates))`.
+The event loop runs only inside `Exchanges.wait` and `Exchanges.turn`, which makes one pass and never sleeps. Nothing
+moves unless one of them is called. Every object has cheap synchronous questions (`done()`, `ready()`, `permit()`).
+`wait` takes any predicate over them, so `wait(lambda: any(p() for p in predicates))` waits for one of many.
 
-Two failures, nothing between: `OutboundError` carries the wasi-http error code the guest is told; `DeadlineExceeded`
-ends the guest.
+A failure is one of two kinds. `OutboundError` carries the wasi-http error code that the guest is told. A `GuestEnded`,
+such as `DeadlineExceeded` or `HostMemoryExceeded`, ends the guest.
 """
 
+from hostfuncs.ending import DeadlineExceeded
 from hostfuncs.outbound.body import RequestBody, ResponseBody
 from hostfuncs.outbound.errors import (
-    DeadlineExceeded,
     DnsErrorPayload,
     ErrorCode,
     FieldSizePayload,
@@ -40,7 +40,7 @@ from hostfuncs.outbound.exchanges import Exchanges
 from hostfuncs.outbound.fields import FORBIDDEN_FIELDS, is_field_name, is_field_value, is_forbidden, is_method
 from hostfuncs.outbound.policy import Policy
 from hostfuncs.outbound.sender import Outbound, warm
-from hostfuncs.outbound.shapes import Options, OutboundLimits, Request, ResponseHead, Settings, UsageRecord
+from hostfuncs.outbound.values import Options, OutboundLimits, Request, ResponseHead, Settings, UsageRecord
 
 __all__ = [
     "FORBIDDEN_FIELDS",

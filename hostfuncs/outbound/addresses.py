@@ -1,6 +1,7 @@
-"""What kind of place an IP address is, whatever disguise it arrives in."""
+"""Classifies IP addresses, also those that embed another address."""
 
 import ipaddress
+import socket
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
@@ -23,6 +24,8 @@ class Kind(StrEnum):
 
 ALLOWED_BY_DEFAULT = frozenset({Kind.PUBLIC, Kind.PRIVATE})
 """Reachable without being listed: what a Dapr guest can reach today, less what only an attacker would ask for."""
+LIFTED_BY_NAME = frozenset({Kind.LOOPBACK})
+"""What a rule that names the host allows beyond that, whatever its name server answers."""
 
 
 def _networks(*texts: str) -> tuple[Network, ...]:
@@ -30,18 +33,37 @@ def _networks(*texts: str) -> tuple[Network, ...]:
 
 
 METADATA_NETWORKS = _networks(
-    "169.254.169.254/32",  # AWS, Azure, GCP, OpenStack, DigitalOcean
+    "169.254.169.254/32",  # AWS, Azure, Google Cloud, Oracle, OpenStack, DigitalOcean, Hetzner, Akamai and others
     "169.254.170.2/32",  # AWS ECS task credentials
     "169.254.170.23/32",  # AWS EKS pod identity
+    "169.254.0.23/32",  # Tencent Cloud
+    "169.254.42.42/32",  # Scaleway
     "168.63.129.16/32",  # Azure wire server
     "100.100.100.200/32",  # Alibaba Cloud
-    "192.0.0.192/32",  # Oracle Cloud
-    "fd00:ec2::/32",  # AWS over IPv6: ::254 and ::23
-    "fd20:ce::254/128",  # GCP over IPv6
+    "100.96.0.96/32",  # Volcano Engine
+    "192.0.0.192/32",  # Oracle Cloud Classic
+    "fd00:ec2::/32",  # AWS over IPv6: ::254, ::23 and the resolver
+    "fd20:ce::254/128",  # Google Cloud over IPv6
+    "fd00:c1::a9fe:a9fe/128",  # Oracle Cloud over IPv6
+    "fd00:42::42/128",  # Scaleway over IPv6
+    "fd00:a9fe:a9fe::1/128",  # Akamai over IPv6
+    "fd00:100::100:200/128",  # Alibaba Cloud over IPv6
+    "fe80::a9fe:a9fe/128",  # OpenStack over IPv6
 )
-METADATA_HOSTS = frozenset({"metadata.google.internal", "metadata.goog", "metadata.tencentyun.com"})
+"""Where clouds hand out an instance's credentials, as the vendors' documents have it."""
+METADATA_HOSTS = frozenset(
+    (
+        "metadata.google.internal",
+        "metadata.goog",
+        "metadata.tencentyun.com",
+        "instance-data.ec2.internal",
+        "metadata.platformequinix.com",
+        "api.metadata.cloud.ibm.com",
+    )
+)
 """Names that mean a metadata service and nothing else. Short ones (`metadata`) may be a cluster's own services; what
 they resolve to decides."""
+LINK_LOCAL_NETWORKS = _networks("169.254.0.0/16", "fe80::/10")
 
 # Order matters: the first network that holds an address names its kind.
 _KINDS: tuple[tuple[Kind, tuple[Network, ...]], ...] = (
@@ -49,7 +71,7 @@ _KINDS: tuple[tuple[Kind, tuple[Network, ...]], ...] = (
     # 0.0.0.0/8 is here and not merely invalid: Linux connects 0.0.0.0 to the loopback interface.
     (Kind.UNSPECIFIED, _networks("0.0.0.0/8", "::/128", "255.255.255.255/32")),
     (Kind.LOOPBACK, _networks("127.0.0.0/8", "::1/128")),
-    (Kind.LINK_LOCAL, _networks("169.254.0.0/16", "fe80::/10")),
+    (Kind.LINK_LOCAL, LINK_LOCAL_NETWORKS),
     (Kind.MULTICAST, _networks("224.0.0.0/4", "ff00::/8")),
     (
         Kind.PRIVATE,
@@ -65,29 +87,86 @@ BLOCK_NAMES: dict[str, tuple[Network, ...]] = {
 }
 """The names `blockNetworks` takes beside CIDRs."""
 
-_NAT64 = _networks("64:ff9b::/96", "64:ff9b:1::/48")
-_V4_COMPATIBLE = ipaddress.ip_network("::/96")
+NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)
+"""Lengths a prefix of a translator may have (RFC 6052, 2.2)."""
+_TRANSLATED: tuple[tuple[ipaddress.IPv6Network, tuple[int, ...]], ...] = (
+    (ipaddress.IPv6Network("64:ff9b::/96"), (96,)),
+    # RFC 8215: an operator chooses the prefix within this one.
+    (ipaddress.IPv6Network("64:ff9b:1::/48"), (48, 56, 64, 96)),
+    # Assigned to nobody else, so a longer use of the well-known prefix than RFC 6052 allows is one all the same.
+    (ipaddress.IPv6Network("64:ff9b::/32"), NAT64_LENGTHS),
+    # SIIT's IPv4-translated addresses (RFC 6145, before it RFC 2765).
+    (ipaddress.IPv6Network("::ffff:0:0:0/96"), (96,)),
+)
+_V4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+_NO_HOST = ipaddress.IPv4Network("0.0.0.0/8")
+_ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
+"""The middle of an address of RFC 5214, 6.1, without and with the bit that says it is unique."""
+
+
+def embedded(address: ipaddress.IPv6Address, length: int) -> ipaddress.IPv4Address:
+    """Return the IPv4 address that follows a translator's prefix (RFC 6052, 2.2).
+
+    Parameters:
+        address: which may or may not be such an address.
+        length: of the prefix, one of NAT64_LENGTHS.
+    """
+    octets = address.packed
+    # Bits 64 to 71 are no part of it, whatever they are.
+    after = octets[length // 8 : 8] + octets[9:] if length < 96 else octets[12:]
+    return ipaddress.IPv4Address(after[:4])
 
 
 @lru_cache(maxsize=1024)
-def forms(address: Address) -> tuple[Address, ...]:
-    """Return every address a packet to `address` may end at: itself, and the IPv4 address it carries inside.
+def forms(address: Address, nat64: tuple[ipaddress.IPv6Network, ...] = ()) -> tuple[Address, ...]:
+    """Return every address a packet to `address` may end at: itself, and the IPv4 addresses it carries inside.
 
-    IPv4-mapped addresses are the IPv4 address and nothing else. NAT64 (RFC 6052 well-known and local-use prefix),
-    6to4, Teredo and the old IPv4-compatible form leave through a translator, so both are returned.
+    IPv4-mapped addresses are the IPv4 address and nothing else. All others leave through a translator or a tunnel, so
+    both are returned: NAT64 (RFC 6052, the well-known and the local-use prefix at every length), SIIT, ISATAP, 6to4,
+    Teredo and the old IPv4-compatible form.
+
+    Parameters:
+        address: where a connection is to go.
+        nat64: further prefixes of the network's own translators, of one of NAT64_LENGTHS each.
     """
     if isinstance(address, ipaddress.IPv4Address):
         return (address,)
     if address.ipv4_mapped is not None:
         return (address.ipv4_mapped,)
     found: list[Address] = [address]
-    if any(address in network for network in _NAT64) or (address in _V4_COMPATIBLE and int(address) > 1):
-        found.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    for network, lengths in _TRANSLATED:
+        if address in network:
+            inside = [embedded(address, length) for length in lengths]
+            # Of several readings only those are meant that name a host; with one it is that, whatever it names.
+            found += inside if len(inside) == 1 else [v4 for v4 in inside if v4 not in _NO_HOST]
+            break
+    found += [embedded(address, network.prefixlen) for network in nat64 if address in network]
+    if address in _V4_COMPATIBLE and int(address) > 1:
+        found.append(embedded(address, 96))
+    if address.packed[8:12] in _ISATAP:
+        found.append(embedded(address, 96))
     if address.sixtofour is not None:
         found.append(address.sixtofour)
     if address.teredo is not None:
         found.extend(address.teredo)
-    return tuple(found)
+    return tuple(dict.fromkeys(found))
+
+
+def is_of_this_machine(address: Address) -> bool:
+    """Return whether a connection to this address ends at this machine.
+
+    Asked of the kernel at every call: addresses come and go. Nothing is sent.
+    """
+    if kind_of(address) in (Kind.LOOPBACK, Kind.UNSPECIFIED):
+        return True
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), 9))
+            # What goes to an own address comes from that very address.
+            return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address
+    except OSError:
+        return False  # there is no way to it, or no such family here
 
 
 @lru_cache(maxsize=1024)
@@ -99,6 +178,24 @@ def kind_of(address: Address) -> Kind:
     return Kind.PUBLIC
 
 
+def says(network: Network, kind: Kind) -> bool:
+    """Return whether a rule's network that holds an address of this kind means it, and does not only happen to hold it.
+
+    A metadata address is meant by itself or by a part of its service's network, a link-local one by a part of that
+    range; every other by any network around it.
+    """
+    if kind is Kind.METADATA:
+        return network.num_addresses == 1 or _part_of(network, METADATA_NETWORKS)
+    return kind is not Kind.LINK_LOCAL or _part_of(network, LINK_LOCAL_NETWORKS)
+
+
+def _part_of(network: Network, networks: Sequence[Network]) -> bool:
+    return any(
+        network.version == other.version and network.prefixlen >= other.prefixlen and network.network_address in other
+        for other in networks
+    )
+
+
 def within(address: Address, networks: Sequence[Network]) -> bool:
-    """Whether any of the networks holds the address. Families never mix."""
+    """Return whether any of the networks holds the address. Families never mix."""
     return any(address.version == network.version and address in network for network in networks)

@@ -1,13 +1,14 @@
-"""What is refused before anything is sent: every question that needs no network, in the policy's fixed order."""
+"""Refuses a request before anything is sent: every check that needs no network, in the policy's fixed order."""
 
 from dataclasses import dataclass
 
+from hostfuncs.account import LINE_BYTES
 from hostfuncs.outbound.authority import DEFAULT_PORTS, Authority, Origin, parse_authority
 from hostfuncs.outbound.body import RequestBody
 from hostfuncs.outbound.errors import ErrorCode, OutboundError
-from hostfuncs.outbound.fields import check_fields, check_target, content_length, is_method
+from hostfuncs.outbound.fields import check_fields, check_target, content_length, is_method, trimmed
 from hostfuncs.outbound.policy import DEFAULT_RULE, Denied, Policy, Rule
-from hostfuncs.outbound.shapes import Fields, OutboundLimits, Request
+from hostfuncs.outbound.values import Fields, OutboundLimits, Request
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +26,8 @@ class Plan:
     """What let it through; None for the default rule."""
     rule: str
     """The same, as usage records name it."""
+    weight: int
+    """Bytes of the host's memory that its texts take."""
 
 
 Known = dict[tuple[str, str], tuple[Authority, Origin, Rule | None]]
@@ -88,13 +91,15 @@ def admit(
             admitted = policy.admit(scheme, authority)
             origin = (scheme, authority.host, authority.port)
         rule = DEFAULT_RULE if admitted is None else admitted.text
-        if request.method == "CONNECT":
-            # A tunnel is a socket: nothing that passed through it could be checked.
+        if request.method.upper() == "CONNECT":
+            # A tunnel is a socket: nothing that passed through it could be checked. RFC 9110, section 9.1 has methods
+            # case-sensitive, but there are proxies to which they are not.
             raise Denied("method", rule)
         if started >= limits.requests:
             raise Denied("limit", rule)
         target = check_target(request.path_with_query, limits.uri_bytes)
-        announced = _check_headers(request, body, limits)
+        size = check_fields(request.headers, limit_bytes=limits.header_bytes, limit_count=limits.header_count)
+        announced = _check_length(request, body, limits)
         if before is None:
             if authority.address is not None:
                 policy.check_address(admitted, origin[0], authority.port, authority.address)
@@ -113,18 +118,18 @@ def admit(
         authority=authority,
         origin=origin,
         target=target,
-        headers=request.headers,
+        headers=trimmed(request.headers),
         announced=announced,
         admitted=admitted,
         rule=rule,
+        weight=size + len(request.headers) * LINE_BYTES + len(target),
     )
 
 
 _LIMIT_CODES = frozenset({"HTTP-request-header-section-size", "HTTP-request-header-size", "HTTP-request-URI-too-long"})
 
 
-def _check_headers(request: Request, body: RequestBody | None, limits: OutboundLimits) -> int | None:
-    check_fields(request.headers, limit_bytes=limits.header_bytes, limit_count=limits.header_count)
+def _check_length(request: Request, body: RequestBody | None, limits: OutboundLimits) -> int | None:
     announced = content_length(request.headers)
     if announced is None:
         return None

@@ -1,4 +1,4 @@
-"""What can go wrong with an outbound request, as wasi-http names it, and the table that turns failures into it.
+"""The error codes of outbound requests as wasi-http names them, and the table that maps failures to them.
 
 The names are the cases of `variant error-code` in wasi:http/types@0.2. Failures are recognised by exception type,
 errno, getaddrinfo code or OpenSSL's numbers, never by the text of a message.
@@ -6,8 +6,10 @@ errno, getaddrinfo code or OpenSSL's numbers, never by the text of a message.
 
 import asyncio
 import errno
+import re
 import socket
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -106,11 +108,7 @@ class OutboundError(Exception):
         self.code = code
 
 
-class DeadlineExceeded(Exception):  # noqa: N818 - the state is the name, as in TimeoutError's family
-    """The invocation's deadline passed while the host waited for an origin. The guest is ended."""
-
-
-# What the engine's own parts raise --------------------------------------------------------------------------------
+# What connections raise --------------------------------------------------------------------------------------------
 
 
 class Unanswered(Exception):  # noqa: N818 - names what happened
@@ -126,7 +124,7 @@ class Unresolved(Exception):  # noqa: N818 - names what happened
 
 
 class Phase(StrEnum):
-    """How far an exchange has come; decides what a timeout is called."""
+    """The phases of an exchange. They decide the error code of a timeout."""
 
     WAITING = "waiting"
     RESOLVING = "resolving"
@@ -174,40 +172,39 @@ _GAI_RCODES = {
     getattr(socket, "EAI_ADDRFAMILY", -9): "NODATA",
 }
 
-# OpenSSL's symbolic reason -> the alert the peer sent (RFC 8446, section 6).
+# OpenSSL's names of the alerts a peer sent, such as SSLV3_ALERT_HANDSHAKE_FAILURE and TLSV1_UNRECOGNIZED_NAME.
+_ALERT_REASON = re.compile(r"(?:SSL|TLS)V\d+_(?:ALERT_)?(\w+)")
+# What ssl.AlertDescription lacks of the alerts of RFC 8446, section 6, or names otherwise.
 _ALERTS = {
-    "SSLV3_ALERT_UNEXPECTED_MESSAGE": (10, "unexpected_message"),
-    "SSLV3_ALERT_BAD_RECORD_MAC": (20, "bad_record_mac"),
-    "TLSV1_ALERT_RECORD_OVERFLOW": (22, "record_overflow"),
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": (40, "handshake_failure"),
-    "SSLV3_ALERT_BAD_CERTIFICATE": (42, "bad_certificate"),
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": (43, "unsupported_certificate"),
-    "SSLV3_ALERT_CERTIFICATE_REVOKED": (44, "certificate_revoked"),
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": (45, "certificate_expired"),
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": (46, "certificate_unknown"),
-    "SSLV3_ALERT_ILLEGAL_PARAMETER": (47, "illegal_parameter"),
-    "TLSV1_ALERT_UNKNOWN_CA": (48, "unknown_ca"),
-    "TLSV1_ALERT_ACCESS_DENIED": (49, "access_denied"),
-    "TLSV1_ALERT_DECODE_ERROR": (50, "decode_error"),
-    "TLSV1_ALERT_DECRYPT_ERROR": (51, "decrypt_error"),
-    "TLSV1_ALERT_PROTOCOL_VERSION": (70, "protocol_version"),
-    "TLSV1_ALERT_INSUFFICIENT_SECURITY": (71, "insufficient_security"),
-    "TLSV1_ALERT_INTERNAL_ERROR": (80, "internal_error"),
-    "TLSV1_ALERT_INAPPROPRIATE_FALLBACK": (86, "inappropriate_fallback"),
-    "TLSV1_ALERT_USER_CANCELLED": (90, "user_canceled"),
-    "TLSV13_ALERT_MISSING_EXTENSION": (109, "missing_extension"),
-    "TLSV1_UNSUPPORTED_EXTENSION": (110, "unsupported_extension"),
-    "TLSV1_UNRECOGNIZED_NAME": (112, "unrecognized_name"),
-    "TLSV1_BAD_CERTIFICATE_STATUS_RESPONSE": (113, "bad_certificate_status_response"),
-    "TLSV1_ALERT_UNKNOWN_PSK_IDENTITY": (115, "unknown_psk_identity"),
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": (116, "certificate_required"),
-    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": (120, "no_application_protocol"),
-}
+    "INAPPROPRIATE_FALLBACK": 86,
+    "USER_CANCELED": 90,
+    "MISSING_EXTENSION": 109,
+    "CERTIFICATE_REQUIRED": 116,
+    "NO_APPLICATION_PROTOCOL": 120,
+} | {alert.name.removeprefix("ALERT_DESCRIPTION_"): alert.value for alert in ssl.AlertDescription}
 
 # h11's hint which status a server would answer with -> what that means for a client.
 _H11_HINTS = {431: "HTTP-response-header-section-size", 501: "HTTP-response-transfer-coding"}
 
-_FOREIGN = frozenset({"httpcore2", "h2"})
+
+def _unnamed(failure: BaseException, _phase: Phase) -> ErrorCode:
+    return ErrorCode("internal-error", type(failure).__name__)
+
+
+_of_library: Callable[[BaseException, Phase], ErrorCode] = _unnamed
+
+
+def name_library_failures(code_of: Callable[[BaseException, Phase], ErrorCode]) -> None:
+    """Set the function that names failures of httpcore2 and h2. `httpcore_adapter` does it when it is loaded.
+
+    Parameters:
+        code_of: as `code_of` below.
+    """
+    global _of_library
+    _of_library = code_of
+
+
+_HTTP2_LIBRARIES = frozenset({"httpcore2", "h2"})
 
 # One row per exception type; the first that fits counts, so the special stand before the general.
 _TYPES: tuple[tuple[type[BaseException], str], ...] = (
@@ -222,16 +219,13 @@ def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
     """Name a failure as wasi-http does.
 
     Parameters:
-        failure: what the engine, asyncio, ssl, h11 or httpcore2 raised.
+        failure: what a connection, asyncio, ssl, h11 or httpcore2 raised.
         phase: how far the exchange was.
     """
     if isinstance(failure, OutboundError):
         return failure.code
-    if type(failure).__module__.partition(".")[0] in _FOREIGN:
-        # Such a failure exists only where the library is loaded, which is not everywhere.
-        from hostfuncs.outbound import foreign_errors
-
-        return foreign_errors.code_of(failure, phase)
+    if type(failure).__module__.partition(".")[0] in _HTTP2_LIBRARIES:
+        return _of_library(failure, phase)
     if isinstance(failure, (Unresolved, UnicodeError)):
         return ErrorCode("DNS-error", DnsErrorPayload("NODATA"))
     if isinstance(failure, socket.gaierror):
@@ -239,6 +233,8 @@ def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
     if isinstance(failure, ssl.SSLError):
         return _tls_code(failure, phase)
     if isinstance(failure, h11.RemoteProtocolError):
+        if phase is Phase.BODY and failure.error_status_hint == 431:
+            return ErrorCode("HTTP-response-trailer-section-size")
         return ErrorCode(_H11_HINTS.get(failure.error_status_hint, "HTTP-protocol-error"))
     for kind, name in _TYPES:
         if isinstance(failure, kind) and not (isinstance(failure, OSError) and failure.errno in _ERRNOS):
@@ -254,7 +250,7 @@ def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
 
 
 def within(name: str, phase: Phase) -> ErrorCode:
-    """The code `name`, or what it is called in this phase.
+    """Return the error code `name`, or the one that stands for it in this phase.
 
     IANA's registry behind these codes: connection-terminated means before any part of the response was received.
     """
@@ -266,7 +262,8 @@ def _tls_code(failure: ssl.SSLError, phase: Phase) -> ErrorCode:
         return ErrorCode("TLS-certificate-error")
     if isinstance(failure, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
         return within("connection-terminated", phase)
-    alert = _ALERTS.get(getattr(failure, "reason", None) or "")
-    if alert is not None:
-        return ErrorCode("TLS-alert-received", TlsAlertPayload(*alert))
+    received = _ALERT_REASON.fullmatch(getattr(failure, "reason", None) or "")
+    alert = received[1].replace("CANCELLED", "CANCELED") if received else ""
+    if alert in _ALERTS:
+        return ErrorCode("TLS-alert-received", TlsAlertPayload(_ALERTS[alert], alert.lower()))
     return ErrorCode("TLS-protocol-error")

@@ -1,72 +1,121 @@
-"""One request and its response: steps that send, receive, time out, and repeat once where that is safe."""
+"""One request and its response: a coroutine that sends, receives, times out, and repeats once where that is safe."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from hostfuncs.account import CONNECTION_BYTES, LINE_BYTES, RECORD_BYTES, REQUEST_BYTES, Account
+from hostfuncs.ending import GuestEnded
 from hostfuncs.outbound.admission import Plan
+from hostfuncs.outbound.attempt import Attempt, Occupied, Reply
 from hostfuncs.outbound.body import RequestBody, ResponseBody
+from hostfuncs.outbound.connector import AddressDenied, Client
 from hostfuncs.outbound.errors import ErrorCode, OutboundError, Phase, Unanswered, code_of
 from hostfuncs.outbound.fields import check_received
-from hostfuncs.outbound.opening import AddressDenied
-from hostfuncs.outbound.passage import Occupied, Passage, Reply
-from hostfuncs.outbound.shapes import Options, ResponseHead
-from hostfuncs.outbound.steps import Steps
-
-if TYPE_CHECKING:
-    from hostfuncs.outbound.exchanges import Exchanges
+from hostfuncs.outbound.inline_task import InlineTask
+from hostfuncs.outbound.policy import Policy
+from hostfuncs.outbound.pool import Pool
+from hostfuncs.outbound.values import Fields, Options, OutboundLimits, ResponseHead
 
 # RFC 9110 section 9.2.2: what may be repeated without asking.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 # RFC 9110 section 8.6: methods whose requests say "no content" explicitly.
 _CONTENT_METHODS = frozenset({"POST", "PUT", "PATCH"})
+# RFC 9110 sections 9.3.1 and 9.3.2: methods whose requests have content only if somebody insists.
+_BODILESS_METHODS = frozenset({"GET", "HEAD"})
 
 _PIECES = 64
 _NEVER = float("inf")
 
 
+class Owner(Protocol):
+    """The invocation of an exchange, `hostfuncs.outbound.exchanges.Exchanges`, as the exchange uses it."""
+
+    limits: OutboundLimits
+    policy: Policy
+    account: Account
+
+    @property
+    def outbound(self) -> Client:
+        """The HTTP client of the worker."""
+        ...
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop."""
+        ...
+
+    @property
+    def pool(self) -> Pool:
+        """The connections that the invocation may use."""
+        ...
+
+    def due(self, seconds: float) -> float:
+        """Return the instant at which the event loop will have run, or waited, for so long."""
+        ...
+
+    def notify(self) -> None:
+        """Look again whether what the guest waits for is there."""
+        ...
+
+    def ended(self, exchange: "Exchange", outcome: str, denied: str = "") -> None:
+        """Record the end of an exchange."""
+        ...
+
+    def break_off(self, reason: BaseException) -> None:
+        """Raise the reason out of what the guest waits for: it ends the guest."""
+        ...
+
+
 class Exchange:
     """One request and its response. Made by `Exchanges.start`."""
 
-    def __init__(
-        self, owner: "Exchanges", plan: Plan, options: Options, body: RequestBody | None, began_ns: int
-    ) -> None:
+    def __init__(self, owner: Owner, plan: Plan, options: Options, body: RequestBody | None, began_ns: int) -> None:
+        self._account = owner.account
+        self._cost = REQUEST_BYTES + plan.weight
+        self._account.take(self._cost + RECORD_BYTES)
         self._owner = owner
         self.plan = plan
         self.began_ns = began_ns
         self._request_body = body
         self._head: ResponseHead | None = None
         self._error: ErrorCode | None = None
-        self._denied = ""
+        self.denied = ""
+        """Why the policy refused it after it began, if it did; as in usage records."""
         self._phase = Phase.WAITING
         self._told: OutboundError | None = None
         self.closed = False
-        """Whether the guest has dropped it."""
+        """Whether the guest has dropped this exchange."""
         self._limits = owner.limits
-        self.body = ResponseBody(owner.loop, owner.limits, owner.notify)
+        self.body = ResponseBody(owner.loop, owner.limits, owner.account, owner.notify)
         """The response's body; bytes appear once `done()`."""
         self._options = options
         self.due = _NEVER
         """When it has been waited for long enough, on the clock of `Exchanges.due`."""
         self.begun = False
-        """Whether its steps have begun."""
+        """Whether the task of this exchange has begun."""
         self._expired = False
         self._cancelled = False
         self._finishing = False
-        self._steps: Steps | asyncio.Task[None] | None = None
+        self._task: InlineTask | asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         state = "failed" if self._error else "answered" if self._head else self._phase.value
         return f"<Exchange {self.plan.method} under rule {self.plan.rule!r}: {state}>"
 
     def done(self) -> bool:
-        """Whether the response's head has arrived, or the exchange failed before."""
+        """Return whether the response's head has arrived, or the exchange failed before."""
         return self._head is not None or self._error is not None
 
     def result(self) -> ResponseHead:
         """Return the response's head.
 
         Raises:
-            OutboundError: the exchange failed before the head was complete.
+            OutboundError: the exchange failed before the head was complete. DNS-timeout, DNS-error,
+                destination-IP-prohibited, destination-IP-unroutable, destination-unavailable, connection-refused,
+                connection-timeout, connection-terminated, connection-limit-reached, connection-read-timeout, one of
+                TLS, HTTP-response-header-section-size, HTTP-response-transfer-coding, HTTP-response-incomplete,
+                HTTP-upgrade-failed, HTTP-protocol-error, or the body's own (see `RequestBody`); `errors.code_of` names
+                them.
             RuntimeError: not `done()`.
         """
         if self._head is not None:
@@ -80,32 +129,53 @@ class Exchange:
         if self.closed:
             return
         self.closed = True
-        if self._steps is None:
+        if self._task is None:
             # It never began, so there is no clean-up of its own.
             self._drop()
             self._owner.ended(self, "dropped")
         else:
             self._cancel()
+        self.body.discard()
+        self._account.held -= self._cost
+        self._cost = 0
         if self._request_body is not None:
             self._request_body.close()
 
     def over(self) -> bool:
-        """Whether it has ended, one way or the other, and holds nothing any more."""
-        return self.closed if self._steps is None else self._steps.done()
+        """Return whether it has ended, one way or the other, and holds nothing any more."""
+        return self.closed if self._task is None else self._task.done()
 
     # for Exchanges
+
+    def sending(self) -> bool:
+        """Return whether bytes of its body wait to be sent."""
+        return self._request_body is not None and self._request_body.held > 0
 
     def begin(self) -> None:
         """Set it going."""
         self.begun = True
         if self._owner.outbound.in_place:
-            steps = self._steps = Steps(self._owner.loop, self._run())
-            steps.begin()
+            task = self._task = InlineTask(self._owner.loop, self._run())
+            task.begin()
         else:
-            self._steps = self._owner.outbound.spawn(self._run())
+            self._begin_task()
+
+    def _begin_task(self) -> None:
+        task = self._task = self._owner.outbound.spawn(self._run())
+        task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first step never runs, and its clean-up neither.
+        if task.cancelled():
+            if self._expired and not self.closed:
+                outcome = self._fail(TimeoutError())
+            else:
+                outcome = "dropped"
+                self._drop()
+            self._ended(outcome)
 
     def expire(self) -> None:
-        """What it waits for took too long."""
+        """End a wait that took too long."""
         self.due = _NEVER
         self._expired = True
         self._cancel()
@@ -138,8 +208,8 @@ class Exchange:
         """Cancel the task, once, and not in its clean-up: that waits for no network, and must not be cut short."""
         if not self._cancelled and not self._finishing:
             self._cancelled = True
-            if self._steps is not None:
-                self._steps.cancel()
+            if self._task is not None:
+                self._task.cancel()
 
     async def _run(self) -> None:
         outcome = "dropped"
@@ -151,15 +221,20 @@ class Exchange:
                 outcome = self._fail(self._told)
             elif self._expired and not self.closed:
                 outcome = self._fail(TimeoutError())
+        except GuestEnded as reason:
+            self._owner.break_off(reason)
         except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - the one boundary: every failure gets its code
             outcome = self._fail(exc)
         finally:
-            self._pause()
-            if self._request_body is not None:
-                self._request_body.close()
             if outcome == "dropped":
                 self._drop()
-            self._owner.ended(self, outcome, self._denied)
+            self._ended(outcome)
+
+    def _ended(self, outcome: str) -> None:
+        self._pause()
+        if self._request_body is not None:
+            self._request_body.close()
+        self._owner.ended(self, outcome, self.denied)
 
     def _drop(self) -> None:
         self.body.discard()
@@ -168,7 +243,7 @@ class Exchange:
 
     def _fail(self, exc: BaseException) -> str:
         if isinstance(exc, AddressDenied):
-            self._denied = exc.denied.reason
+            self.denied = exc.denied.reason
         code = code_of(exc, self._phase)
         if self._head is None:
             self._error = code
@@ -177,22 +252,30 @@ class Exchange:
 
     async def _exchange(self) -> None:
         pool, plan = self._owner.pool, self.plan
+        body = self._request_body
+        if body is not None and body.unused and plan.method in _BODILESS_METHODS and plan.announced is None:
+            # Opened as a matter of routine: such a request has no body, as in Go and in wasmtime.
+            body.close()
+            self._request_body = None
         may_repeat = plan.method in _IDEMPOTENT
         while True:
-            passage = Passage(
+            attempt = Attempt(
                 plan=plan,
+                account=self._account,
                 policy=self._owner.policy,
                 headers=self._wire_headers(),
                 enter=self._enter,
                 fail=self._fail_from_body,
                 body=self._request_body,
-                timeouts=None if self._owner.outbound.in_place else self._proxy_timeouts(),
             )
             connection = await pool.take(plan.origin)
+            buffers = 0
             try:
-                reply = await connection.request(passage)
+                self._account.take(CONNECTION_BYTES)
+                buffers = CONNECTION_BYTES
+                reply = await connection.request(attempt)
                 try:
-                    await self._receive(reply, passage)
+                    await self._receive(reply, attempt)
                 finally:
                     self.due = _NEVER
                     self._finishing = True
@@ -202,27 +285,23 @@ class Exchange:
             except Exception as exc:
                 # A kept connection the origin had given up: nothing of a response came, so a request that may be
                 # repeated is, once, on a connection that is new or proves itself again.
-                lost = passage.lost or isinstance(exc, (Unanswered, ConnectionError))
-                if not lost or not may_repeat or not passage.reused or self._head is not None or self._body_taken():
+                lost = attempt.lost or isinstance(exc, (Unanswered, ConnectionError))
+                if not lost or not may_repeat or not attempt.reused or self._head is not None or self._body_taken():
                     raise
                 may_repeat = False
                 continue
             finally:
+                self._account.held -= buffers
                 pool.put(connection)
             break
-        self.body.end(passage.trailers)
-
-    def _proxy_timeouts(self) -> dict[str, float]:
-        connect, head, body = (self._seconds(phase) for phase in (Phase.RESOLVING, Phase.HEAD, Phase.BODY))
-        return {"connect": connect, "read": max(head, body), "write": head}
+        self.body.end(attempt.trailers)
 
     def _body_taken(self) -> bool:
         return self._request_body is not None and self._request_body.taken
 
-    async def _receive(self, reply: Reply, passage: Passage) -> None:
-        limits = self._limits
+    async def _receive(self, reply: Reply, attempt: Attempt) -> None:
         headers = reply.headers
-        check_received(headers, limit_bytes=limits.header_bytes, limit_count=limits.header_count)
+        self._keep(headers)
         self._head = ResponseHead(status=reply.status, headers=headers)
         self._owner.notify()
         body, pieces, seconds = self.body, 0, self._seconds(Phase.BODY)
@@ -239,10 +318,18 @@ class Exchange:
                 await body.room()
             self.due = self._owner.due(seconds)
         self._pause()
-        if passage.trailers:
-            check_received(
-                passage.trailers, limit_bytes=limits.header_bytes, limit_count=limits.header_count, trailers=True
-            )
+        if attempt.trailers:
+            self._keep(attempt.trailers, trailers=True)
+
+    def _keep(self, fields: Fields, *, trailers: bool = False) -> None:
+        """Check and count lines that the origin sent, which are kept until the guest drops the exchange."""
+        limits = self._limits
+        size = check_received(
+            fields, limit_bytes=limits.header_bytes, limit_count=limits.header_count, trailers=trailers
+        )
+        cost = size + len(fields) * LINE_BYTES
+        self._account.take(cost)
+        self._cost += cost
 
     def _wire_headers(self) -> list[tuple[bytes, bytes]]:
         plan, body = self.plan, self._request_body
@@ -251,7 +338,7 @@ class Exchange:
             if body is None:
                 if plan.method in _CONTENT_METHODS:
                     headers.append((b"Content-Length", b"0"))
-            elif body.finished and not body.trailers and not body.taken:
+            elif body.complete and not body.trailers and not body.taken:
                 # All of it is here: the plain framing every origin understands.
                 headers.append((b"Content-Length", b"%d" % body.written))
             else:

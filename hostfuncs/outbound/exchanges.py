@@ -4,22 +4,32 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from hostfuncs import texts
+from hostfuncs.account import RECORD_BYTES, Account
+from hostfuncs.ending import DeadlineExceeded
 from hostfuncs.outbound.admission import Refused, admit
 from hostfuncs.outbound.body import RequestBody
-from hostfuncs.outbound.errors import DeadlineExceeded
+from hostfuncs.outbound.connector import Client
 from hostfuncs.outbound.exchange import Exchange
 from hostfuncs.outbound.policy import Policy
 from hostfuncs.outbound.pool import Pool
-from hostfuncs.outbound.shapes import Options, OutboundLimits, Request, UsageRecord
-
-if TYPE_CHECKING:
-    from hostfuncs.outbound.sender import Outbound
+from hostfuncs.outbound.values import Options, OutboundLimits, Request, UsageRecord
 
 _CHECK_EVERY_S = 0.5
 _NEVER = float("inf")
+_TARGETS_KEPT = 8
+"""Refused requests of which the target is recorded, the first of an invocation."""
 _DEFAULTS = Options()
+
+
+class PooledClient(Client, Protocol):
+    """A client with its connection pools."""
+
+    def pool(self, policy: Policy) -> Pool:
+        """Return the connections of a policy."""
+        ...
 
 
 class Exchanges:
@@ -30,16 +40,21 @@ class Exchanges:
     one alarm for all of them, and it is part of waiting.
     """
 
+    _exchange_type = Exchange
+
     def __init__(
         self,
-        outbound: "Outbound",
+        outbound: PooledClient,
         policy: Policy,
         limits: OutboundLimits,
         deadline_ns: int,
         check: Callable[[], None] | None,
+        account: Account,
     ) -> None:
         self.outbound = outbound
-        """The worker's engine."""
+        """The HTTP client of the worker."""
+        self.account = account
+        """Counts the bytes that are held for the guest."""
         self.policy = policy
         """Who may be called."""
         self.limits = limits
@@ -54,6 +69,7 @@ class Exchanges:
         self._pool: Pool | None = None
         self._started = 0
         self._refusals = 0
+        self._targets = 0
         self._records: list[UsageRecord] = []
         self._ready: Callable[[], bool] | None = None
         self._failure: BaseException | None = None
@@ -83,8 +99,19 @@ class Exchanges:
         """
         room = self.limits.buffer_bytes if capacity is None else capacity
         return RequestBody(
-            self.loop, self.limits, self.notify, content_length, min(room, max(1, self.limits.body_bytes))
+            self.loop,
+            self.limits,
+            self.account,
+            self.notify,
+            content_length,
+            min(room, max(1, self.limits.body_bytes)),
         )
+
+    def whole_body(self, data: bytearray, owner: object) -> RequestBody:
+        """Make a body of bytes that are all there and that the account counts already. See `RequestBody.hold`."""
+        body = self.request_body(capacity=len(data))
+        body.hold(data, owner)
+        return body
 
     def start(self, request: Request, options: Options | None = None, body: RequestBody | None = None) -> Exchange:
         """Begin a request. Never blocks.
@@ -104,10 +131,12 @@ class Exchanges:
         try:
             plan = admit(request, body, self.policy, self.limits, self._started, self.pool.known)
         except Refused as exc:
-            self._refused(exc.rule, exc.code.name, began, exc.reason)
+            self._refused(exc.rule, exc.code.name, began, exc.reason, f"{request.scheme}://{request.authority}")
             raise
         self._started += 1
-        exchange = Exchange(self, plan, options or _DEFAULTS, body, began)
+        if body is not None:
+            body.sent = True
+        exchange = self._exchange_type(self, plan, options or _DEFAULTS, body, began)
         self._live[exchange] = None
         self._fresh.append(exchange)
         return exchange
@@ -126,12 +155,13 @@ class Exchanges:
             DeadlineExceeded: the invocation's deadline came first.
             Exception: whatever `check` (see `Outbound.begin`) or `ready` raised.
         """
-        if ready():
+        if self._failure is None and ready():
             return True
         loop = self.loop
         limit_ns = self._deadline_ns if until_ns is None else min(self._deadline_ns, until_ns)
         self._enter()
         try:
+            self._raise_failure()
             while not ready():
                 left_s = (limit_ns - time.monotonic_ns()) / 1e9
                 if left_s > 0:
@@ -139,9 +169,7 @@ class Exchanges:
                 else:
                     loop.call_soon(loop.stop)
                     loop.run_forever()
-                if self._failure is not None:
-                    failure, self._failure = self._failure, None
-                    raise failure
+                self._raise_failure()
                 self._expire()
                 if ready():
                     return True
@@ -169,10 +197,28 @@ class Exchanges:
             self._alarm.cancel()
             self._alarm = None
 
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def break_off(self, reason: BaseException) -> None:
+        """Exchange: raise the reason out of `wait` or `turn`, which the guest called."""
+        self._failure = self._failure or reason
+        if self._ready is not None:
+            self._ready = None
+            self.loop.stop()
+
     def turn(self) -> None:
-        """Let everything that can move do so, without waiting. For questions that must not block but need an answer."""
+        """Let everything that can move do so, without waiting. For questions that must not block but need an answer.
+
+        Raises:
+            DeadlineExceeded: the invocation's deadline is over. An origin may always have something to say.
+        """
         if not self._live:
             return
+        if time.monotonic_ns() >= self._deadline_ns:
+            raise DeadlineExceeded
         self._enter()
         loop = self.loop
         # One pass starts what is new and sees what arrived, a second lets the tasks act on it.
@@ -181,6 +227,7 @@ class Exchanges:
             loop.run_forever()
         self._expire()
         self._left_at = time.monotonic()
+        self._raise_failure()
 
     def attend(self, fd: int, arrived: Callable[[], None]) -> None:
         """Also wait for something that is no request: call `arrived` whenever `fd` is readable, until `close`.
@@ -195,23 +242,21 @@ class Exchanges:
             try:
                 arrived()
             except BaseException as exc:  # noqa: BLE001 - handed to whoever waits, as in `notify`
-                self._failure = self._failure or exc
-                self.loop.stop()
+                self.break_off(exc)
             else:
                 self.notify()
 
         self.loop.add_reader(fd, readable)
 
     def notify(self) -> None:
-        """Engine: something changed; stop driving if that is what was waited for."""
+        """Exchange: something changed; stop driving if that is what was waited for."""
         if self._ready is not None and self._failure is None:
             try:
                 if self._ready():
                     self._ready = None
                     self.loop.stop()
             except BaseException as exc:  # noqa: BLE001 - handed to whoever waits, not to the task that changed something
-                self._failure = exc
-                self.loop.stop()
+                self.break_off(exc)
 
     def close(self) -> list[UsageRecord]:
         """End the invocation: cancel and close what is left, keep connections that are clean, and report.
@@ -233,6 +278,10 @@ class Exchanges:
         self._fresh.clear()
         self.outbound.settle()
         return self._records
+
+    def sending(self) -> bool:
+        """Return whether a request that was started still has bytes of its body to send."""
+        return any(exchange.sending() for exchange in self._live)
 
     # for Exchange
 
@@ -260,23 +309,37 @@ class Exchanges:
             self._flying -= 1
             if self._fresh and not self._beginning:
                 self.loop.call_soon(self._begin)
-        self._record(exchange.plan.rule, outcome, exchange.began_ns, denied)
+        authority = exchange.plan.authority
+        target = f"{authority.host}:{authority.port}" if denied else ""
+        self._record(exchange.plan.rule, outcome, exchange.began_ns, denied, target)
         self.notify()
 
-    def _refused(self, rule: str, outcome: str, began_ns: int, denied: str) -> None:
+    def _refused(self, rule: str, outcome: str, began_ns: int, denied: str, target: str) -> None:
         # A guest that is refused for ever must not fill the host's memory with the reports of it.
         if self._refusals < self.limits.requests + 64:
             self._refusals += 1
-            self._record(rule, outcome, began_ns, denied)
+            self.account.take(RECORD_BYTES)
+            self._record(rule, outcome, began_ns, denied, target)
 
-    def _record(self, rule: str, outcome: str, began_ns: int, denied: str) -> None:
+    def _record(self, rule: str, outcome: str, began_ns: int, denied: str, target: str) -> None:
         self._records.append(
-            UsageRecord(rule=rule, outcome=outcome, duration_ns=time.monotonic_ns() - began_ns, denied=denied)
+            UsageRecord(
+                rule=rule,
+                outcome=outcome,
+                duration_ns=time.monotonic_ns() - began_ns,
+                denied=denied,
+                target=self._kept(target) if denied else "",
+            )
         )
+
+    def _kept(self, target: str) -> str:
+        """Return a target as it is recorded: cut, and empty once enough are named. The account counts none of them."""
+        self._targets += 1
+        return target[: texts.TARGET_CHARS] if self._targets <= _TARGETS_KEPT else ""
 
     def _enter(self) -> None:
         """The loop is about to run."""
-        self.outbound.era += 1
+        self.outbound.loop_epoch += 1
         if self._left_at:
             self._stood_s += time.monotonic() - self._left_at
             self._left_at = 0.0

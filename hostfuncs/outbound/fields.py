@@ -1,13 +1,14 @@
-"""Which methods, header names and header values may leave, and what their sizes are.
+"""The methods, header names and header values that may leave, and their sizes.
 
 Forbidden names are those of wasmtime's wasi-http (`DEFAULT_FORBIDDEN_HEADERS`): hop-by-hop fields and Host, which
-belong to the connection and to the engine, not to the guest.
+belong to the connection and not to the guest.
 """
 
 import re
 from collections.abc import Iterable
 
 from hostfuncs.outbound.errors import ErrorCode, FieldSizePayload, OutboundError
+from hostfuncs.outbound.values import Fields
 
 FORBIDDEN_FIELDS = frozenset(
     {
@@ -34,22 +35,29 @@ MAX_NAME_BYTES = 64 * 1024 - 1
 
 
 def is_method(method: str) -> bool:
-    """Whether it is a token by RFC 9110, at most 64 characters."""
+    """Return whether it is a token by RFC 9110, at most 64 characters."""
     return len(method) <= 64 and method.isascii() and _TOKEN.fullmatch(method.encode("ascii")) is not None
 
 
 def is_field_name(name: bytes) -> bool:
-    """Whether it is a token by RFC 9110."""
+    """Return whether it is a token by RFC 9110."""
     return len(name) <= MAX_NAME_BYTES and _TOKEN.fullmatch(name) is not None
 
 
 def is_field_value(value: bytes) -> bool:
-    """Whether it is a field value by RFC 9110: visible characters, inner blanks and obs-text."""
+    """Return whether it is a field value by RFC 9110: visible characters, inner blanks and obs-text."""
     return _VALUE.fullmatch(value.strip(b" \t")) is not None
 
 
+def trimmed(fields: Fields) -> Fields:
+    """The lines without blanks and tabs around their values, which are no part of them (RFC 9110, section 5.5)."""
+    if all(value.strip(b" \t") == value for _, value in fields):
+        return fields
+    return tuple((name, value.strip(b" \t")) for name, value in fields)
+
+
 def is_forbidden(name: bytes) -> bool:
-    """Whether guests may not set the field. Case does not matter."""
+    """Return whether guests may not set the field. Case does not matter."""
     return name.lower() in FORBIDDEN_FIELDS
 
 
@@ -73,8 +81,8 @@ def check_target(target: str, limit: int) -> bytes:
 
 def check_fields(
     fields: Iterable[tuple[bytes, bytes]], *, limit_bytes: int, limit_count: int, trailers: bool = False
-) -> None:
-    """Check header (or trailer) lines a guest wants to send.
+) -> int:
+    """Check header (or trailer) lines a guest wants to send, and return their size in bytes.
 
     Raises:
         OutboundError: HTTP-protocol-error for a forbidden or malformed field, HTTP-request-header-section-size or
@@ -100,12 +108,17 @@ def check_fields(
     if total > limit_bytes or count > limit_count:
         section = "HTTP-request-trailer-section-size" if trailers else "HTTP-request-header-section-size"
         raise OutboundError(ErrorCode(section, min(total, 0xFFFFFFFF)))
+    return total
 
 
 def check_received(
     fields: Iterable[tuple[bytes, bytes]], *, limit_bytes: int, limit_count: int, trailers: bool = False
-) -> None:
-    """Check the lines an origin sent. Raises OutboundError: HTTP-response-header-section-size or its trailer twin."""
+) -> int:
+    """Check the lines an origin sent, and return their size in bytes.
+
+    Raises:
+        OutboundError: HTTP-response-header-section-size or HTTP-response-trailer-section-size.
+    """
     total = count = 0
     for name, value in fields:
         total += len(name) + len(value) + _LINE_OVERHEAD
@@ -113,6 +126,7 @@ def check_received(
     if total > limit_bytes or count > limit_count:
         section = "HTTP-response-trailer-section-size" if trailers else "HTTP-response-header-section-size"
         raise OutboundError(ErrorCode(section, min(total, 0xFFFFFFFF)))
+    return total
 
 
 def content_length(fields: Iterable[tuple[bytes, bytes]]) -> int | None:

@@ -13,13 +13,13 @@ from typing import Any
 
 import h11
 
+from hostfuncs.outbound.attempt import Attempt, Occupied
 from hostfuncs.outbound.authority import Origin
 from hostfuncs.outbound.body import RequestBody
+from hostfuncs.outbound.connector import Connector
 from hostfuncs.outbound.errors import Cut, ErrorCode, OutboundError, Phase, Unanswered
 from hostfuncs.outbound.network import Stream
-from hostfuncs.outbound.opening import Opener
-from hostfuncs.outbound.passage import Occupied, Passage
-from hostfuncs.outbound.shapes import Fields
+from hostfuncs.outbound.values import Fields
 
 _READ_BYTES = 64 * 1024
 _MAX_HEAD_BYTES = 256 * 1024
@@ -27,6 +27,8 @@ _TOGETHER_BYTES = 64 * 1024
 """A body up to this size that is complete when the request is sent goes out along with the head."""
 _CONTINUE_WAIT_S = 1.0
 """How long a body waits for `100 Continue` before it is sent all the same (RFC 9110 section 10.1.1)."""
+_MOST_INTERIM = 64
+"""How many interim responses may come before the response. Each has a place in the limit of a head only by itself."""
 _END = h11.EndOfMessage()
 
 
@@ -42,30 +44,30 @@ class Http1Connection:
 
     Parameters:
         origin: where it leads.
-        opener: opens its stream with the first request, and counts eras.
+        connector: opens its stream with the first request, and counts eras.
         keepalive_s: how long it may be idle.
         stream: if it stands already.
     """
 
-    def __init__(self, origin: Origin, opener: Opener, keepalive_s: float, stream: Stream | None = None) -> None:
+    def __init__(self, origin: Origin, connector: Connector, keepalive_s: float, stream: Stream | None = None) -> None:
         self.origin = origin
         self.status = 0
         self.headers: Fields = ()
-        self._opener = opener
+        self._connector = connector
         self._stream = stream
         self._keepalive_s = keepalive_s
-        self._quiet_era = -1
+        self._quiet_epoch = -1
         self._expires_at = 0.0
         self._state = _State.NEW
         self._served = 0
         self._h11 = h11.Connection(our_role=h11.CLIENT, max_incomplete_event_size=_MAX_HEAD_BYTES)
-        self._passage: Passage | None = None
+        self._attempt: Attempt | None = None
         self._sender: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Http1Connection {self._state.value}, {self._served} served>"
 
-    async def request(self, passage: Passage) -> "Http1Connection":
+    async def request(self, attempt: Attempt) -> "Http1Connection":
         """Connect if that is still to do, send a request and return its response, the body still to be read.
 
         Raises:
@@ -76,15 +78,15 @@ class Http1Connection:
         if self._state is not _State.IDLE and self._state is not _State.NEW:
             raise Occupied
         self._state = _State.ACTIVE
-        self._passage = passage
-        passage.reused = self._served > 0
+        self._attempt = attempt
+        attempt.reused = self._served > 0
         self._served += 1
         try:
             if self._stream is None:
-                await self._opener.spawn(self._open(passage))
+                await self._connector.outbound.spawn(self._open(attempt))
                 assert self._stream is not None
-            passage.enter(Phase.HEAD)
-            proceed = self._send(self._stream, passage)
+            attempt.enter(Phase.HEAD)
+            proceed = self._send(self._stream, attempt)
             response = await self._receive_head(self._stream, proceed)
         except BaseException:
             self._release()
@@ -93,20 +95,20 @@ class Http1Connection:
         self.headers = tuple([(bytes(name), bytes(value)) for name, value in response.headers.raw_items()])
         return self
 
-    async def _open(self, passage: Passage) -> None:
+    async def _open(self, attempt: Attempt) -> None:
         # Kept here before anybody who waits for it hears of it: who gives up just then leaves nothing behind.
-        self._stream = await self._opener.open(self.origin, passage)
+        self._stream = await self._connector.open(self.origin, attempt)
 
-    def _send(self, stream: Stream, passage: Passage) -> asyncio.Event | None:
+    def _send(self, stream: Stream, attempt: Attempt) -> asyncio.Event | None:
         """Send the head, and the body if it is there; else begin to send it. Returns what `100 Continue` sets."""
-        plan, body = passage.plan, passage.body
+        plan, body = attempt.plan, attempt.body
         send = self._h11.send
-        data = send(h11.Request(method=plan.method, target=plan.target, headers=passage.headers)) or b""
+        data = send(h11.Request(method=plan.method, target=plan.target, headers=attempt.headers)) or b""
         proceed: asyncio.Event | None = None
         if body is None:
             data += send(_END) or b""
         else:
-            proceed = asyncio.Event() if _expects_continue(passage.headers) else None
+            proceed = asyncio.Event() if _expects_continue(attempt.headers) else None
             whole = body.whole(_TOGETHER_BYTES) if proceed is None else None
             if whole is not None:
                 try:
@@ -122,11 +124,11 @@ class Http1Connection:
             # The origin may have answered before it closed; reading finds out.
             return proceed
         if body is not None:
-            self._sender = self._opener.spawn(self._send_body(stream, body, passage, proceed))
+            self._sender = self._connector.outbound.spawn(self._send_body(stream, body, attempt, proceed))
         return proceed
 
     async def _send_body(
-        self, stream: Stream, body: RequestBody, passage: Passage, proceed: asyncio.Event | None
+        self, stream: Stream, body: RequestBody, attempt: Attempt, proceed: asyncio.Event | None
     ) -> None:
         try:
             if proceed is not None:
@@ -138,15 +140,16 @@ class Http1Connection:
                 await stream.write(self._h11.send(h11.Data(data=chunk)) or b"")
             await stream.write(self._h11.send(h11.EndOfMessage(headers=list(body.trailers))) or b"")
         except OutboundError as exc:
-            passage.fail(exc)
+            attempt.fail(exc)
         except OSError:
             # As in _send: what the origin said before it closed counts.
             return
         except h11.LocalProtocolError:
-            passage.fail(OutboundError(ErrorCode("HTTP-protocol-error")))
+            attempt.fail(OutboundError(ErrorCode("HTTP-protocol-error")))
 
     async def _receive_head(self, stream: Stream, proceed: asyncio.Event | None) -> h11.Response:
         await self._fill(stream)
+        interim = 0
         while True:
             event = self._h11.next_event()
             if event is h11.NEED_DATA:
@@ -159,6 +162,9 @@ class Http1Connection:
             elif isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
                     raise OutboundError(ErrorCode("HTTP-upgrade-failed"))
+                interim += 1
+                if interim > _MOST_INTERIM:
+                    raise OutboundError(ErrorCode("HTTP-response-header-section-size"))
                 if proceed is not None:
                     proceed.set()
 
@@ -179,7 +185,7 @@ class Http1Connection:
         return bool(data)
 
     async def next_data(self) -> bytes | None:
-        """Return the next piece of the response's body, None at its end; leaves trailers in the passage."""
+        """Return the next piece of the response's body, None at its end; leaves trailers in the attempt."""
         event: Any = self._h11.next_event()
         while event is h11.NEED_DATA:
             assert self._stream is not None
@@ -192,8 +198,8 @@ class Http1Connection:
                     raise Cut from exc
         if isinstance(event, h11.Data):
             return bytes(event.data)
-        if isinstance(event, h11.EndOfMessage) and event.headers and self._passage is not None:
-            self._passage.trailers = tuple([(bytes(n), bytes(v)) for n, v in event.headers.raw_items()])
+        if isinstance(event, h11.EndOfMessage) and event.headers and self._attempt is not None:
+            self._attempt.trailers = tuple([(bytes(n), bytes(v)) for n, v in event.headers.raw_items()])
         return None
 
     async def release(self) -> None:
@@ -201,7 +207,8 @@ class Http1Connection:
         self._release()
 
     def _release(self) -> None:
-        self._passage = None
+        self._attempt = None
+        self.headers = ()
         sender, self._sender = self._sender, None
         sending = sender is not None and not sender.done()
         if (
@@ -229,20 +236,20 @@ class Http1Connection:
     # what the pool asks
 
     def idle(self) -> bool:
-        """Whether it stands and nothing runs on it."""
+        """Return whether it stands and nothing runs on it."""
         return self._state is _State.IDLE
 
     def stale(self) -> bool:
-        """Whether it must not be used again: too old, or the origin closed it while the loop stood still."""
+        """Return whether it must not be used again: too old, or the origin closed it while the loop stood still."""
         stream = self._stream
         if stream is None or time.monotonic() > self._expires_at or stream.noticed():
             return True
         # While the loop runs it notices a close itself; the kernel has to be asked only once after it stood still.
-        era = self._opener.era
-        if era != self._quiet_era:
+        loop_epoch = self._connector.outbound.loop_epoch
+        if loop_epoch != self._quiet_epoch:
             if stream.stirred():
                 return True
-            self._quiet_era = era
+            self._quiet_epoch = loop_epoch
         return False
 
     def shares(self) -> bool:

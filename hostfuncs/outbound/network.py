@@ -9,18 +9,23 @@ import contextlib
 import ipaddress
 import socket
 import ssl
-from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
+from itertools import zip_longest
 from typing import Any, Protocol, cast
 
 from hostfuncs.outbound.addresses import Address
-from hostfuncs.outbound.steps import Parking
+from hostfuncs.outbound.body import Buffer
+from hostfuncs.outbound.inline_task import Suspension
 
 LOOK_UPS = 8
 """Names looked up at once; further ones wait."""
-_HIGH_WATER = 256 * 1024
+ATTEMPT_DELAY_S = 0.25
+"""How long an address may be silent before the next is tried beside it: the delay that RFC 8305, section 8 gives."""
+ATTEMPTS_AT_ONCE = 8
+"""The most addresses of one origin that are tried beside each other. How many there are is up to its DNS."""
+_HIGH_WATER = 64 * 1024
 _RECEIVE_BYTES = 64 * 1024
 
 
@@ -41,7 +46,7 @@ class SystemResolver:
 
     @property
     def busy(self) -> bool:
-        """Whether a look-up still holds a thread, be it that nobody waits for it any more: none can be interrupted."""
+        """Return whether a look-up still holds a thread, even if nobody waits for it: none can be stopped."""
         return any(look_up.running() for look_up in list(self._asked))
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
@@ -59,18 +64,18 @@ class SystemResolver:
 
 @cache
 def _landing() -> memoryview:
-    """Where bytes land before they are copied out: one piece of memory for all streams, made with the first of them."""
+    """Return the buffer that all streams receive into, before the bytes are copied out. The first stream makes it."""
     return memoryview(bytearray(_RECEIVE_BYTES))
 
 
 class Stream(asyncio.BufferedProtocol):
-    """A TCP or TLS connection, straight on an asyncio transport; has what httpcore2 asks of a stream.
+    """A TCP or TLS connection, straight on an asyncio transport.
 
     Parameters:
         loop: the loop.
         sock: its socket, which stays the transport's to close.
-        in_place: whether whoever reads is resumed within the call that brings the bytes (see `Steps`) and not by the
-            loop's next pass.
+        in_place: whether the reader is resumed within the call that brings the bytes (see `InlineTask`), and not by the
+            next pass of the event loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket, in_place: bool) -> None:
@@ -78,13 +83,12 @@ class Stream(asyncio.BufferedProtocol):
         self._socket = sock
         self._transport: asyncio.Transport | None = None
         self._landing = _landing()
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
+        self._buffer = Buffer()
         self._paused = False
         self._eof = False
         self._lost: Exception | None = None
         self._is_lost = False
-        self._parking = Parking() if in_place else None
+        self._suspension = Suspension() if in_place else None
         self._reader: asyncio.Future[None] | None = None
         self._drain: asyncio.Future[None] | None = None
         self._full = False
@@ -101,13 +105,12 @@ class Stream(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """asyncio: bytes arrived."""
-        self._chunks.append(bytes(self._landing[:nbytes]))
-        self._took(nbytes)
+        self._took(bytes(self._landing[:nbytes]))
         self.arrived()
 
-    def _took(self, nbytes: int) -> None:
-        self._held += nbytes
-        if self._held > _HIGH_WATER and not self._paused and self._transport is not None:
+    def _took(self, data: bytes) -> None:
+        self._buffer.append(data)
+        if self._buffer.size > _HIGH_WATER and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
 
@@ -130,35 +133,31 @@ class Stream(asyncio.BufferedProtocol):
         self._full = False
         self._wake(self._drain)
 
-    # as httpcore2.AsyncNetworkStream
+    # for connections
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+    async def read(self, max_bytes: int) -> bytes:
         """Return what has arrived, b"" at the end.
 
         Raises:
             OSError, ssl.SSLError: the connection broke, as the transport said it.
         """
-        while not self._chunks:
+        while not self._buffer.size:
             if self._lost is not None:
                 raise self._lost
             if self._eof or self._is_lost:
                 return b""
-            if self._parking is not None:
-                await self._parking
+            if self._suspension is not None:
+                await self._suspension
             else:
                 self._reader = self._loop.create_future()
                 await self._reader
-        chunk = self._chunks.popleft()
-        if len(chunk) > max_bytes:
-            self._chunks.appendleft(chunk[max_bytes:])
-            chunk = chunk[:max_bytes]
-        self._held -= len(chunk)
-        if self._paused and self._held <= _HIGH_WATER // 2 and self._transport is not None and not self._is_lost:
+        chunk = self._buffer.take(max_bytes)
+        if self._paused and self._buffer.size <= _HIGH_WATER // 2 and self._transport is not None and not self._is_lost:
             self._paused = False
             self._transport.resume_reading()
         return chunk
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+    async def write(self, buffer: bytes) -> None:
         """Hand bytes to the kernel, waiting while the peer does not take them.
 
         Raises:
@@ -174,23 +173,17 @@ class Stream(asyncio.BufferedProtocol):
             raise self._lost
 
     def push(self, buffer: bytes) -> None:
-        """As `write`, without waiting. For what is small and must not be held up."""
+        """Write without waiting. It is for small pieces that must not be delayed."""
         if self._is_lost or self._transport is None or self._transport.is_closing():
             raise self._lost or ConnectionResetError("the connection is closed")
         self._transport.write(buffer)
-
-    async def aclose(self) -> None:
-        """As `abort`."""
-        self.abort()
 
     def abort(self) -> None:
         """Close at once. Nothing is flushed: whoever closes has had all it wanted, or wants no more."""
         if self._transport is not None:
             self._transport.abort()
 
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> "Stream":
+    async def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> None:
         """Speak TLS from here on.
 
         Raises:
@@ -205,40 +198,30 @@ class Stream(asyncio.BufferedProtocol):
             raise
         assert secured is not None
         self._transport = secured
-        return self
 
-    def get_extra_info(self, info: str) -> Any:
-        """`ssl_object`, `socket`, `server_addr`, `is_readable`."""
-        if self._transport is None:
-            return None
-        if info == "ssl_object":
-            return self._transport.get_extra_info("ssl_object")
-        if info == "socket":
-            return self._transport.get_extra_info("socket")
-        if info == "server_addr":
-            return self._transport.get_extra_info("peername")
-        if info == "is_readable":
-            return self.stirred()
-        return None
+    @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The TLS under way; None without."""
+        return None if self._transport is None else self._transport.get_extra_info("ssl_object")
 
     def noticed(self) -> bool:
-        """Whether the loop has seen the peer do anything since the last read."""
-        if self._chunks or self._eof or self._is_lost:
+        """Return whether the loop has seen the peer do anything since the last read."""
+        if self._buffer.size or self._eof or self._is_lost:
             return True
         return self._transport is None or self._transport.is_closing()
 
     def stirred(self) -> bool:
-        """Whether the peer did anything since the last read: sent, closed or reset. Asks the kernel, not the loop."""
+        """Return whether the peer sent, closed or reset since the last read. Asks the kernel, not the event loop."""
         return self.noticed() or self._peek() is not None
 
     def gone(self) -> bool:
-        """Whether the peer has closed, told from a look into the socket; false while bytes are still to be read."""
+        """Return whether the peer has closed, by a look into the socket; false while bytes are still to be read."""
         if self._eof or self._is_lost or self._transport is None or self._transport.is_closing():
             return True
         return self._peek() == b""
 
     def _peek(self) -> bytes | None:
-        """What lies in the socket, at most a byte; None for nothing, b"" for the end or an error."""
+        """Return at most one byte that waits in the socket; None if there is none, b"" at the end or on an error."""
         try:
             return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -248,8 +231,7 @@ class Stream(asyncio.BufferedProtocol):
 
     def deciphered(self, data: bytes) -> None:
         """From inside TLS: bytes arrived. `arrived` is to follow."""
-        self._chunks.append(data)
-        self._took(len(data))
+        self._took(data)
 
     def ended(self) -> None:
         """The peer will send no more. `arrived` is to follow."""
@@ -263,8 +245,8 @@ class Stream(asyncio.BufferedProtocol):
 
     def arrived(self) -> None:
         """Resume whoever reads."""
-        if self._parking is not None:
-            self._parking.wake()
+        if self._suspension is not None:
+            self._suspension.wake()
         else:
             self._wake(self._reader)
 
@@ -275,7 +257,7 @@ class Stream(asyncio.BufferedProtocol):
 
 
 class _Inside(asyncio.Protocol):
-    """What asyncio's TLS talks to on a stream's behalf.
+    """The protocol inside asyncio's TLS, on behalf of a stream.
 
     No BufferedProtocol: when the peer closes, asyncio fills the buffer of one once and drops what is left. And whoever
     reads is resumed by the loop's next pass, since it may close the connection, in the midst of asyncio's own closing.
@@ -308,32 +290,57 @@ class _Inside(asyncio.Protocol):
         self._stream.resume_writing()
 
 
-async def connect(addresses: Sequence[Address], port: int, *, in_place: bool = False) -> Stream:
+async def adopt(sock: socket.socket, *, in_place: bool = False) -> Stream:
+    """Return a stream on a connected socket. The socket becomes the stream's; it is closed if there is none.
+
+    Parameters:
+        sock: connected, not blocking.
+        in_place: see `Stream`.
+    """
+    loop = asyncio.get_running_loop()
+    made = Stream(loop, sock, in_place)
+    try:
+        _, stream = await loop.create_connection(lambda: made, sock=sock)
+    except BaseException:
+        made.abort()
+        sock.close()
+        raise
+    return stream
+
+
+async def open_socket(addresses: Sequence[Address], port: int) -> socket.socket:
     """Connect to the first address that answers, never to anything but these addresses.
 
-    Each attempt but the last gives way to the next after a quarter of a second without an answer and goes on beside
-    it (RFC 8305 section 5); the first to succeed wins.
+    The families take turns (RFC 8305, section 4), so that one that leads nowhere costs a single pause. Each attempt but
+    the last gives way to the next after ATTEMPT_DELAY_S without an answer and goes on beside it (section 5); the first
+    to succeed wins. At most ATTEMPTS_AT_ONCE are under way, however many addresses a name has.
 
     Parameters:
         addresses, port: where to.
-        in_place: see `Stream`.
+
+    Returns:
+        the connected socket, which does not block and is the caller's to close.
 
     Raises:
         OSError: every attempt failed; the last failure.
     """
     loop = asyncio.get_running_loop()
+    if len(addresses) == 1:
+        return await _connect_one(loop, addresses[0], port)
     attempts: list[asyncio.Task[socket.socket]] = []
     failure: BaseException = OSError("there was no address to connect to")
-    waiting = list(addresses)
+    waiting = interleaved(addresses)
     winner: socket.socket | None = None
-    made: Stream | None = None
     try:
         while winner is None:
-            if waiting:
+            if waiting and len(attempts) < ATTEMPTS_AT_ONCE:
                 attempts.append(loop.create_task(_connect_one(loop, waiting.pop(0), port)))
             running = [task for task in attempts if not task.done()]
             if running:
-                await asyncio.wait(running, timeout=0.25 if waiting else None, return_when=asyncio.FIRST_COMPLETED)
+                more = waiting and len(attempts) < ATTEMPTS_AT_ONCE
+                await asyncio.wait(
+                    running, timeout=ATTEMPT_DELAY_S if more else None, return_when=asyncio.FIRST_COMPLETED
+                )
             for task in [task for task in attempts if task.done()]:
                 attempts.remove(task)
                 error = task.exception()
@@ -345,20 +352,20 @@ async def connect(addresses: Sequence[Address], port: int, *, in_place: bool = F
                     task.result().close()
             if winner is None and not attempts and not waiting:
                 raise failure
-        made = Stream(loop, winner, in_place)
-        _, stream = await loop.create_connection(lambda: made, sock=winner)
-        return stream
-    except BaseException:
-        if made is not None:
-            made.abort()
-        if winner is not None:
-            winner.close()
-        raise
+        return winner
     finally:
         # Not awaited: being cancelled there would lose what they, and we, have connected.
         for task in attempts:
             task.cancel()
             task.add_done_callback(_close_loser)
+
+
+def interleaved(addresses: Sequence[Address]) -> list[Address]:
+    """Return the addresses with the families in turn, beginning with the first's; within one in the order given."""
+    first = [address for address in addresses if address.version == addresses[0].version]
+    second = [address for address in addresses if address.version != addresses[0].version]
+    pairs = zip_longest(first, second)
+    return [address for pair in pairs for address in pair if address is not None]
 
 
 def _close_loser(task: asyncio.Task[socket.socket]) -> None:

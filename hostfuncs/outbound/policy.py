@@ -1,16 +1,20 @@
-"""Who may be called. One frozen value per binding, one fixed order of questions.
+"""The egress policy: whom guests may call. One frozen value per binding, one fixed order of checks.
 
 The order, for every request:
 
  1. scheme: `http` or `https`, and some rule's scheme;
  2. host pattern: the first rule that matches scheme, host and port. Without a list every host passes that is not a
     metadata service's name;
- 3. limits (requests started so far, header sizes): asked by the engine;
+ 3. limits (requests started so far, header sizes): asked by `admission`;
  4. resolve, once;
- 5. every address the name resolved to, in all its forms (IPv4-mapped, NAT64, 6to4, Teredo unwrapped), against
-    `block_networks`, which nothing overrides, and against the default rule: public and private addresses pass,
-    loopback, link-local, metadata, multicast and unspecified ones do not, unless they were listed explicitly:
-    by a rule that names the host literally, or by an address or CIDR rule that holds the address;
+ 5. every address the name resolved to, in all its forms (see `addresses.forms`), against
+     - `block_networks`, which nothing overrides;
+     - the server's own ports, which an address of this machine may have only where a rule names both, address and
+       port;
+     - the default rule: public and private addresses pass. Loopback ones pass by a rule that names the host, or by one
+       whose address or CIDR holds them; link-local, multicast and unspecified ones by the latter alone; those of
+       metadata services by a rule that names the very address, by the name of such a service, or by the word
+       `metadata`. Whoever answers for a name's DNS decides nothing more than that;
  6. connect to an address that passed, never to a name.
 
 Addresses that did not pass are left out; if none is left, the request is denied.
@@ -24,11 +28,17 @@ from dataclasses import dataclass
 from hostfuncs.outbound.addresses import (
     ALLOWED_BY_DEFAULT,
     BLOCK_NAMES,
+    LIFTED_BY_NAME,
     METADATA_HOSTS,
+    METADATA_NETWORKS,
+    NAT64_LENGTHS,
     Address,
+    Kind,
     Network,
     forms,
+    is_of_this_machine,
     kind_of,
+    says,
     within,
 )
 from hostfuncs.outbound.authority import DEFAULT_PORTS, Authority, parse_host
@@ -40,6 +50,8 @@ DEFAULT_RULE = "default"
 _RULE = re.compile(
     r"(?P<scheme>https?|\*)://(?P<host>\[[^\]]*\](?:/[0-9]+)?|[^\[\]:]+)(?::(?P<port>\*|[0-9]{1,5}))?", re.ASCII
 )
+METADATA = "metadata"
+"""The pattern that stands for all metadata services."""
 _EXAMPLES = "write for example https://api.example.com, http://*.svc.cluster.local:8080, https://10.1.0.0/16:* or *"
 
 
@@ -74,42 +86,60 @@ class Rule:
 
     @property
     def literal(self) -> bool:
-        """Whether the operator named exactly this host, which lifts the default rule for what it resolves to."""
+        """Return whether the operator named exactly this host."""
         return self.host is not None
 
     def matches(self, scheme: str, authority: Authority) -> bool:
-        """Whether scheme, host and port fit."""
+        """Return whether scheme, host and port fit."""
         if not self.fits(scheme, authority.port):
             return False
         if self.network is not None:
-            return authority.address is not None and any(within(a, [self.network]) for a in forms(authority.address))
+            # An address that merely carries one of the network's is a stranger's.
+            return authority.address is not None and within(_unmapped(authority.address), [self.network])
         if self.host is not None:
             return authority.host == self.host
         assert self.suffix is not None
         return self.suffix == "" or (authority.address is None and authority.host.endswith(self.suffix))
 
     def fits(self, scheme: str, port: int) -> bool:
-        """Whether scheme and port fit, whatever the host."""
+        """Return whether scheme and port fit, whatever the host."""
         return scheme in self.schemes and (self.port is None or port == (self.port or DEFAULT_PORTS[scheme]))
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Who a binding's guests may call. Equal policies share connections."""
+    """The egress policy of a binding."""
 
     rules: tuple[Rule, ...] | None
     """None: the default rule alone."""
     blocked: tuple[Network, ...] = ()
+    nat64: tuple[ipaddress.IPv6Network, ...] = ()
+    """Prefixes of the network's own translators."""
+    own_ports: frozenset[int] = frozenset()
+    """Ports the server itself listens on."""
+    owner: str = ""
+    """Whose it is. Connections are never shared between owners: an origin may have authenticated one of them."""
 
     @classmethod
-    def parse(cls, allowed_hosts: Sequence[str] | None, block_networks: Iterable[str] = ()) -> "Policy":
+    def parse(
+        cls,
+        allowed_hosts: Sequence[str] | None,
+        block_networks: Iterable[str] = (),
+        *,
+        nat64_prefixes: Iterable[str] = (),
+        own_ports: Iterable[int] = (),
+        owner: str = "",
+    ) -> "Policy":
         """Read patterns.
 
         Parameters:
             allowed_hosts: `scheme://host[:port]` with scheme `http`, `https` or `*`; host a name, `*.` and a name, an
-                address, a CIDR, or `*`; port a number or `*` and by default the scheme's. Or `*` alone. None for the
-                default rule, an empty list for nothing at all.
+                address, a CIDR, or `*`; port a number or `*` and by default the scheme's. Or `*` alone, or `metadata`
+                alone for all metadata services. None for the default rule, an empty list for nothing at all.
             block_networks: CIDRs, addresses, or `private`, `loopback`, `link-local`, `metadata`.
+            nat64_prefixes: CIDRs of the network's own translators between IPv6 and IPv4, beside the well-known ones.
+            own_ports: ports on which the server itself listens.
+            owner: whose policy it is: a binding's name.
 
         Raises:
             ValueError: naming the pattern, what is wrong with it and what to write instead.
@@ -120,16 +150,23 @@ class Policy:
                 blocked.extend(BLOCK_NAMES[text])
                 continue
             try:
-                blocked.append(ipaddress.ip_network(text, strict=False))
-            except ValueError:
+                blocked.append(ipaddress.ip_network(text))
+            except ValueError as exc:
+                if "host bits" in str(exc):
+                    raise ValueError(
+                        f"block network {text!r} has bits set beyond its prefix; write the network's first address, or "
+                        "a longer prefix"
+                    ) from None
                 names = ", ".join(BLOCK_NAMES)
                 raise ValueError(
                     f"block network {text!r} is neither a network nor a known name; write a CIDR such as 10.0.0.0/8, "
                     f"or one of {names}"
                 ) from None
-        if allowed_hosts is None:
-            return cls(None, tuple(blocked))
-        return cls(tuple(_parse_rule(text) for text in allowed_hosts), tuple(blocked))
+        rules = None
+        if allowed_hosts is not None:
+            rules = tuple(rule for text in allowed_hosts for rule in _parse_rules(text))
+        nat64 = tuple(_parse_prefix(text) for text in nat64_prefixes)
+        return cls(rules, tuple(blocked), nat64, frozenset(own_ports), owner)
 
     def admit(self, scheme: str, authority: Authority) -> Rule | None:
         """Answer steps 1 and 2: the rule that lets the request through, None for the default rule.
@@ -161,19 +198,67 @@ class Policy:
             Denied: with reason `address`.
         """
         text = DEFAULT_RULE if rule is None else rule.text
-        for form in forms(address):
-            if within(form, self.blocked):
-                raise Denied("address", text)
-            if kind_of(form) in ALLOWED_BY_DEFAULT or (rule is not None and rule.literal):
-                continue
-            if not self._listed(scheme, port, form):
+        for form in forms(address, self.nat64):
+            kind = kind_of(form)
+            if (
+                within(form, self.blocked)
+                or (port in self.own_ports and is_of_this_machine(form) and not self._names(scheme, port, form))
+                or not (kind in ALLOWED_BY_DEFAULT or _lifts(rule, kind) or self._lists(scheme, port, form, kind))
+            ):
                 raise Denied("address", text)
 
-    def _listed(self, scheme: str, port: int, address: Address) -> bool:
+    def _lists(self, scheme: str, port: int, address: Address, kind: Kind) -> bool:
         return any(
-            rule.network is not None and rule.fits(scheme, port) and within(address, [rule.network])
+            rule.network is not None
+            and rule.fits(scheme, port)
+            and within(address, [rule.network])
+            and says(rule.network, kind)
             for rule in self.rules or ()
         )
+
+    def _names(self, scheme: str, port: int, address: Address) -> bool:
+        """Return whether a rule names this very address and port."""
+        return any(
+            rule.network is not None
+            and rule.network.num_addresses == 1
+            and rule.port == port
+            and rule.fits(scheme, port)
+            and within(address, [rule.network])
+            for rule in self.rules or ()
+        )
+
+
+def _lifts(rule: Rule | None, kind: Kind) -> bool:
+    """Return whether a rule that names the host lets it resolve to an address of this kind."""
+    if rule is None or rule.host is None:
+        return False
+    return kind in LIFTED_BY_NAME or (kind is Kind.METADATA and rule.host in METADATA_HOSTS)
+
+
+def _unmapped(address: Address) -> Address:
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return address if mapped is None else mapped
+
+
+def _parse_prefix(text: str) -> ipaddress.IPv6Network:
+    try:
+        network = ipaddress.IPv6Network(text)
+    except ValueError as exc:
+        raise ValueError(f"NAT64 prefix {text!r}: {exc}; write for example 2001:db8:64::/96") from None
+    if network.prefixlen not in NAT64_LENGTHS or network.network_address.packed[8]:
+        lengths = ", ".join(map(str, NAT64_LENGTHS))
+        raise ValueError(
+            f"NAT64 prefix {text!r} is none (RFC 6052): its length is one of {lengths}, and bits 64 to 71 are zero"
+        )
+    return network
+
+
+def _parse_rules(text: str) -> list[Rule]:
+    if text != METADATA:
+        return [_parse_rule(text)]
+    schemes = frozenset(DEFAULT_PORTS)
+    named = [Rule(text, schemes, None, host=host) for host in sorted(METADATA_HOSTS)]
+    return named + [Rule(text, schemes, None, network=network) for network in METADATA_NETWORKS]
 
 
 def _parse_rule(text: str) -> Rule:

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable
 
 from hostfuncs.outbound.admission import Known
+from hostfuncs.outbound.attempt import Connection
 from hostfuncs.outbound.authority import Origin
-from hostfuncs.outbound.passage import Connection
 
 
 class _Waiter:
@@ -67,17 +67,17 @@ class Pool:
 
     @property
     def taken(self) -> int:
-        """How many connections somebody has."""
+        """Return how many connections somebody has."""
         return len(self._taken)
 
     @property
     def idle(self) -> int:
-        """How many connections nobody has."""
+        """Return how many connections nobody has."""
         return len(self._idle)
 
     @property
     def waiting(self) -> int:
-        """How many are in line."""
+        """Return how many are in line."""
         return sum(not waiter.given.done() for waiter in self._waiters)
 
     async def take(self, origin: Origin) -> Connection:

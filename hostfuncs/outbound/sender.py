@@ -1,4 +1,4 @@
-"""The engine of a worker: event loop, connection pools, TLS.
+"""The HTTP client of a worker: its event loop, connection pools and TLS.
 
 Requests do not go through an httpx2 client: WASI has no cookies, redirects, authentication or environment proxies, so
 there is nothing for the client to do but to copy headers. Nor do they go through the pool of httpcore2, the transport
@@ -12,17 +12,18 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from hostfuncs.account import Account
+from hostfuncs.outbound.attempt import Connection
 from hostfuncs.outbound.authority import Origin
+from hostfuncs.outbound.connector import Connector, Dialer
 from hostfuncs.outbound.exchanges import Exchanges
 from hostfuncs.outbound.http1 import Http1Connection
 from hostfuncs.outbound.network import Resolver, Stream, SystemResolver
-from hostfuncs.outbound.opening import Opener
-from hostfuncs.outbound.passage import Connection
 from hostfuncs.outbound.policy import Policy
 from hostfuncs.outbound.pool import Pool
-from hostfuncs.outbound.proxy import parse_proxy
-from hostfuncs.outbound.shapes import OutboundLimits, Settings
+from hostfuncs.outbound.proxy import check_proxy
 from hostfuncs.outbound.tls import Contexts, contexts
+from hostfuncs.outbound.values import MIB, OutboundLimits, Settings
 
 
 def warm(settings: Settings) -> Contexts:
@@ -31,11 +32,9 @@ def warm(settings: Settings) -> Contexts:
     Raises:
         ValueError: a certificate file, pattern or proxy in the settings is wrong.
     """
-    if settings.proxy is not None:
-        parse_proxy(settings.proxy)
+    check_proxy(settings)
     if _needs_httpcore(settings):
-        import hostfuncs.outbound.foreign
-        import hostfuncs.outbound.foreign_errors  # noqa: F401
+        from hostfuncs.outbound import httpcore_adapter  # noqa: F401 - loaded before the fork, its pages are shared
     return contexts(settings)
 
 
@@ -70,17 +69,21 @@ class Outbound:
         self.contexts: Contexts = warm(self.settings)
         """Whom to trust."""
         self.in_place = not _needs_httpcore(self.settings)
-        """Whether exchanges are driven in place (see `Steps`) and not as tasks."""
-        self._resolver = resolver or SystemResolver()
+        """Whether exchanges are driven in place (see `InlineTask`) and not as tasks."""
+        self.resolver: Resolver = resolver or SystemResolver()
+        """Turns names into addresses."""
+        self.dialer: Dialer | None = None
+        """Who resolves names, asks the policy and connects for this process; None if it does so itself."""
         self._new_loop = new_loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pools: dict[Policy, Pool] = {}
         self._latest: tuple[Policy, Pool] | None = None
-        self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-        self.era = 0
-        """Counts the times the loop was set going again."""
+        self.streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        """Those that are open, and perhaps some that were."""
+        self.loop_epoch = 0
+        """How many times the event loop has been entered."""
         self.unsettled = False
-        """Whether tasks may be left, or closed connections that the loop has not seen off."""
+        """Whether the loop may still have tasks to run, or closed connections to finish."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -95,6 +98,7 @@ class Outbound:
         limits: OutboundLimits,
         deadline_ns: int,
         check: Callable[[], None] | None = None,
+        account: Account | None = None,
     ) -> Exchanges:
         """Open the requests of one invocation. Costs nothing until the first request.
 
@@ -103,8 +107,9 @@ class Outbound:
             limits: ceilings of the invocation.
             deadline_ns: CLOCK_MONOTONIC instant.
             check: asked every half second while `Exchanges.wait` blocks; what it raises leaves `wait`.
+            account: counts the bytes that are held for the guest; by default one of 64 MiB for this invocation.
         """
-        return Exchanges(self, policy, limits, deadline_ns, check)
+        return Exchanges(self, policy, limits, deadline_ns, check, account or Account(64 * MIB))
 
     def pool(self, policy: Policy) -> Pool:
         """Return the pool of a policy."""
@@ -130,21 +135,12 @@ class Outbound:
                     del self._pools[policy]
                     other.close()
 
-        opener = Opener(
-            spawn=self.spawn,
-            now=lambda: self.era,
-            contexts=self.contexts,
-            resolver=self._resolver,
-            make_room=make_room,
-            opened=self._streams.add,
-            in_place=self.in_place,
-        )
-
-        make: Callable[[Origin], Connection] = partial(Http1Connection, opener=opener, keepalive_s=keepalive_s)
+        connector = Connector(self, make_room)
+        make: Callable[[Origin], Connection] = partial(Http1Connection, connector=connector, keepalive_s=keepalive_s)
         if not self.in_place:
-            from hostfuncs.outbound import foreign
+            from hostfuncs.outbound import httpcore_adapter
 
-            make = foreign.maker(settings, self.contexts, opener, make)
+            make = httpcore_adapter.maker(settings, self.contexts, connector, make)
         pool = Pool(
             make,
             connections=settings.connections,
@@ -164,8 +160,8 @@ class Outbound:
 
     @property
     def looking_up(self) -> bool:
-        """Whether threads look names up; between invocations, for one that is over. The next would wait for them."""
-        return isinstance(self._resolver, SystemResolver) and self._resolver.busy
+        """Return whether threads look names up for an invocation that is over. The next one would wait for them."""
+        return isinstance(self.resolver, SystemResolver) and self.resolver.busy
 
     def connections(self) -> tuple[int, int]:
         """Return how many connections are active and how many are idle."""
@@ -178,7 +174,7 @@ class Outbound:
         self._pools.clear()
         self._latest = None
         self.unsettled = False
-        streams, self._streams = list(self._streams), weakref.WeakSet()
+        streams, self.streams = list(self.streams), weakref.WeakSet()
         if loop is None:
             return
         for stream in streams:

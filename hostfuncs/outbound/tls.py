@@ -1,4 +1,4 @@
-"""Whom to trust, and which certificate to show to whom."""
+"""The TLS settings of outbound requests: the trusted authorities, and the client certificate for each origin."""
 
 import encodings.idna  # noqa: F401 - ssl loads it for the first server name; loaded before the fork, its pages are shared
 import ssl
@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from hostfuncs.outbound.authority import parse_authority
 from hostfuncs.outbound.policy import Policy
-from hostfuncs.outbound.shapes import Settings
+from hostfuncs.outbound.values import Settings
 
 
 class Contexts:
@@ -21,7 +21,7 @@ class Contexts:
 
     def __init__(self, settings: Settings) -> None:
         self.common = _context(settings)
-        """For origins without a client certificate."""
+        """The context for origins without a client certificate."""
         self._special: list[tuple[Policy, ssl.SSLContext]] = []
         for pattern, chain, key in settings.client_certificates:
             policy = Policy.parse([pattern])
@@ -49,6 +49,10 @@ class Contexts:
 
 def _context(settings: Settings) -> ssl.SSLContext:
     context = ssl.create_default_context()
+    # RFC 9525, section 6.3: a server's names are its certificate's subjectAltNames. Go and rustls refuse what has none.
+    context.hostname_checks_common_name = False
+    # An origin could otherwise have a guest's worker compute handshakes for as long as it likes.
+    context.options |= ssl.OP_NO_RENEGOTIATION
     for path in settings.ca_files:
         try:
             context.load_verify_locations(cafile=path)

@@ -1,11 +1,11 @@
-"""WASI preview 1 for guests without files: all 46 functions of `wasi_snapshot_preview1`, one file per group.
+"""WASI preview 1: all 46 functions of `wasi_snapshot_preview1`, one file per group.
 
 state = InvocationState()
 program = Program(state, stdout_limit=..., stderr_limit=...)
 link(linker, program)
-...                                     # once per invocation:
+...                                     # once per run:
 program.begin(Strings([b"name"]), Strings(), stdin)
-...                                     # run the guest
+...                                     # run the guest, see `hostfuncs.running.core`
 program.stdout, program.stderr.value()
 """
 
@@ -14,17 +14,15 @@ from functools import partial
 import wasmtime
 
 from hostfuncs.abi import define
-from hostfuncs.wasip1 import args, clock, descriptors, environ, nofiles, poll, proc, random, stdio
+from hostfuncs.imports import WASIP1 as MODULE
+from hostfuncs.wasip1 import args, clock, descriptors, environ, poll, proc, random, stdio, unsupported
 from hostfuncs.wasip1.errno import FAULT
-from hostfuncs.wasip1.program import Function, Program, Strings
+from hostfuncs.wasip1.program import Function, Program, Strings, Tail
 from hostfuncs.wasip1.sources import Sources, StrictSources, SystemSources
-
-MODULE = "wasi_snapshot_preview1"
-"""The import module."""
 
 FUNCTIONS: dict[str, Function] = {
     function.name: function
-    for group in (args, environ, clock, descriptors, stdio, nofiles, poll, proc, random)
+    for group in (args, environ, clock, descriptors, stdio, unsupported, poll, proc, random)
     for function in group.FUNCTIONS
 }
 
@@ -35,7 +33,13 @@ def link(linker: wasmtime.Linker, program: Program) -> None:
     Raises:
         ValueError: one is defined already.
     """
-    for function in FUNCTIONS.values():
+    functions = FUNCTIONS
+    if program.new_files is not None:
+        # Not at the top: a process whose guests have no files does without.
+        from hostfuncs.wasip1 import files, paths
+
+        functions = functions | {function.name: function for function in (*files.FUNCTIONS, *paths.FUNCTIONS)}
+    for function in functions.values():
         define(
             linker,
             MODULE,
@@ -48,4 +52,15 @@ def link(linker: wasmtime.Linker, program: Program) -> None:
         )
 
 
-__all__ = ["FUNCTIONS", "MODULE", "Function", "Program", "Sources", "StrictSources", "Strings", "SystemSources", "link"]
+__all__ = [
+    "FUNCTIONS",
+    "MODULE",
+    "Function",
+    "Program",
+    "Sources",
+    "StrictSources",
+    "Strings",
+    "SystemSources",
+    "Tail",
+    "link",
+]

@@ -5,7 +5,7 @@ from hostfuncs.wasip1.program import Function, Program, Strings
 
 
 def write_strings(program: Program, strings: Strings, pointers: int, block: int) -> int:
-    """Write an array of pointers and the zero-terminated strings they point to; both or neither."""
+    """Write an array of pointers and the zero-terminated strings they point to: both or neither."""
     memory = program.memory
     memory.check(pointers, 4 * len(strings.offsets))
     memory.write(block, strings.block)
@@ -14,7 +14,7 @@ def write_strings(program: Program, strings: Strings, pointers: int, block: int)
 
 
 def write_sizes(program: Program, strings: Strings, count: int, size: int) -> int:
-    """Write how many strings there are, and the bytes they take with their zeros."""
+    """Write the number of strings, and the bytes that they take with their zeros."""
     program.memory.write_u32(count, len(strings.offsets))
     program.memory.write_u32(size, len(strings.block))
     return SUCCESS
@@ -33,7 +33,7 @@ def args_get(program: Program, argv: int, argv_buf: int) -> int:
 
 
 def args_sizes_get(program: Program, argc: int, argv_buf_size: int) -> int:
-    """How large the command line is.
+    """Tell the size of the command line.
 
     Parameters:
         argc: where the number of arguments goes, u32.

@@ -7,7 +7,7 @@ REALTIME, MONOTONIC, PROCESS_CPUTIME, THREAD_CPUTIME = range(4)
 
 
 def clock_res_get(program: Program, clock: int, resolution: int) -> int:
-    """How fine a clock is.
+    """Tell the resolution of a clock.
 
     Parameters:
         clock: 0 realtime, 1 monotonic, 2 CPU time of the process, 3 of the thread (a guest has one thread: the same).
@@ -30,7 +30,7 @@ def clock_time_get(program: Program, clock: int, _precision: int, time: int) -> 
 
     Parameters:
         clock: as for `clock_res_get`. The CPU clocks count from their first reading.
-        precision: how much the answer may lag, in nanoseconds; it never lags.
+        precision: by how much the answer may lag, in nanoseconds. It never lags.
         time: where the nanoseconds go, u64.
 
     Errno: SUCCESS; INVAL for an unknown clock; FAULT if `time` lies outside memory.

@@ -1,8 +1,8 @@
-"""What can be asked about and done to the standard streams' descriptors.
+"""Functions on the descriptors of the standard streams: `fd_fdstat_get`, `fd_close`, `fd_seek` and their like.
 
-Source: WASI snapshot-01, wasi_snapshot_preview1.witx and typenames.witx. The streams are what wazero makes of them for
-Dapr: block devices, which no C library takes for a terminal, so that guests buffer their output. They are pipes in all
-else: no position, no size, nothing to synchronise.
+Source: WASI snapshot-01, wasi_snapshot_preview1.witx and typenames.witx. The streams are of the type that wazero gives
+them for Dapr: block devices. No C library takes one for a terminal, so guests buffer their output. In all else they are
+pipes: they have no position and no size, and nothing to synchronise.
 """
 
 import struct
@@ -12,12 +12,12 @@ from hostfuncs.wasip1.program import FDFLAGS_APPEND, FDFLAGS_NONBLOCK, STDERR, F
 
 FILETYPE_BLOCK_DEVICE = 1
 
-_FDSTAT = struct.Struct("<BxHxxxxQQ")
-_FILESTAT = struct.Struct("<QQBxxxxxxxQQQQQ")
+FDSTAT = struct.Struct("<BxHxxxxQQ")
+FILESTAT = struct.Struct("<QQBxxxxxxxQQQQQ")
 
 
 def fd_fdstat_get(program: Program, fd: int, stat: int) -> int:
-    """What a descriptor is.
+    """Describe a descriptor.
 
     Parameters:
         stat: where the `fdstat` goes, 24 bytes: type u8 at 0, flags u16 at 2, rights u64 at 8, rights of descriptors
@@ -28,7 +28,7 @@ def fd_fdstat_get(program: Program, fd: int, stat: int) -> int:
     descriptor = program.open_descriptors().get(fd)
     if descriptor is None:
         return BADF
-    program.memory.pack(_FDSTAT, stat, FILETYPE_BLOCK_DEVICE, descriptor.flags, descriptor.rights, 0)
+    program.memory.pack(FDSTAT, stat, FILETYPE_BLOCK_DEVICE, descriptor.flags, descriptor.rights, 0)
     return SUCCESS
 
 
@@ -64,7 +64,7 @@ def fd_fdstat_set_rights(program: Program, fd: int, rights: int, rights_inheriti
 
 
 def fd_filestat_get(program: Program, fd: int, stat: int) -> int:
-    """What the file behind a descriptor is.
+    """Describe the file behind a descriptor.
 
     Parameters:
         stat: where the `filestat` goes, 64 bytes: device, inode u64; type u8 at 16; links, size, and the times of
@@ -74,7 +74,7 @@ def fd_filestat_get(program: Program, fd: int, stat: int) -> int:
     """
     if program.stream(fd) < 0:
         return BADF
-    program.memory.pack(_FILESTAT, stat, 0, 0, FILETYPE_BLOCK_DEVICE, 1, 0, 0, 0, 0)
+    program.memory.pack(FILESTAT, stat, 0, 0, FILETYPE_BLOCK_DEVICE, 1, 0, 0, 0, 0)
     return SUCCESS
 
 

@@ -17,7 +17,7 @@ def environ_get(program: Program, environ: int, environ_buf: int) -> int:
 
 
 def environ_sizes_get(program: Program, count: int, environ_buf_size: int) -> int:
-    """How large the environment is.
+    """Tell the size of the environment.
 
     Parameters:
         count: where the number of variables goes, u32.

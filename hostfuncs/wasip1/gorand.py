@@ -87,7 +87,7 @@ class GoRand:
         return f"<GoRand tap={self._tap}>"
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes: of each 63-bit number the low seven bytes, as Go's Rand.Read takes them."""
+        """Return the next `size` bytes: of each 63-bit number the low seven bytes, as Go's Rand.Read takes them."""
         pieces = [self._rest]
         have = len(self._rest)
         state, tap, feed = self._state, self._tap, self._feed

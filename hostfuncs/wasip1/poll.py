@@ -4,10 +4,10 @@ import struct
 
 from hostfuncs.wasip1.clock import MONOTONIC, REALTIME, THREAD_CPUTIME
 from hostfuncs.wasip1.errno import BADF, INVAL, NOTSUP, SUCCESS
-from hostfuncs.wasip1.program import STDIN, Function, Program
+from hostfuncs.wasip1.program import FILE, STDIN, Function, Program
 
 MAX_SUBSCRIPTIONS = 1024
-"""As poll(2) has its RLIMIT_NOFILE; a guest has three descriptors and as many timers as it can sort itself."""
+"""Most subscriptions of one call, as poll(2) has RLIMIT_NOFILE. A guest has three descriptors and can sort timers."""
 
 CLOCK, FD_READ, FD_WRITE = range(3)
 ABSOLUTE = 1
@@ -21,10 +21,10 @@ _EVENT = struct.Struct("<QHB5xQH6x")
 
 
 def poll_oneoff(program: Program, subscriptions: int, events: int, count: int, nevents: int) -> int:
-    """Wait until at least one subscription has come true, and say which have.
+    """Wait until at least one subscription is ready, and tell which are.
 
-    The streams never block, so a subscription to one is true at once. Otherwise the guest sleeps until the earliest
-    clock, or its deadline, which ends it; in the strict sandbox that clock has come at once.
+    Streams and files never block, so a subscription to one is ready at once. Otherwise the guest sleeps until the
+    earliest clock. Its deadline ends it. In the strict sandbox the earliest clock is ready at once.
 
     Parameters:
         subscriptions: array of `subscription`, 48 bytes each: user data u64, tag u8 at 8 (0 clock, 1 read, 2 write);
@@ -36,7 +36,7 @@ def poll_oneoff(program: Program, subscriptions: int, events: int, count: int, n
         nevents: where the number of events written goes, u32.
 
     Errno: SUCCESS; INVAL if `count` is out of range, a tag is unknown or clock flags are; FAULT if an array lies
-    outside memory. What is wrong with one subscription is told in its event: BADF, INVAL for an unknown clock,
+    outside memory. What is wrong with one subscription stands in its event: BADF, INVAL for an unknown clock,
     NOTSUP for the CPU clocks.
     """
     memory = program.memory
@@ -71,7 +71,7 @@ def poll_oneoff(program: Program, subscriptions: int, events: int, count: int, n
 
 
 def _remaining(program: Program, clock: int, timeout: int, flags: int) -> int:
-    """Nanoseconds until a clock subscription comes true."""
+    """Return the nanoseconds until a clock subscription is ready."""
     if not flags & ABSOLUTE:
         return timeout
     now = program.sources.realtime() if clock == REALTIME else program.sources.monotonic()
@@ -80,6 +80,8 @@ def _remaining(program: Program, clock: int, timeout: int, flags: int) -> int:
 
 def _stream_event(program: Program, userdata: int, tag: int, fd: int) -> bytes:
     stream = program.stream(fd)
+    if stream == FILE:
+        return _EVENT.pack(userdata, SUCCESS, tag, 65536, 0)
     if stream < 0 or (stream == STDIN) != (tag == FD_READ):
         return _EVENT.pack(userdata, BADF, tag, 0, 0)
     if tag == FD_READ:
@@ -89,7 +91,7 @@ def _stream_event(program: Program, userdata: int, tag: int, fd: int) -> bytes:
 
 
 def _sleep(program: Program, ready: list[bytes], waiting: list[tuple[int, int]]) -> None:
-    """Sleep unless something is ready, then add the events of the clocks that have come."""
+    """Sleep unless something is ready. Then add the events of the clocks that are ready."""
     if not waiting:
         return
     limit = 0 if ready else min(remaining for remaining, _ in waiting)

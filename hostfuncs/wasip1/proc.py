@@ -25,9 +25,9 @@ def proc_raise(_program: Program, _signal: int) -> int:
 
 
 def sched_yield(_program: Program) -> int:
-    """Let others run.
+    """Yield the processor.
 
-    Errno: SUCCESS always. The guest has its process for itself; the system schedules that.
+    Errno: SUCCESS always. A guest has one thread, so there is nothing to yield to.
     """
     return SUCCESS
 

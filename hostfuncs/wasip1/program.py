@@ -1,12 +1,17 @@
-"""The program a WASI preview 1 guest runs as: its arguments, environment, standard streams, clocks and randomness."""
+"""The process that a WASI preview 1 guest sees: arguments, environment, standard streams, clocks and randomness."""
 
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from hostfuncs.abi import InvocationState
+from hostfuncs.wasip1 import rights
 from hostfuncs.wasip1.sources import Sources, SystemSources
+
+if TYPE_CHECKING:
+    from hostfuncs.files import File, Files, Folder, Quota
+    from hostfuncs.wasip1.listing import Listing
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 
@@ -55,7 +60,7 @@ class Strings:
         return f"<Strings count={len(self.offsets)} bytes={len(self.block)}>"
 
     def extended(self, strings: Iterable[bytes]) -> "Strings":
-        """These, and more after them."""
+        """Return these strings with more after them."""
         longer = Strings.__new__(Strings)
         longer.block = self.block
         longer.offsets = self.offsets
@@ -63,7 +68,7 @@ class Strings:
         return longer
 
     def pointers(self, base: int) -> bytes:
-        """The array of pointers for a guest that keeps the block at `base`. The block must fit below 2**32."""
+        """Return the array of pointers for a guest that keeps the block at `base`. The block must fit below 2**32."""
         offsets = self.offsets
         if len(offsets) < len(_ALL_POINTERS):
             return _ALL_POINTERS[len(offsets)].pack(*[base + offset for offset in offsets])
@@ -91,7 +96,7 @@ class Tail:
         return f"<Tail total={self.total} limit={self.limit}>"
 
     def append(self, data: bytes | memoryview, skipped: int = 0) -> None:
-        """Take in what follows; `skipped` bytes before `data` are only counted."""
+        """Add the bytes that follow. `skipped` bytes before `data` are only counted."""
         self.total += skipped + len(data)
         buffer = self._buffer
         buffer += data
@@ -100,7 +105,7 @@ class Tail:
             del buffer[: len(buffer) - self.limit]
 
     def value(self) -> bytes:
-        """What is kept."""
+        """Return the bytes that are kept."""
         return bytes(self._buffer[max(0, len(self._buffer) - self.limit) :])
 
 
@@ -113,21 +118,78 @@ class Descriptor:
     rights: int
 
 
-class Program:
-    """One guest's view of the world, used again for each of its invocations.
+FILE = 3
+"""The answer of `Program.stream` for a file or folder."""
+
+
+class OpenFile:
+    """An open file descriptor of a file.
 
     Parameters:
-        state: the invocation the host functions serve.
+        file: the file.
+        flags: fdflags.
+        rights: what the guest may do with it.
+    """
+
+    __slots__ = ("file", "flags", "position", "rights")
+    stream = FILE
+
+    def __init__(self, file: "File", flags: int, rights: int) -> None:
+        self.file = file
+        self.flags = flags
+        self.rights = rights
+        self.position = 0
+
+
+class OpenFolder:
+    """An open file descriptor of a folder.
+
+    Parameters:
+        folder: the folder.
+        flags: fdflags.
+        rights: what the guest may do with it.
+        inheriting: what it may do at most with what it opens through it.
+        path: the path of a folder that the guest has from the beginning; None for others.
+    """
+
+    __slots__ = ("flags", "folder", "inheriting", "listing", "path", "rights")
+    stream = FILE
+
+    def __init__(self, folder: "Folder", flags: int, rights: int, inheriting: int, path: bytes | None = None) -> None:
+        self.folder = folder
+        self.flags = flags
+        self.rights = rights
+        self.inheriting = inheriting
+        self.path = path
+        self.listing: Listing | None = None
+        """The last listing, which is held until the descriptor is closed."""
+
+    def drop_listing(self, quota: "Quota") -> None:
+        """Give its room back."""
+        if self.listing is not None:
+            quota.listing_left += len(self.listing) - 2  # `.` and `..` are not counted
+            self.listing = None
+
+
+class Program:
+    """The process that one guest sees. The object is used again for each run.
+
+    Parameters:
+        state: the run that the host functions serve.
         stdout_limit: bytes a guest may write to stdout.
         stderr_limit: bytes of stderr that are kept, from its end.
-        sources: makes the clocks and the random source of an invocation.
+        sources: makes the clocks and the random source of a run.
+        new_files: opens the files of a run; None for guests without any.
     """
 
     __slots__ = (
+        "_lowest",
         "args",
         "descriptors",
         "environ",
+        "files",
         "memory",
+        "new_files",
         "new_sources",
         "sources",
         "state",
@@ -146,7 +208,10 @@ class Program:
         stdout_limit: int,
         stderr_limit: int,
         sources: Callable[[], Sources] = SystemSources,
+        new_files: "Callable[[], Files] | None" = None,
     ) -> None:
+        self.new_files = new_files
+        self.files: Files | None = None
         self.state = state
         self.memory = state.memory
         self.stdout_limit = stdout_limit
@@ -158,12 +223,12 @@ class Program:
         return f"<Program stdin={self.stdin_at}/{len(self.stdin)} stdout={len(self.stdout)} stderr={self.stderr.total}>"
 
     def begin(self, args: Strings, environ: Strings, stdin: bytes | memoryview) -> None:
-        """Be a new process.
+        """Start a new run.
 
         Parameters:
             args: argv, with argv[0].
             environ: `NAME=VALUE` each.
-            stdin: all of it; at its end the guest reads end of file.
+            stdin: all of standard input. After it the guest reads the end of the file.
         """
         self.args = args
         self.environ = environ
@@ -173,10 +238,10 @@ class Program:
         self.stderr = Tail(self.stderr_limit)
         self.sources = self.new_sources()
         # Made when first needed: most guests never ask about, close or renumber a descriptor.
-        self.descriptors: dict[int, Descriptor] | None = None
+        self.descriptors: dict[int, Descriptor | OpenFile | OpenFolder] | None = None
 
-    def open_descriptors(self) -> dict[int, Descriptor]:
-        """The table of descriptors."""
+    def open_descriptors(self) -> "dict[int, Descriptor | OpenFile | OpenFolder]":
+        """Return the table of descriptors. The folders of the guest follow the streams."""
         descriptors = self.descriptors
         if descriptors is None:
             descriptors = self.descriptors = {
@@ -184,10 +249,57 @@ class Program:
                 STDOUT: Descriptor(STDOUT, FDFLAGS_APPEND, RIGHTS_OUTPUT),
                 STDERR: Descriptor(STDERR, FDFLAGS_APPEND, RIGHTS_OUTPUT),
             }
+            if self.new_files is not None:
+                self._open_files(descriptors)
         return descriptors
 
+    def _open_files(self, descriptors: "dict[int, Descriptor | OpenFile | OpenFolder]") -> None:
+        assert self.new_files is not None
+        self.files = self.new_files()
+        self._lowest = STDERR + 1
+        for path, folder in self.files.preopened:
+            opened = OpenFolder(folder, 0, rights.FOLDER, rights.FOLDER | rights.FILE, path.encode())
+            descriptors[self._lowest] = opened
+            self._lowest += 1
+
+    def add(self, opened: OpenFile | OpenFolder) -> int:
+        """Give a file or folder the lowest free number after the standard streams'."""
+        descriptors = self.open_descriptors()
+        fd = self._lowest
+        while fd in descriptors:
+            fd += 1
+        descriptors[fd] = opened
+        self._lowest = fd + 1
+        return fd
+
+    def forget(self, fd: int, opened: "Descriptor | OpenFile | OpenFolder") -> None:
+        """Close the file or folder that a descriptor was open on.
+
+        Parameters:
+            fd: a number that is free now.
+            opened: the file or folder, or a stream, which is not closed.
+
+        Raises:
+            OSError: as `Files.let_go`.
+        """
+        assert self.files is not None
+        if STDERR < fd < self._lowest:
+            self._lowest = fd
+        if isinstance(opened, OpenFile):
+            self.files.let_go(opened.file)
+        elif isinstance(opened, OpenFolder):
+            opened.drop_listing(self.files.quota)
+            self.files.let_go(opened.folder)
+
+    def end(self) -> None:
+        """Close the files of the run."""
+        if self.files is not None:
+            self.files.close()
+            self.files = None
+        self.descriptors = None
+
     def stream(self, fd: int) -> int:
-        """Which standard stream a descriptor is, or -1 if it is not open."""
+        """Return which standard stream a descriptor is, FILE for a file or folder, or -1 if it is not open."""
         if self.descriptors is None:
             return fd if fd <= STDERR else -1
         descriptor = self.descriptors.get(fd)
@@ -195,13 +307,11 @@ class Program:
 
 
 FDFLAGS_APPEND = 1 << 0
+FDFLAGS_DSYNC = 1 << 1
 FDFLAGS_NONBLOCK = 1 << 2
+FDFLAGS_RSYNC = 1 << 3
+FDFLAGS_SYNC = 1 << 4
 
-_FD_READ = 1 << 1
-_FD_FDSTAT_SET_FLAGS = 1 << 3
-_FD_WRITE = 1 << 6
-_FD_FILESTAT_GET = 1 << 21
-_POLL_FD_READWRITE = 1 << 27
-
-RIGHTS_STDIN = _FD_READ | _FD_FDSTAT_SET_FLAGS | _FD_FILESTAT_GET | _POLL_FD_READWRITE
-RIGHTS_OUTPUT = _FD_WRITE | _FD_FDSTAT_SET_FLAGS | _FD_FILESTAT_GET | _POLL_FD_READWRITE
+_EVERY_STREAM = rights.FD_FDSTAT_SET_FLAGS | rights.FD_FILESTAT_GET | rights.POLL_FD_READWRITE
+RIGHTS_STDIN = rights.FD_READ | _EVERY_STREAM
+RIGHTS_OUTPUT = rights.FD_WRITE | _EVERY_STREAM

@@ -1,4 +1,4 @@
-"""Where time and randomness come from: the system, or fixed rules for guests in the strict sandbox.
+"""The sources of time and randomness: the system, or fixed rules for guests in the strict sandbox.
 
 The strict rules are Dapr's (`common/wasm/wasm.go`, NewModuleConfig) and those of wazero's defaults that it keeps
 (`internal/platform/time.go`, `internal/platform/crypto.go`): the wall clock begins at the current second and advances
@@ -35,7 +35,13 @@ class Sources(Protocol):
         """Processor time used, counted from the first reading."""
 
     def random(self, size: int) -> bytes:
-        """That many random bytes."""
+        """Return `size` random bytes."""
+
+    def suspend(self) -> None:
+        """Take note that the run stops here for a while. `resume` follows, perhaps in a copy of the process."""
+
+    def resume(self) -> None:
+        """Go on: the clocks of the wall have moved meanwhile, and the processor time has not."""
 
 
 class SystemSources:
@@ -51,27 +57,38 @@ class SystemSources:
     random: Callable[[int], bytes] = staticmethod(os.urandom)
 
     def __init__(self) -> None:
-        self._cpu_base = -1
+        self._cpu_base: int | None = None
 
     def cpu_time(self) -> int:
-        """See Sources. From the first reading, because what earlier guests used is none of this one's business."""
+        """See Sources. Counted from the first reading: earlier guests' use must not show."""
         now = time.thread_time_ns()
-        if self._cpu_base < 0:
+        if self._cpu_base is None:
             self._cpu_base = now
         return now - self._cpu_base
 
+    def suspend(self) -> None:
+        """See Sources. Between the two calls the base is what the guest has used."""
+        if self._cpu_base is not None:
+            self._cpu_base = time.thread_time_ns() - self._cpu_base
+
+    def resume(self) -> None:
+        """See Sources. The clock of a new process begins at zero."""
+        if self._cpu_base is not None:
+            self._cpu_base = time.thread_time_ns() - self._cpu_base
+
 
 class StrictSources:
-    """Nothing that a timing attack could use; see the module's docstring."""
+    """Clocks and randomness that are of no use for a timing attack; see the module's docstring."""
 
-    __slots__ = ("_monotonic", "_random", "_realtime")
+    __slots__ = ("_began", "_monotonic", "_random", "_realtime")
 
     realtime_resolution = MILLISECOND
     monotonic_resolution = 1
     sleeps = False
 
     def __init__(self) -> None:
-        self._realtime = time.time_ns() // SECOND * SECOND
+        self._began = time.time_ns() // SECOND * SECOND
+        self._realtime = self._began
         self._monotonic = -MILLISECOND
         self._random: GoRand | None = None
 
@@ -86,7 +103,7 @@ class StrictSources:
         return self._monotonic
 
     def cpu_time(self) -> int:
-        """See Sources. The same fake as the monotonic clock: real processor time would tell what it hides."""
+        """See Sources. As the monotonic clock: real processor time would reveal what that one hides."""
         return self.monotonic()
 
     def random(self, size: int) -> bytes:
@@ -94,3 +111,12 @@ class StrictSources:
         if self._random is None:
             self._random = GoRand()
         return self._random.read(size)
+
+    def suspend(self) -> None:
+        """See Sources. Nothing here depends on the process."""
+
+    def resume(self) -> None:
+        """See Sources. The wall clock goes on as if the run had begun in the current second."""
+        now = time.time_ns() // SECOND * SECOND
+        self._realtime += now - self._began
+        self._began = now

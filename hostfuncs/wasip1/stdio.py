@@ -12,7 +12,7 @@ from hostfuncs.wasip1.program import STDERR, STDIN, STDOUT, Function, Program
 
 VECTORS = 1024
 MAX_MOVED = 1 << 31
-"""Bytes one call moves at most, so that overlapping vectors cannot add up to more than the answer can hold."""
+"""The most bytes that one call moves, so that overlapping vectors cannot add up to more than the answer can hold."""
 
 _VECTOR = struct.Struct("<II")
 
@@ -44,7 +44,7 @@ def fd_read(program: Program, fd: int, iovs: int, iovs_len: int, nread: int) -> 
         memory.write_u32(nread, len(chunk))
         program.stdin_at = at + len(chunk)
         return SUCCESS
-    for pointer, length in _vectors(program, iovs, iovs_len):
+    for pointer, length in vectors(program, iovs, iovs_len):
         memory.check(pointer, length)
         end = at + length
         if end >= len(stdin):
@@ -75,7 +75,7 @@ def fd_write(program: Program, fd: int, iovs: int, iovs_len: int, nwritten: int)
     if stream == STDOUT:
         stdout = program.stdout
         room = program.stdout_limit - len(stdout)
-        for pointer, length in _vectors(program, iovs, iovs_len):
+        for pointer, length in vectors(program, iovs, iovs_len):
             if length > room - done:
                 memory.check(pointer, length)
                 raise OutputExceeded(program.stdout_limit)
@@ -83,7 +83,7 @@ def fd_write(program: Program, fd: int, iovs: int, iovs_len: int, nwritten: int)
             done += length
     elif stream == STDERR:
         stderr = program.stderr
-        for pointer, length in _vectors(program, iovs, iovs_len):
+        for pointer, length in vectors(program, iovs, iovs_len):
             if done + length > MAX_MOVED and done:
                 break
             memory.check(pointer, length)
@@ -96,8 +96,8 @@ def fd_write(program: Program, fd: int, iovs: int, iovs_len: int, nwritten: int)
     return SUCCESS
 
 
-def _vectors(program: Program, iovs: int, count: int) -> list[tuple[int, int]]:
-    """The first vectors that name any bytes, at most VECTORS of them. Raises Fault if the array is not in memory."""
+def vectors(program: Program, iovs: int, count: int) -> list[tuple[int, int]]:
+    """Return the first vectors that name any bytes, at most VECTORS. Raises Fault if the array is not in memory."""
     memory = program.memory
     if count == 1:
         pointer, length = memory.unpack(_VECTOR, iovs)

@@ -1,6 +1,6 @@
-"""WASI 0.2 for components, all of it in Python: nothing of the machine can be reached but what is here.
+"""WASI 0.2 for components, implemented in Python. A guest reaches nothing of the machine except these functions.
 
-    host = Host(state, entries=4096)                       # one per component
+    host = Host(state, entries=4096, memory_bytes=2**26)                # one per component
     linked = link(engine, component, host, INTERFACES)     # once, before any fork
 
     state.begin(deadline_ns)                               # for each invocation
@@ -9,8 +9,17 @@
     ... instantiate, call ...
     host.finish()
 
-One file per WIT interface or group of them. No directory is open, sockets are denied, HTTP goes through
+There is one file for each WIT interface or group of interfaces. Sockets are denied. HTTP goes through
 `hostfuncs.outbound` and its policy.
+
+Guest memory: no function here reads or writes it directly. wasmtime lifts the arguments from it and lowers the result
+into it, as the canonical ABI says. The bytes of a string or list argument are copied out before the function runs. The
+bytes of a string or list result go into memory that the guest's `cabi_realloc` allocates.
+
+Failures: an error is part of the result, and the guest goes on; docstrings list errors after "Errors:". A trap ends the
+guest; docstrings list traps after "Traps:". Every function also traps if a handle names no live resource of its type,
+if a resource is given away or dropped while resources made from it are alive, or if the guest would hold more resources
+or more of the host's memory than its limits allow. Every function that waits ends the guest at its deadline.
 """
 
 from hostfuncs.wasip2 import (
@@ -26,10 +35,11 @@ from hostfuncs.wasip2 import (
     randomness,
     sockets,
 )
-from hostfuncs.wasip2.host import Call, Host
-from hostfuncs.wasip2.http_incoming import IncomingRequest, Request, Responder, ResponseOutparam
+from hostfuncs.wasip2.host import Call, Host, InputPump
+from hostfuncs.wasip2.http_incoming import IncomingRequest, Request, ResponseOutparam
 from hostfuncs.wasip2.interface import Interface
 from hostfuncs.wasip2.link import Linked, LinkError, link
+from hostfuncs.wasip2.responder import Responder
 from hostfuncs.wasip2.stdio import BytesSource, Collected, KeptTail, Sink, Source, Stdio
 
 INTERFACES: dict[str, Interface] = {
@@ -47,7 +57,7 @@ INTERFACES: dict[str, Interface] = {
         outgoing_handler.INTERFACE,
     )
 }
-"""Everything a component may import, by name."""
+"""Every interface that a component may import, by name."""
 
 __all__ = [
     "INTERFACES",
@@ -56,6 +66,7 @@ __all__ = [
     "Collected",
     "Host",
     "IncomingRequest",
+    "InputPump",
     "Interface",
     "KeptTail",
     "LinkError",

@@ -1,14 +1,14 @@
-"""The part of wasmtime's C API that components need, with plain addresses for every pointer.
+"""The part of wasmtime's C API that components need. Every pointer is a plain address.
 
-wasmtime-py's own prototypes wrap each pointer in an object and go through a Python function each; at some forty calls
-for one small HTTP request of a guest that is most of what a host call costs. Here an address is an `int`.
+wasmtime-py's own prototypes wrap each pointer in an object and add a Python function around each call. A small HTTP
+request of a guest makes about forty calls, so that this would be most of a host call's cost. Here an address is an
+`int`.
 
-Two handles on the same library: functions that neither run a guest nor block keep the interpreter's lock (`PyDLL`),
-which saves the release and the re-acquisition; functions that run a guest release it, so that the thread that ticks
-epochs gets its turns.
+The library is opened twice. Functions that neither run a guest nor block keep the interpreter's lock (`PyDLL`), which
+saves releasing and taking it. Functions that run a guest release it, so that the thread that ticks epochs can run.
 
-Layouts are those of `wasmtime/component/val.h` of wasmtime 50 on 64-bit machines; `check_layout` compares them with
-what wasmtime-py was generated from.
+The layouts are those of `wasmtime/component/val.h` of wasmtime 50 on 64-bit machines. `check_layout` compares them with
+the layouts that wasmtime-py was generated from.
 """
 
 import ctypes
@@ -46,8 +46,8 @@ def _declare(library: ctypes.CDLL, name: str, result: Any, *parameters: Any) -> 
 HostCallback: Final = ctypes.CFUNCTYPE(_size, _ptr, _ptr, _ptr, _ptr, _size, _ptr, _size)
 """(data, context, type, arguments, argument count, results, result count) -> `wasmtime_error_t` pointer, or 0.
 
-The arguments belong to the caller, who frees them and all they hold: they are read and never consumed. What is written
-to the results passes to the caller.
+The caller owns the arguments and frees them and all that they hold: a callback only reads them. The caller also takes
+ownership of the results that the callback writes.
 """
 Destructor: Final = ctypes.CFUNCTYPE(_size, _ptr, _ptr, _u32)
 """(data, context, representation) -> `wasmtime_error_t` pointer, or 0."""
@@ -75,6 +75,7 @@ func_call = _declare(_releasing, "wasmtime_component_func_call", _ptr, _ptr, _pt
 vallist_new_uninit = _declare(_holding, "wasmtime_component_vallist_new_uninit", None, _ptr, _size)
 valrecord_new_uninit = _declare(_holding, "wasmtime_component_valrecord_new_uninit", None, _ptr, _size)
 valtuple_new_uninit = _declare(_holding, "wasmtime_component_valtuple_new_uninit", None, _ptr, _size)
+valflags_new_uninit = _declare(_holding, "wasmtime_component_valflags_new_uninit", None, _ptr, _size)
 val_new = _declare(_holding, "wasmtime_component_val_new", _ptr, _ptr)
 val_delete = _declare(_holding, "wasmtime_component_val_delete", None, _ptr)
 
@@ -89,7 +90,7 @@ _frame_vec_delete = _declare(_holding, "wasm_frame_vec_delete", None, _ptr)
 
 
 def has_guest_frames(error: int) -> bool:
-    """Whether an error arose while guest code ran."""
+    """Return whether an error arose while guest code ran."""
     frames = (ctypes.c_uint64 * 2)()
     _error_wasm_trace(error, ctypes.addressof(frames))
     found = bool(frames[0])
@@ -101,13 +102,14 @@ def check_layout() -> None:
     """Compare the layouts assumed here with wasmtime-py's.
 
     Raises:
-        RuntimeError: they differ, so this build of wasmtime cannot be used.
+        RuntimeError: they differ, so that this build of wasmtime cannot be used.
     """
     union = ffi.wasmtime_component_valunion_t
     val: Any = ffi.wasmtime_component_val_t
     variant: Any = ffi.wasmtime_component_valvariant_t
     result: Any = ffi.wasmtime_component_valresult_t
     vector: Any = ffi.wasmtime_component_vallist_t
+    flags: Any = ffi.wasmtime_component_valflags_t
     entry: Any = ffi.wasmtime_component_valrecord_entry_t
     found = (
         ctypes.sizeof(val),
@@ -118,10 +120,11 @@ def check_layout() -> None:
         variant.val.offset,
         result.val.offset,
         vector.data.offset,
+        flags.data.offset,
         ctypes.sizeof(ffi.wasmtime_component_func_t),
         ctypes.sizeof(ffi.wasmtime_component_instance_t),
     )
-    if found != (VAL_SIZE, PAYLOAD, ENTRY_SIZE, 16, 24, 16, 8, 8, FUNC_SIZE, INSTANCE_SIZE):
+    if found != (VAL_SIZE, PAYLOAD, ENTRY_SIZE, 16, 24, 16, 8, 8, 8, FUNC_SIZE, INSTANCE_SIZE):
         raise RuntimeError(f"component values of this wasmtime are laid out differently: {found}")
 
 

@@ -1,6 +1,6 @@
-"""wasi:cli: arguments, environment, exit, the standard streams, and terminals (there is none)."""
+"""wasi:cli: arguments, environment, exit, the standard streams, and terminals. No stream is a terminal."""
 
-from hostfuncs.abi.ending import ProcExit
+from hostfuncs.ending import ProcExit
 from hostfuncs.wasip2.host import Host
 from hostfuncs.wasip2.interface import Interface
 from hostfuncs.wasip2.io_streams import InputStream, OutputStream, SinkWriter, SourceReader
@@ -16,12 +16,12 @@ STDERR = Interface("wasi:cli/stderr", {"output-stream": OutputStream})
 
 @resource("terminal-input")
 class TerminalInput(Entry):
-    """Never made: no stream here is a terminal."""
+    """Never made, because no stream is a terminal."""
 
 
 @resource("terminal-output")
 class TerminalOutput(Entry):
-    """Never made: no stream here is a terminal."""
+    """Never made, because no stream is a terminal."""
 
 
 TERMINAL_INPUT = Interface("wasi:cli/terminal-input", {"terminal-input": TerminalInput})
@@ -32,70 +32,76 @@ TERMINAL_STDERR = Interface("wasi:cli/terminal-stderr", {"terminal-output": Term
 
 
 def _text(value: bytes) -> str:
-    # A WIT string is Unicode. What is not UTF-8 arrives as U+FFFD, which beats refusing the request.
+    # A WIT string is Unicode. Bytes that are not UTF-8 become U+FFFD: refusing the whole request would be worse.
     return value.decode("utf-8", "replace")
 
 
 @ENVIRONMENT.function("get-environment", result=List(Tuple((STRING, STRING))))
 def get_environment(host: Host) -> list[tuple[str, str]]:
-    """All variables, in order."""
+    """Return the environment variables as (name, value), in order."""
     return [(_text(name), _text(value)) for name, value in host.call.env]
 
 
 @ENVIRONMENT.function("get-arguments", result=List(STRING))
 def get_arguments(host: Host) -> list[str]:
-    """argv, the program's name first."""
+    """Return argv, the program's name first."""
     return [_text(argument) for argument in host.call.args]
 
 
 @ENVIRONMENT.function("initial-cwd", result=Option(STRING))
 def initial_cwd(_host: Host) -> Tag:
-    """None: there is no filesystem."""
+    """Return none: guests find their folders by absolute paths."""
     return NONE
 
 
 @EXIT.function("exit", Result())
 def exit_(_host: Host, status: Tag) -> None:
-    """End the guest: `ok` is exit code 0, `err` is 1."""
+    """End the guest: `ok` is exit code 0, `err` is exit code 1."""
     raise ProcExit(0 if status.name == "ok" else 1)
 
 
 @EXIT.function("exit-with-code", U8)
 def exit_with_code(_host: Host, code: int) -> None:
-    """End the guest with an exit code."""
+    """End the guest with this exit code."""
     raise ProcExit(code)
 
 
 @STDIN.function("get-stdin", result=Own(InputStream))
 def get_stdin(host: Host) -> InputStream:
-    """Every call gives a stream on the same bytes: what one has read the others do not see."""
+    """Return a stream that reads the input.
+
+    All such streams share one position: bytes read from one do not come from another.
+    """
     return InputStream(SourceReader(host.stdio.stdin))
 
 
 @STDOUT.function("get-stdout", result=Own(OutputStream))
 def get_stdout(host: Host) -> OutputStream:
-    """Every call gives a stream to the same place."""
+    """Return a stream that writes to the output. All such streams write to the same output."""
     return OutputStream(SinkWriter(host.stdio.stdout))
 
 
 @STDERR.function("get-stderr", result=Own(OutputStream))
 def get_stderr(host: Host) -> OutputStream:
-    """Every call gives a stream to the same place."""
+    """Return a stream that writes to the error output. All such streams write to the same output."""
     return OutputStream(SinkWriter(host.stdio.stderr))
 
 
 @TERMINAL_STDIN.function("get-terminal-stdin", result=Option(Own(TerminalInput)))
 def get_terminal_stdin(_host: Host) -> Tag:
+    """Return none: stdin is not a terminal."""
     return NONE
 
 
 @TERMINAL_STDOUT.function("get-terminal-stdout", result=Option(Own(TerminalOutput)))
 def get_terminal_stdout(_host: Host) -> Tag:
+    """Return none: stdout is not a terminal."""
     return NONE
 
 
 @TERMINAL_STDERR.function("get-terminal-stderr", result=Option(Own(TerminalOutput)))
 def get_terminal_stderr(_host: Host) -> Tag:
+    """Return none: stderr is not a terminal."""
     return NONE
 
 

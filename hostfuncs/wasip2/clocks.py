@@ -1,4 +1,4 @@
-"""wasi:clocks."""
+"""wasi:clocks: the monotonic clock, its timers, and the wall clock. None of these functions fails."""
 
 from time import monotonic_ns
 
@@ -16,13 +16,13 @@ DATETIME = Record((("seconds", U64), ("nanoseconds", U32)))
 
 @MONOTONIC.function("now", result=U64)
 def monotonic_now(host: Host) -> int:
-    """Nanoseconds since an instant that stays the same during the invocation."""
+    """Return the nanoseconds since an instant that is fixed for the invocation."""
     return host.sources.monotonic()
 
 
 @MONOTONIC.function("resolution", result=U64)
 def monotonic_resolution(host: Host) -> int:
-    """Nanoseconds between two readings that can differ."""
+    """Return the resolution of the monotonic clock in nanoseconds."""
     return host.sources.monotonic_resolution
 
 
@@ -38,25 +38,31 @@ def _timer(host: Host, instant: int) -> Pollable:
 
 @MONOTONIC.function("subscribe-instant", U64, result=Own(Pollable))
 def subscribe_instant(host: Host, instant: int) -> Pollable:
-    """Ready once `now` has reached `instant`."""
+    """Return a pollable that is ready once `now` has reached `instant`, in nanoseconds.
+
+    In the strict sandbox it is ready at once.
+    """
     return _timer(host, instant)
 
 
 @MONOTONIC.function("subscribe-duration", U64, result=Own(Pollable))
 def subscribe_duration(host: Host, duration: int) -> Pollable:
-    """Ready after that many nanoseconds."""
+    """Return a pollable that is ready after `duration` nanoseconds.
+
+    In the strict sandbox it is ready at once.
+    """
     return _timer(host, host.sources.monotonic() + duration)
 
 
 @WALL.function("now", result=DATETIME)
 def wall_now(host: Host) -> tuple[int, int]:
-    """Seconds and nanoseconds since 1970-01-01T00:00:00Z."""
+    """Return the seconds and nanoseconds since 1970-01-01T00:00:00Z."""
     return divmod(host.sources.realtime(), SECOND)
 
 
 @WALL.function("resolution", result=DATETIME)
 def wall_resolution(host: Host) -> tuple[int, int]:
-    """Between two readings that can differ."""
+    """Return the resolution of the wall clock, in seconds and nanoseconds."""
     return divmod(host.sources.realtime_resolution, SECOND)
 
 

@@ -1,8 +1,8 @@
-"""wasi:http/types bodies: incoming-body, future-trailers, outgoing-body, for both directions of HTTP."""
+"""wasi:http/types bodies, for both directions of HTTP: incoming-body, future-trailers, outgoing-body."""
 
 from typing import Protocol
 
-from hostfuncs.outbound import Exchange, OutboundError, RequestBody
+from hostfuncs.outbound import ErrorCode, Exchange, OutboundError, RequestBody
 from hostfuncs.wasip2.host import Host
 from hostfuncs.wasip2.http_fields import Fields, received
 from hostfuncs.wasip2.http_types import ERROR_CODE, TYPES, error_code
@@ -14,9 +14,14 @@ from hostfuncs.wasip2.types import ERR, NONE, OK, Borrow, Option, Own, Result, T
 
 BODY_SIZE_REQUEST = "HTTP-request-body-size"
 BODY_CAPACITY = 1 << 20
-"""What one request's body holds until it is sent: as much as wasmtime's, for guests that write before they send."""
-BODIES_MAX = 32 << 20
-"""What all of them hold together."""
+"""Most bytes that the host holds of one request's body, for guests that write it before they send the request."""
+UNREAD = (
+    "the request was not sent yet, and {} bytes of its body are held; call outgoing-handler.handle before writing more"
+)
+CROWDED = (
+    "the bodies of the guest's requests and responses fill their half of hostMemory, {} bytes; read or drop the "
+    "responses before writing more"
+)
 WRITE_MAX = 65_536
 _DRAIN = 65_536
 
@@ -25,15 +30,15 @@ class BodySource(Reader, Protocol):
     """A body that arrives."""
 
     def trailers(self) -> Fields | None:
-        """What followed the body; only once `complete`. Raises OutboundError if the body broke."""
+        """Return the trailers, once `complete` returned True. Raises OutboundError if the body broke off."""
         ...
 
     def complete(self) -> bool:
-        """Read on without keeping anything; whether the end, or a failure, has been reached."""
+        """Read and discard what has arrived. Return whether the body has ended or broken off."""
         ...
 
     def close(self) -> None:
-        """Nobody will read on."""
+        """Release the body: nobody will read more of it."""
         ...
 
 
@@ -76,7 +81,7 @@ class ExchangeSource:
 
 @resource("incoming-body")
 class IncomingBody(Entry):
-    """A body to be read once."""
+    """A body that can be read once."""
 
     def __init__(self, source: BodySource) -> None:
         self.source = source
@@ -88,7 +93,7 @@ class IncomingBody(Entry):
 
 @resource("future-trailers")
 class FutureTrailers(Entry):
-    """What comes after a body."""
+    """The trailers that follow a body."""
 
     def __init__(self, source: BodySource) -> None:
         self.source = source
@@ -99,21 +104,23 @@ class FutureTrailers(Entry):
 
 
 class BodySink(Protocol):
-    """A body that leaves."""
+    """A body that is sent."""
 
-    def writer(self) -> Writer: ...
+    def writer(self) -> Writer:
+        """Return the host's side of the stream that the guest writes the body to."""
+        ...
 
     def finish(self, trailers: Fields | None) -> None:
-        """Say that it is complete. Raises OutboundError."""
+        """Mark the body as complete. Raises OutboundError."""
         ...
 
     def abort(self) -> None:
-        """Give it up: the peer must not take it for complete."""
+        """Give the body up. The peer must not take it for complete."""
         ...
 
 
 class _RequestWriter:
-    """The stream of an outbound request's body."""
+    """The output stream of an outbound request's body."""
 
     def __init__(self, body: RequestBody, host: Host) -> None:
         self._body = body
@@ -122,16 +129,23 @@ class _RequestWriter:
         self.flushed = body.flushed
 
     def ready(self) -> bool:
-        return self._body.closed or (self._body.ready() and (self._body.permit() == 0 or self._room() > 0))
+        return self._body.ready()
 
-    def _room(self) -> int:
-        """What all unsent bodies of the invocation together leave."""
-        return BODIES_MAX - sum(body.held for body in self._host.request_bodies)
+    def stuck(self) -> bool:
+        if self.ready():
+            return False
+        if self._body.full():
+            return not self._body.sent
+        return not self._host.exchanges.sending()
+
+    def give_up(self) -> None:
+        text = CROWDED.format(self._host.account.bodies) if self._body.sent else UNREAD.format(self._body.held)
+        self._body.abort(ErrorCode("internal-error", text))
 
     def permit(self) -> int:
-        # Writing nothing asks whether the body is still wanted.
+        # An empty write raises if the body is not wanted any more.
         self.write(b"")
-        return max(0, min(self._body.permit(), WRITE_MAX, self._room()))
+        return min(self._body.permit(), WRITE_MAX)
 
     def write(self, data: bytes) -> None:
         if self._told:
@@ -151,19 +165,16 @@ class RequestSink:
     def __init__(self, body: RequestBody, host: Host) -> None:
         self.body = body
         self._host = host
-        bodies = host.request_bodies
-        bodies[:] = [other for other in bodies if not other.closed]
-        bodies.append(body)
 
     def writer(self) -> Writer:
         return _RequestWriter(self.body, self._host)
 
     def finish(self, trailers: Fields | None) -> None:
         try:
-            # Writing nothing asks whether too much was written before.
+            # An empty write raises if too much was written before.
             self.body.write(b"")
         except OutboundError as failure:
-            # Any other end of the exchange is told by the future, as in wasmtime.
+            # The future reports any other end of the exchange, as in wasmtime.
             if failure.code.name == BODY_SIZE_REQUEST:
                 raise
         self.body.finish(trailers.wire() if trailers is not None else ())
@@ -174,7 +185,7 @@ class RequestSink:
 
 @resource("outgoing-body")
 class OutgoingBody(Entry):
-    """A body to be written once."""
+    """A body that can be written once."""
 
     def __init__(self, sink: BodySink) -> None:
         self.sink = sink
@@ -194,7 +205,10 @@ TYPES.resources.update(
 
 @TYPES.function("[method]incoming-body.stream", Borrow(IncomingBody), result=Result(Own(InputStream)))
 def incoming_stream(_host: Host, body: IncomingBody) -> Tag:
-    """The bytes; once, then an error. The stream must be dropped before the body is."""
+    """Return the body's input stream. The guest must drop it before the body.
+
+    Errors: the stream was already taken. The error has no payload.
+    """
     if body.streamed:
         return ERR
     body.streamed = True
@@ -203,13 +217,16 @@ def incoming_stream(_host: Host, body: IncomingBody) -> Tag:
 
 @TYPES.function("[static]incoming-body.finish", Own(IncomingBody), result=Own(FutureTrailers))
 def incoming_finish(_host: Host, body: IncomingBody) -> FutureTrailers:
-    """Let go of the body, read or not, and get at what follows it."""
+    """Take the body, whether it was read or not, and return the future of its trailers."""
     return FutureTrailers(body.source)
 
 
 @TYPES.function("[method]future-trailers.subscribe", Borrow(FutureTrailers), result=Own(Pollable))
 def trailers_subscribe(_host: Host, trailers: FutureTrailers) -> Pollable:
-    """Ready when `get` gives something. What is left of the body is read and forgotten meanwhile."""
+    """Return a pollable that is ready once `get` returns the trailers or an error.
+
+    While the guest waits, the rest of the body is read and discarded.
+    """
     return Pollable(trailers.source.complete, parent=trailers)
 
 
@@ -219,7 +236,11 @@ def trailers_subscribe(_host: Host, trailers: FutureTrailers) -> Pollable:
     result=Option(Result(Result(Option(Own(Fields)), ERROR_CODE))),
 )
 def trailers_get(host: Host, trailers: FutureTrailers) -> Tag:
-    """None until they are there, then once the trailers or why there are none, then an error."""
+    """Return none until the body has ended. Then return its trailers, or none in their place if it has no trailers.
+
+    Errors: an `error-code` if the body broke off; an error without a payload on every call after the first that
+    returned something.
+    """
     if trailers.taken:
         return some(ERR)
     if not trailers.source.complete():
@@ -238,7 +259,10 @@ def trailers_get(host: Host, trailers: FutureTrailers) -> Tag:
 
 @TYPES.function("[method]outgoing-body.write", Borrow(OutgoingBody), result=Result(Own(OutputStream)))
 def outgoing_write(_host: Host, body: OutgoingBody) -> Tag:
-    """Where to write the bytes; once, then an error. The stream must be dropped before the body is finished."""
+    """Return the output stream of the body. The guest must drop it before it finishes the body.
+
+    Errors: the stream was already taken. The error has no payload.
+    """
     if body.streamed:
         return ERR
     body.streamed = True
@@ -247,7 +271,10 @@ def outgoing_write(_host: Host, body: OutgoingBody) -> Tag:
 
 @TYPES.function("[static]outgoing-body.finish", Own(OutgoingBody), Option(Own(Fields)), result=Result(None, ERROR_CODE))
 def outgoing_finish(_host: Host, body: OutgoingBody, trailers: Tag) -> Tag:
-    """Say that the body is complete; an error if it has not the announced length. A body dropped instead is aborted."""
+    """Mark the body as complete, with or without trailers. A body that is dropped instead is aborted.
+
+    Errors: `HTTP-request-body-size` or `HTTP-response-body-size` if its length is not the announced one.
+    """
     try:
         body.sink.finish(trailers.payload)
     except OutboundError as failure:

@@ -1,8 +1,14 @@
-"""wasi:http/types fields: headers and trailers. Rules and their order are wasmtime's (`wasmtime-wasi-http`, p2)."""
+"""wasi:http/types fields: headers and trailers. Source of the rules and their order: `wasmtime-wasi-http`, p2.
+
+Errors of the functions that change fields (WIT `header-error`), in the order in which they are checked:
+`invalid-syntax` for a name that is no token, `forbidden` for a name that belongs to the connection, `invalid-syntax`
+for a value that no header may have, `immutable` for fields that the guest may not change.
+"""
 
 from collections.abc import Iterable
 
-from hostfuncs.abi.ending import HostTrap
+from hostfuncs.account import HANDLE_BYTES, LINE_BYTES
+from hostfuncs.ending import HostTrap
 from hostfuncs.outbound import is_field_name, is_field_value, is_forbidden
 from hostfuncs.wasip2.host import Host
 from hostfuncs.wasip2.http_types import TYPES
@@ -24,7 +30,7 @@ from hostfuncs.wasip2.types import (
 )
 
 SIZE_MAX = 128 * 1024
-"""Names and values of one `fields`, each line counted `LINE_COST` more. More is a trap, as in wasmtime."""
+"""Most bytes of names and values in one `fields`; each line counts `LINE_COST` more. As in wasmtime, more is a trap."""
 LINE_COST = 64
 
 HEADER_ERROR = Variant((("invalid-syntax", None), ("forbidden", None), ("immutable", None)))
@@ -42,29 +48,37 @@ class Fields(Entry):
         immutable: whether the guest may change them.
     """
 
-    __slots__ = ("children", "immutable", "lines", "parent", "weight")
+    __slots__ = ("children", "immutable", "lines", "parent", "size", "weight")
 
     def __init__(self, lines: Iterable[tuple[str, bytes]] = (), *, immutable: bool = False) -> None:
         self.parent = None
         self.children = 0
         self.immutable = immutable
         self.lines: list[tuple[str, bytes]] = list(lines)
-        self.weight = sum(map(_cost, self.lines))
+        self.size = sum(map(_cost, self.lines))
+        """The size in bytes as wasmtime counts it."""
+        self.weight = _weight(self.size, len(self.lines))
 
     def change(self, host: Host, lines: list[tuple[str, bytes]]) -> None:
-        """Take other lines instead. Raises HostTrap if they are too large."""
-        weight = sum(map(_cost, lines))
-        _check_size(weight)
-        host.table.weigh(weight - self.weight)
-        self.lines, self.weight = lines, weight
+        """Replace all lines. Raises HostTrap or HostMemoryExceeded if the new ones are too large."""
+        size = sum(map(_cost, lines))
+        _check_size(size)
+        weight = _weight(size, len(lines))
+        host.account.take(weight - self.weight)
+        self.lines, self.size, self.weight = lines, size, weight
 
     def wire(self) -> tuple[tuple[bytes, bytes], ...]:
-        """As the outbound engine takes them."""
+        """Return the lines in the form that the outbound client takes."""
         return tuple((name.encode("ascii"), value) for name, value in self.lines)
 
 
 def _cost(line: tuple[str, bytes]) -> int:
     return len(line[0]) + len(line[1]) + LINE_COST
+
+
+def _weight(size: int, lines: int) -> int:
+    """Return the bytes of the host's memory that lines take, given the `size` that wasmtime would count."""
+    return HANDLE_BYTES + size + lines * (LINE_BYTES - LINE_COST)
 
 
 def _check_size(size: int) -> None:
@@ -73,7 +87,10 @@ def _check_size(size: int) -> None:
 
 
 def received(lines: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """Lines that came from outside: immutable, and without those that belong to the connection."""
+    """Return fields of lines that came from outside.
+
+    They are immutable, and fields that belong to the connection are left out.
+    """
     return Fields(
         ((name.lower().decode("latin-1"), value) for name, value in lines if not is_forbidden(name)), immutable=True
     )
@@ -92,13 +109,16 @@ def _bad_name(name: str) -> Tag | None:
 
 @TYPES.function("[constructor]fields", result=Own(Fields))
 def new(_host: Host) -> Fields:
-    """Empty and mutable."""
+    """Return empty fields that the guest may change."""
     return Fields()
 
 
 @TYPES.function("[static]fields.from-list", List(Tuple((STRING, BYTES))), result=Result(Own(Fields), HEADER_ERROR))
 def from_list(_host: Host, lines: list[tuple[str, bytes]]) -> Tag:
-    """Mutable fields with these lines; fails as `append` would on the first bad one."""
+    """Return fields with these lines, which the guest may change.
+
+    Errors: `invalid-syntax` or `forbidden` for the first line that is wrong. Traps: more than 128 KiB.
+    """
     for name, value in lines:
         bad = _bad_name(name)
         if bad is not None:
@@ -106,27 +126,30 @@ def from_list(_host: Host, lines: list[tuple[str, bytes]]) -> Tag:
         if not is_field_value(value):
             return _INVALID
     fields = Fields((name.lower(), value) for name, value in lines)
-    _check_size(fields.weight)
+    _check_size(fields.size)
     return ok(fields)
 
 
 @TYPES.function("[method]fields.get", Borrow(Fields), STRING, result=List(BYTES))
 def get(_host: Host, fields: Fields, name: str) -> list[bytes]:
-    """All values of a name in order; none for a name that cannot be one."""
+    """Return all values of a name, in order. The list is empty for a name that no field can have."""
     wanted = name.lower()
     return [value for key, value in fields.lines if key == wanted]
 
 
 @TYPES.function("[method]fields.has", Borrow(Fields), STRING, result=BOOL)
 def has(_host: Host, fields: Fields, name: str) -> bool:
-    """Whether there is a line of that name."""
+    """Return whether there is a line of this name."""
     wanted = name.lower()
     return any(key == wanted for key, _ in fields.lines)
 
 
 @TYPES.function("[method]fields.set", Borrow(Fields), STRING, List(BYTES), result=_CHANGED)
 def set_(host: Host, fields: Fields, name: str, values: list[bytes]) -> Tag:
-    """Replace all lines of a name, at the place of the first. No values: remove them."""
+    """Replace all lines of a name. The new lines stand where the first old one stood; no values remove the name.
+
+    Errors: `invalid-syntax`, `forbidden`, `immutable`. Traps: more than 128 KiB.
+    """
     bad = _bad_name(name)
     if bad is not None:
         return bad
@@ -143,7 +166,7 @@ def set_(host: Host, fields: Fields, name: str, values: list[bytes]) -> Tag:
 
 @TYPES.function("[method]fields.delete", Borrow(Fields), STRING, result=_CHANGED)
 def delete(host: Host, fields: Fields, name: str) -> Tag:
-    """Remove all lines of a name; there may be none."""
+    """Remove all lines of a name, if there are any. Errors: `invalid-syntax`, `forbidden`, `immutable`."""
     bad = _bad_name(name)
     if bad is not None:
         return bad
@@ -156,7 +179,7 @@ def delete(host: Host, fields: Fields, name: str) -> Tag:
 
 @TYPES.function("[method]fields.append", Borrow(Fields), STRING, BYTES, result=_CHANGED)
 def append(host: Host, fields: Fields, name: str, value: bytes) -> Tag:
-    """One more line."""
+    """Add one line at the end. Errors: `invalid-syntax`, `forbidden`, `immutable`. Traps: more than 128 KiB."""
     bad = _bad_name(name)
     if bad is not None:
         return bad
@@ -165,21 +188,22 @@ def append(host: Host, fields: Fields, name: str, value: bytes) -> Tag:
     if fields.immutable:
         return _IMMUTABLE
     line = (name.lower(), value)
-    cost = _cost(line)
-    _check_size(fields.weight + cost)
-    host.table.weigh(cost)
+    size = fields.size + _cost(line)
+    _check_size(size)
+    weight = _weight(size, len(fields.lines) + 1)
+    host.account.take(weight - fields.weight)
     fields.lines.append(line)
-    fields.weight += cost
+    fields.size, fields.weight = size, weight
     return OK
 
 
 @TYPES.function("[method]fields.entries", Borrow(Fields), result=List(Tuple((STRING, BYTES))))
 def entries(_host: Host, fields: Fields) -> list[tuple[str, bytes]]:
-    """All lines in order, names in lower case."""
+    """Return all lines in order, with names in lower case."""
     return fields.lines
 
 
 @TYPES.function("[method]fields.clone", Borrow(Fields), result=Own(Fields))
 def clone(_host: Host, fields: Fields) -> Fields:
-    """A mutable copy."""
+    """Return a copy that the guest may change."""
     return Fields(fields.lines)

@@ -1,14 +1,13 @@
-"""wasi:http/types for being called: incoming-request, outgoing-response, response-outparam.
+"""wasi:http/types for guests that answer requests: incoming-request, outgoing-response, response-outparam.
 
-Where the request's body comes from and where the response goes are objects of the caller's (`Request.body`,
-`Responder`), so that both can be whole in memory or flow.
+The embedder supplies the source of the request's body (`Request.body`) and the receiver of the response (`Responder`).
+Either may hold a whole body in memory or stream it.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
-from hostfuncs.abi.ending import HostTrap
+from hostfuncs.ending import HostTrap
 from hostfuncs.outbound import ErrorCode, OutboundError
 from hostfuncs.outbound.fields import content_length
 from hostfuncs.wasip2.host import Host
@@ -17,6 +16,7 @@ from hostfuncs.wasip2.http_fields import Fields, received
 from hostfuncs.wasip2.http_types import ERROR_CODE, METHOD, SCHEME, TYPES, describe
 from hostfuncs.wasip2.io_error import IoError
 from hostfuncs.wasip2.io_streams import Closed, Failed, SourceReader, Writer
+from hostfuncs.wasip2.responder import Responder
 from hostfuncs.wasip2.stdio import Sink, Source
 from hostfuncs.wasip2.table import Entry, resource
 from hostfuncs.wasip2.types import (
@@ -33,43 +33,21 @@ from hostfuncs.wasip2.types import (
     option,
 )
 
+UNSET = (
+    "the response was not sent yet, and {} bytes of its body are held; call response-outparam.set before writing more"
+)
 _METHODS = {name.upper(): Tag(name) for name, payload in METHOD.cases if payload is None}
-
-
-class Responder(Protocol):
-    """Takes a guest's response. Calls come in this order: `head`; `body` is written to; `finish` or `abort`."""
-
-    @property
-    def body(self) -> Sink:
-        """Where the response's body goes."""
-        ...
-
-    def head(self, status: int, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-        """The guest has decided. Its body may have begun before."""
-        ...
-
-    def refuse(self, code: str) -> None:
-        """Instead of `head`: the guest answers with an error code."""
-        ...
-
-    def finish(self) -> None:
-        """The body is complete."""
-        ...
-
-    def abort(self, why: str) -> None:
-        """The body will not be completed."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A request for a guest to answer.
+    """A request that the guest is to answer.
 
     Attributes:
-        method: a token.
-        path: with query.
-        headers: as they came; those that belong to the connection are kept from the guest.
-        body: what `incoming-body` reads.
+        method: a token (RFC 9110).
+        path: the path with the query.
+        headers: the lines as they arrived. Fields that belong to the connection are not shown to the guest.
+        body: the source that `incoming-body` reads from.
     """
 
     method: str
@@ -81,7 +59,7 @@ class Request:
 
 
 class _PlainSource(SourceReader):
-    """A request's body; trailers do not get this far."""
+    """The body of an incoming request. It has no trailers: they are not passed on to guests."""
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
@@ -99,12 +77,12 @@ class _PlainSource(SourceReader):
         return None
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""
 
 
 @resource("incoming-request")
 class IncomingRequest(Entry):
-    """The request the guest was called with."""
+    """The request that the guest was called with."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -114,27 +92,32 @@ class IncomingRequest(Entry):
 
 @resource("response-outparam")
 class ResponseOutparam(Entry):
-    """The place for the answer."""
+    """The place where the guest puts its response."""
 
     def __init__(self, responder: Responder) -> None:
         self.responder = responder
 
 
 def _size_error(size: int) -> OutboundError:
-    """The body is not as long as its Content-Length says."""
+    """Return the error for a body whose length is not its Content-Length."""
     return OutboundError(ErrorCode("HTTP-response-body-size", size))
 
 
 class _ResponseSink:
-    """The body of a response: nothing is promised to the caller until `response-outparam.set`."""
+    """The body of a response. The caller receives nothing of it before `response-outparam.set`."""
 
     def __init__(self, responder: Responder, expected: int | None) -> None:
         self._responder = responder
         self.expected = expected
         self.written = 0
+        self.sent = False
+        """Whether `response-outparam.set` was called. Before that, nobody receives the body, so waiting is useless."""
 
     def writer(self) -> Writer:
         return _ResponseWriter(self, self._responder.body)
+
+    def give_up(self, why: str) -> None:
+        self._responder.abort(why)
 
     def finish(self, trailers: Fields | None) -> None:
         if self.expected is not None and self.written != self.expected:
@@ -144,6 +127,10 @@ class _ResponseSink:
         self._responder.finish()
 
     def abort(self) -> None:
+        if self.expected is not None and self.written == self.expected:
+            # The body is complete, so that dropping it loses nothing. wasmtime does the same.
+            self._responder.finish()
+            return
         self._responder.abort("the guest dropped its response's body without finishing it")
 
 
@@ -152,19 +139,35 @@ class _ResponseWriter:
         self._sink = sink
         self._target = target
         self._told = False
-        self.ready = target.ready
+        self._given_up = False
+
+    def ready(self) -> bool:
+        return self._given_up or self._target.ready()
+
+    def stuck(self) -> bool:
+        return not self._sink.sent and not self.ready()
+
+    def give_up(self) -> None:
+        self._given_up = True
+        self._sink.give_up(UNSET.format(self._sink.written))
+
+    def _check(self) -> None:
+        if self._told:
+            raise Closed
+        if self._given_up:
+            self._told = True
+            text = UNSET.format(self._sink.written)
+            raise Failed(IoError(text, ErrorCode("internal-error", text)))
 
     def flushed(self) -> bool:
         return True
 
     def permit(self) -> int:
-        if self._told:
-            raise Closed
+        self._check()
         return self._target.permit()
 
     def write(self, data: bytes) -> None:
-        if self._told:
-            raise Closed
+        self._check()
         sink = self._sink
         sink.written += len(data)
         if sink.expected is not None and sink.written > sink.expected:
@@ -176,7 +179,7 @@ class _ResponseWriter:
 
 @resource("outgoing-response")
 class OutgoingResponse(Entry):
-    """An answer being put together."""
+    """A response that the guest is putting together."""
 
     def __init__(self, headers: Fields) -> None:
         headers.immutable = True
@@ -200,34 +203,41 @@ TYPES.resources.update(
 
 @TYPES.function("[method]incoming-request.method", Borrow(IncomingRequest), result=METHOD)
 def method(_host: Host, incoming: IncomingRequest) -> Tag:
+    """Return the request's method."""
     return _METHODS.get(incoming.request.method) or Tag("other", incoming.request.method)
 
 
 @TYPES.function("[method]incoming-request.path-with-query", Borrow(IncomingRequest), result=Option(STRING))
 def path_with_query(_host: Host, incoming: IncomingRequest) -> Tag:
+    """Return the path with the query, in `some`."""
     return option(incoming.request.path)
 
 
 @TYPES.function("[method]incoming-request.scheme", Borrow(IncomingRequest), result=Option(SCHEME))
 def scheme(_host: Host, incoming: IncomingRequest) -> Tag:
+    """Return the scheme, in `some`."""
     name = incoming.request.scheme
     return option(Tag(name.upper()) if name.lower() in ("http", "https") else Tag("other", name))
 
 
 @TYPES.function("[method]incoming-request.authority", Borrow(IncomingRequest), result=Option(STRING))
 def authority(_host: Host, incoming: IncomingRequest) -> Tag:
+    """Return the authority, in `some`."""
     return option(incoming.request.authority)
 
 
 @TYPES.function("[method]incoming-request.headers", Borrow(IncomingRequest), result=Own(Fields))
 def request_headers(_host: Host, incoming: IncomingRequest) -> Fields:
-    """Immutable."""
+    """Return the header fields. They are immutable."""
     return Fields(incoming.headers.lines, immutable=True)
 
 
 @TYPES.function("[method]incoming-request.consume", Borrow(IncomingRequest), result=Result(Own(IncomingBody)))
 def consume_request(_host: Host, incoming: IncomingRequest) -> Tag:
-    """The body; once, then an error."""
+    """Return the body. The first call succeeds.
+
+    Errors: every later call. The error has no payload.
+    """
     if incoming.consumed:
         return ERR
     incoming.consumed = True
@@ -239,18 +249,19 @@ def consume_request(_host: Host, incoming: IncomingRequest) -> Tag:
 
 @TYPES.function("[constructor]outgoing-response", Own(Fields), result=Own(OutgoingResponse))
 def new_response(_host: Host, headers: Fields) -> OutgoingResponse:
-    """Status 200. The headers cannot be changed any more."""
+    """Return a response with status 200. Its headers are immutable from now on."""
     return OutgoingResponse(headers)
 
 
 @TYPES.function("[method]outgoing-response.status-code", Borrow(OutgoingResponse), result=U16)
 def status_code(_host: Host, response: OutgoingResponse) -> int:
+    """Return the status code."""
     return response.status
 
 
 @TYPES.function("[method]outgoing-response.set-status-code", Borrow(OutgoingResponse), U16, result=Result())
 def set_status_code(_host: Host, response: OutgoingResponse, status: int) -> Tag:
-    """An error outside 100 to 999, as in wasmtime."""
+    """Set the status code. Errors: it is not between 100 and 999, as in wasmtime. The error has no payload."""
     if not 100 <= status <= 999:
         return ERR
     response.status = status
@@ -259,13 +270,16 @@ def set_status_code(_host: Host, response: OutgoingResponse, status: int) -> Tag
 
 @TYPES.function("[method]outgoing-response.headers", Borrow(OutgoingResponse), result=Own(Fields))
 def response_headers(_host: Host, response: OutgoingResponse) -> Fields:
-    """Immutable."""
+    """Return the header fields. They are immutable."""
     return Fields(response.headers.lines, immutable=True)
 
 
 @TYPES.function("[method]outgoing-response.body", Borrow(OutgoingResponse), result=Result(Own(OutgoingBody)))
 def response_body(host: Host, response: OutgoingResponse) -> Tag:
-    """The body; once, then an error. An error too if Content-Length is no number."""
+    """Return the body. The first call succeeds.
+
+    Errors: every later call; a Content-Length that is not a number. The error has no payload.
+    """
     if response.sink is not None:
         return ERR
     try:
@@ -281,14 +295,16 @@ def response_body(host: Host, response: OutgoingResponse) -> Tag:
 
 @TYPES.function("[static]response-outparam.set", Own(ResponseOutparam), Result(Own(OutgoingResponse), ERROR_CODE))
 def set_response(_host: Host, place: ResponseOutparam, answer: Tag) -> None:
-    """Answer the request: with a response, or with an error code."""
+    """Answer the request with a response, or with an error code, which the caller sees as a failure of the guest."""
     if answer.name == "err":
         place.responder.refuse(describe(answer.payload))
         return
     response: OutgoingResponse = answer.payload
-    place.responder.head(response.status, response.headers.wire())
-    if response.sink is None:
+    if response.sink is not None:
+        response.sink.sent = True
+    else:
         place.responder.finish()
+    place.responder.head(response.status, response.headers.wire())
 
 
 @TYPES.function(
@@ -299,5 +315,8 @@ def set_response(_host: Host, place: ResponseOutparam, answer: Tag) -> None:
     result=Result(None, ERROR_CODE),
 )
 def send_informational(_host: Host, _place: ResponseOutparam, _status: int, _headers: Fields) -> Tag:
-    """Unstable in WASI 0.2, and a trap in wasmtime's host and in this one."""
+    """Trap. The function is unstable in WASI 0.2, and wasmtime's host does not support it either.
+
+    Errors: none is ever returned. Traps: always.
+    """
     raise HostTrap("wasi:http/types response-outparam.send-informational is not supported")

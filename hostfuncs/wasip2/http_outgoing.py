@@ -1,6 +1,10 @@
-"""wasi:http/types for calling out: outgoing-request, request-options, future-incoming-response, incoming-response."""
+"""wasi:http/types for outbound requests and their responses.
+
+Resources: outgoing-request, request-options, future-incoming-response, incoming-response.
+"""
 
 import re
+import sys
 
 from hostfuncs.outbound import Exchange, Options, OutboundError, is_method
 from hostfuncs.outbound.authority import parse_authority
@@ -33,9 +37,13 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,63}", re.ASCII)
 _PATH_MAX = 1 << 16
 
 
+def _size(text: str | None) -> int:
+    return 0 if text is None else sys.getsizeof(text)
+
+
 @resource("outgoing-request")
 class OutgoingRequest(Entry):
-    """A request being put together."""
+    """A request that the guest is putting together."""
 
     def __init__(self, headers: Fields) -> None:
         headers.immutable = True
@@ -47,16 +55,26 @@ class OutgoingRequest(Entry):
         self.authority: str | None = None
         self.sink: RequestSink | None = None
 
+    def keep(self, host: Host, former: str | None, text: str | None) -> None:
+        """Count a text that replaces a former one in the host's memory. Raises HostMemoryExceeded."""
+        change = _size(text) - _size(former)
+        host.account.take(change)
+        self.weight += change
+
+    def drop(self, host: Host) -> None:
+        if self.sink is not None:
+            self.sink.body.close()
+
 
 @resource("request-options")
 class RequestOptions(Entry):
-    """Timeouts in nanoseconds."""
+    """The timeouts of a request, in nanoseconds."""
 
     def __init__(self) -> None:
         self.timeouts: dict[str, int | None] = {}
 
     def options(self) -> Options:
-        """As the outbound engine takes them."""
+        """Return the timeouts in the form that the outbound client takes."""
         return Options(
             connect_timeout_ns=self.timeouts.get("connect-timeout"),
             first_byte_timeout_ns=self.timeouts.get("first-byte-timeout"),
@@ -66,20 +84,22 @@ class RequestOptions(Entry):
 
 @resource("future-incoming-response")
 class FutureIncomingResponse(Entry):
-    """A request that is under way."""
+    """The response of a request that has been sent."""
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.taken = False
+        self.answered = False
+        """Whether an IncomingResponse owns the exchange now."""
 
     def drop(self, host: Host) -> None:
-        if not self.taken:
+        if not self.answered:
             self.exchange.close()
 
 
 @resource("incoming-response")
 class IncomingResponse(Entry):
-    """Status and headers that arrived, and a body that arrives."""
+    """The status and headers of a response, and its body, which may still be arriving."""
 
     def __init__(self, exchange: Exchange) -> None:
         head = exchange.result()
@@ -111,15 +131,17 @@ _REQUEST = Borrow(OutgoingRequest)
 
 @TYPES.function("[constructor]outgoing-request", Own(Fields), result=Own(OutgoingRequest))
 def new_request(_host: Host, headers: Fields) -> OutgoingRequest:
-    """GET, https, no authority and no path. The headers cannot be changed any more."""
+    """Return a request with method GET and no scheme, authority or path. Its headers are immutable from now on."""
     return OutgoingRequest(headers)
 
 
 @TYPES.function("[method]outgoing-request.body", _REQUEST, result=Result(Own(OutgoingBody)))
 def request_body(host: Host, request: OutgoingRequest) -> Tag:
-    """The body, to be written before or after the request is sent; once, then an error. Without it none is sent.
+    """Return the body, which the guest may write before or after it sends the request. The first call succeeds.
 
-    An error too if Content-Length is no number.
+    A request whose body was never taken is sent without one.
+
+    Errors: every later call; a Content-Length that is not a number. The error has no payload.
     """
     if request.sink is not None:
         return ERR
@@ -133,12 +155,13 @@ def request_body(host: Host, request: OutgoingRequest) -> Tag:
 
 @TYPES.function("[method]outgoing-request.method", _REQUEST, result=METHOD)
 def get_method(_host: Host, request: OutgoingRequest) -> Tag:
+    """Return the method."""
     return request.method
 
 
 @TYPES.function("[method]outgoing-request.set-method", _REQUEST, METHOD, result=Result())
 def set_method(_host: Host, request: OutgoingRequest, method: Tag) -> Tag:
-    """An error if it is no token."""
+    """Set the method. Errors: it is no token (RFC 9110). The error has no payload."""
     if method.name == "other" and not is_method(method.payload):
         return ERR
     request.method = method
@@ -147,29 +170,38 @@ def set_method(_host: Host, request: OutgoingRequest, method: Tag) -> Tag:
 
 @TYPES.function("[method]outgoing-request.path-with-query", _REQUEST, result=Option(STRING))
 def get_path(_host: Host, request: OutgoingRequest) -> Tag:
+    """Return the path with the query, or none."""
     return option(request.path)
 
 
 @TYPES.function("[method]outgoing-request.set-path-with-query", _REQUEST, Option(STRING), result=Result())
-def set_path(_host: Host, request: OutgoingRequest, path: Tag) -> Tag:
-    """An error if it cannot stand in a request line."""
+def set_path(host: Host, request: OutgoingRequest, path: Tag) -> Tag:
+    """Set the path with the query.
+
+    Errors: it may not stand in a request line, or it is too long. The error has no payload.
+    """
     if path.payload is not None:
         try:
             check_target(path.payload, _PATH_MAX)
         except OutboundError:
             return ERR
+    request.keep(host, request.path, path.payload)
     request.path = path.payload
     return OK
 
 
 @TYPES.function("[method]outgoing-request.scheme", _REQUEST, result=Option(SCHEME))
 def get_scheme(_host: Host, request: OutgoingRequest) -> Tag:
+    """Return the scheme, or none."""
     return option(request.scheme)
 
 
 @TYPES.function("[method]outgoing-request.set-scheme", _REQUEST, Option(SCHEME), result=Result())
 def set_scheme(_host: Host, request: OutgoingRequest, scheme: Tag) -> Tag:
-    """An error if it is none by RFC 3986. Whether it is supported is said when the request is sent."""
+    """Set the scheme. `handle` says later whether the scheme is supported.
+
+    Errors: it is no scheme by RFC 3986. The error has no payload.
+    """
     wanted = scheme.payload
     if wanted is not None and wanted.name == "other" and _SCHEME.fullmatch(wanted.payload) is None:
         return ERR
@@ -179,24 +211,26 @@ def set_scheme(_host: Host, request: OutgoingRequest, scheme: Tag) -> Tag:
 
 @TYPES.function("[method]outgoing-request.authority", _REQUEST, result=Option(STRING))
 def get_authority(_host: Host, request: OutgoingRequest) -> Tag:
+    """Return the authority, or none."""
     return option(request.authority)
 
 
 @TYPES.function("[method]outgoing-request.set-authority", _REQUEST, Option(STRING), result=Result())
-def set_authority(_host: Host, request: OutgoingRequest, authority: Tag) -> Tag:
-    """An error if it is not host[:port]."""
+def set_authority(host: Host, request: OutgoingRequest, authority: Tag) -> Tag:
+    """Set the authority. Errors: it is not host[:port]. The error has no payload."""
     if authority.payload is not None:
         try:
             parse_authority(authority.payload, "https")
         except ValueError:
             return ERR
+    request.keep(host, request.authority, authority.payload)
     request.authority = authority.payload
     return OK
 
 
 @TYPES.function("[method]outgoing-request.headers", _REQUEST, result=Own(Fields))
 def get_headers(_host: Host, request: OutgoingRequest) -> Fields:
-    """Immutable."""
+    """Return the header fields. They are immutable."""
     return Fields(request.headers.lines, immutable=True)
 
 
@@ -205,15 +239,17 @@ def get_headers(_host: Host, request: OutgoingRequest) -> Fields:
 
 @TYPES.function("[constructor]request-options", result=Own(RequestOptions))
 def new_options(_host: Host) -> RequestOptions:
-    """None set: the server's defaults hold."""
+    """Return options without timeouts. The server's defaults hold for each timeout that the guest does not set."""
     return RequestOptions()
 
 
 def _define_timeout(name: str) -> None:
     def get(_host: Host, options: RequestOptions) -> Tag:
+        """Return the timeout in nanoseconds, or none."""
         return option(options.timeouts.get(name))
 
     def set_(_host: Host, options: RequestOptions, duration: Tag) -> Tag:
+        """Set the timeout in nanoseconds; none restores the server's default. Errors: none is ever returned."""
         options.timeouts[name] = duration.payload
         return OK
 
@@ -231,7 +267,7 @@ for _name in ("connect-timeout", "first-byte-timeout", "between-bytes-timeout"):
 
 @TYPES.function("[method]future-incoming-response.subscribe", Borrow(FutureIncomingResponse), result=Own(Pollable))
 def future_subscribe(_host: Host, future: FutureIncomingResponse) -> Pollable:
-    """Ready when `get` gives something."""
+    """Return a pollable that is ready once `get` returns the response or an error."""
     return Pollable(future.exchange.done, parent=future)
 
 
@@ -241,7 +277,11 @@ def future_subscribe(_host: Host, future: FutureIncomingResponse) -> Pollable:
     result=Option(Result(Result(Own(IncomingResponse), ERROR_CODE))),
 )
 def future_get(host: Host, future: FutureIncomingResponse) -> Tag:
-    """None until it is there, then once the response or why there is none, then an error."""
+    """Return none until the response's head has arrived. Then return the response.
+
+    Errors: an `error-code` if the request failed; an error without a payload on every call after the first that
+    returned something.
+    """
     if future.taken:
         return some(ERR)
     exchange = future.exchange
@@ -251,25 +291,31 @@ def future_get(host: Host, future: FutureIncomingResponse) -> Tag:
             return NONE
     future.taken = True
     try:
-        return some(ok(ok(IncomingResponse(exchange))))
+        response = IncomingResponse(exchange)
     except OutboundError as failure:
         return some(ok(err(error_code(failure.code))))
+    future.answered = True
+    return some(ok(ok(response)))
 
 
 @TYPES.function("[method]incoming-response.status", Borrow(IncomingResponse), result=U16)
 def get_status(_host: Host, response: IncomingResponse) -> int:
+    """Return the status code."""
     return response.status
 
 
 @TYPES.function("[method]incoming-response.headers", Borrow(IncomingResponse), result=Own(Fields))
 def get_response_headers(_host: Host, response: IncomingResponse) -> Fields:
-    """Immutable."""
+    """Return the header fields. They are immutable."""
     return Fields(response.headers.lines, immutable=True)
 
 
 @TYPES.function("[method]incoming-response.consume", Borrow(IncomingResponse), result=Result(Own(IncomingBody)))
 def consume(_host: Host, response: IncomingResponse) -> Tag:
-    """The body; once, then an error."""
+    """Return the body. The first call succeeds.
+
+    Errors: every later call. The error has no payload.
+    """
     if response.consumed:
         return ERR
     response.consumed = True

@@ -1,7 +1,8 @@
-"""wasi:http/types: the interface itself, and its `error-code`. Its resources are in the other `http_` files."""
+"""wasi:http/types: the interface and its `error-code`. Its resources are in the other files named `http_...`."""
 
 from typing import Any
 
+from hostfuncs import texts
 from hostfuncs.outbound import DnsErrorPayload, ErrorCode, FieldSizePayload, TlsAlertPayload
 from hostfuncs.outbound.errors import ERROR_CODES
 from hostfuncs.wasip2.host import Host
@@ -73,7 +74,7 @@ _CEILINGS = {Option(U32): 0xFFFF_FFFF, Option(U64): (1 << 64) - 1}
 
 
 def error_code(code: ErrorCode) -> Tag:
-    """An error code as a component gets it."""
+    """Return an error code in the form that a component receives."""
     kind, payload = _PAYLOADS.get(code.name), code.payload
     match kind, payload:
         case None, _:
@@ -100,17 +101,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tag):
         return None if value.name == "none" else _plain(value.payload)
     if isinstance(value, tuple):
-        return ", ".join(str(part) for part in map(_plain, value) if part is not None) or None
+        parts = (texts.bounded(str(part), texts.PART_BYTES) for part in map(_plain, value) if part is not None)
+        return ", ".join(parts) or None
     return value
 
 
 def describe(code: Tag) -> str:
-    """An error code that a component gave, as text for people."""
+    """Return the text, for people, of an error code that a component gave. Texts of the component in it are cut."""
     payload = _plain(code.payload)
-    return code.name if payload is None else f"{code.name} ({payload})"
+    return code.name if payload is None else f"{code.name} ({texts.bounded(str(payload), texts.PART_BYTES)})"
 
 
 @TYPES.function("http-error-code", Borrow(IoError), result=Option(ERROR_CODE))
 def http_error_code(_host: Host, error: IoError) -> Tag:
-    """The error code behind a stream's failure, if the stream was an HTTP body."""
+    """Return the error code behind a stream's failure, or none if the stream is no body of a request or response."""
     return NONE if error.code is None else some(error_code(error.code))

@@ -7,7 +7,7 @@ from hostfuncs.wasip2.table import Entry
 from hostfuncs.wasip2.types import Signature, Type
 
 HostFunction = Callable[..., Any]
-"""(host, argument, ...) -> result; see `hostfuncs.wasip2.types` for what values look like."""
+"""(host, argument, ...) -> result. `hostfuncs.wasip2.types` says which Python value stands for which WIT value."""
 
 F = TypeVar("F", bound=HostFunction)
 
@@ -17,9 +17,9 @@ class Interface:
 
     Parameters:
         name: `package/interface` without the version, as in `wasi:io/poll`.
-        resources: every resource the interface defines or uses, by the name it has there.
-        unreachable: why no guest can call a function that is not defined here: each would need a handle that nothing
-            gives out. Such functions link, whatever their type, and trap. Empty for complete interfaces.
+        resources: every resource that the interface defines or uses, by the name it has there.
+        unreachable: why no guest can call a function that is not defined here: each needs a handle that no function
+            returns. Such functions link, whatever their type, and trap. Empty for complete interfaces.
     """
 
     def __init__(self, name: str, resources: dict[str, type[Entry]] | None = None, *, unreachable: str = "") -> None:
@@ -32,12 +32,12 @@ class Interface:
         return f"<Interface {self.name}, {len(self.functions)} functions>"
 
     def function(self, name: str, *params: Type, result: Type | None = None) -> Callable[[F], F]:
-        """Decorator: the host's side of a function.
+        """Return a decorator that defines the host's side of a function.
 
         Parameters:
             name: as in the component model: `poll`, `[method]pollable.ready`, `[static]fields.from-list`,
                 `[constructor]fields`.
-            params, result: its type, `self` included.
+            params, result: the function's type, `self` included.
         """
 
         def decorate(function: F) -> F:
@@ -47,10 +47,10 @@ class Interface:
         return decorate
 
     def define(self, name: str, function: HostFunction, *params: Type, result: Type | None = None) -> None:
-        """As `function`, for functions made in a loop.
+        """Define a function without the decorator. Parameters as for `function`.
 
         Raises:
-            ValueError: the interface has one of that name.
+            ValueError: the interface has a function of that name already.
         """
         if name in self.functions:
             raise ValueError(f"{self.name} has {name} already")

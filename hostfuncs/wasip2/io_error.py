@@ -1,4 +1,4 @@
-"""wasi:io/error."""
+"""wasi:io/error: the error resource that a stream's `last-operation-failed` carries."""
 
 from hostfuncs.outbound import ErrorCode
 from hostfuncs.wasip2.host import Host
@@ -9,18 +9,20 @@ from hostfuncs.wasip2.types import STRING, Borrow
 
 @resource("error")
 class IoError(Entry):
-    """What went wrong on a stream.
+    """An error of a stream.
 
     Parameters:
-        text: for `to-debug-string`.
-        code: if it comes from HTTP, for `wasi:http/types.http-error-code`.
+        text: what `to-debug-string` returns.
+        code: what `wasi:http/types.http-error-code` returns, if the error comes from HTTP.
+        file_code: what `wasi:filesystem/types.filesystem-error-code` returns, if the error comes from a file.
     """
 
-    __slots__ = ("code", "text")
+    __slots__ = ("code", "file_code", "text")
 
-    def __init__(self, text: str, code: ErrorCode | None = None) -> None:
+    def __init__(self, text: str, code: ErrorCode | None = None, file_code: str | None = None) -> None:
         self.text = text
         self.code = code
+        self.file_code = file_code
 
 
 INTERFACE = Interface("wasi:io/error", {"error": IoError})
@@ -28,5 +30,5 @@ INTERFACE = Interface("wasi:io/error", {"error": IoError})
 
 @INTERFACE.function("[method]error.to-debug-string", Borrow(IoError), result=STRING)
 def to_debug_string(_host: Host, error: IoError) -> str:
-    """A text for people; guests are told not to take it apart."""
+    """Return a text for people. WASI tells guests not to parse it."""
     return error.text

@@ -1,11 +1,16 @@
-"""wasi:io/streams: what every stream has in common, and the functions guests call on them.
+"""wasi:io/streams: what all streams have in common, and the functions that guests call on them.
 
-Concrete streams say what they can do without waiting; waiting is done here, on the outbound engine's event loop.
+A concrete stream (`Reader`, `Writer`) never waits; it says what it can do now. The functions here do the waiting, on
+the event loop of the outbound client.
+
+Errors of all functions that read or write (WIT `stream-error`): `closed` once the stream has ended;
+`last-operation-failed`, with an `error` resource, if the stream broke. A stream that broke reports it once and is
+`closed` from then on.
 """
 
 from typing import Protocol
 
-from hostfuncs.abi.ending import HostTrap
+from hostfuncs.ending import HostTrap
 from hostfuncs.wasip2.host import Host
 from hostfuncs.wasip2.interface import Interface
 from hostfuncs.wasip2.io_error import IoError
@@ -15,9 +20,9 @@ from hostfuncs.wasip2.table import Entry, resource
 from hostfuncs.wasip2.types import BYTES, OK, U64, Borrow, Own, Result, Tag, Variant, err, ok
 
 READ_MAX = 65_536
-"""Most a read gives at once. A byte costs 32 in wasmtime's C API while it crosses, so pieces are kept small."""
+"""Most bytes that one read returns. A byte takes 32 in wasmtime's C API while it crosses, so pieces are kept small."""
 BLOCKING_WRITE_MAX = 4_096
-"""WASI's limit for `blocking-write-and-flush` and its zeroes; more is a trap."""
+"""WASI's limit for `blocking-write-and-flush` and for its variant that writes zeroes."""
 
 
 class Closed(Exception):  # noqa: N818 - a state, and WASI's word for it
@@ -25,7 +30,7 @@ class Closed(Exception):  # noqa: N818 - a state, and WASI's word for it
 
 
 class Failed(Exception):  # noqa: N818 - `last-operation-failed`
-    """The stream broke. Told to the guest once; after that the stream is closed."""
+    """The stream broke (`last-operation-failed`). The guest is told once; after that the stream is closed."""
 
     def __init__(self, error: IoError) -> None:
         super().__init__(error.text)
@@ -36,11 +41,11 @@ class Reader(Protocol):
     """The host's side of an input-stream."""
 
     def ready(self) -> bool:
-        """`read` would give bytes, the end or a failure."""
+        """Return whether `read` would return bytes or raise."""
         ...
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes, b"" if none have come. Raises Closed or Failed."""
+        """Return at most `size` bytes, or b"" if none have arrived. Raises Closed or Failed."""
         ...
 
 
@@ -48,24 +53,42 @@ class Writer(Protocol):
     """The host's side of an output-stream."""
 
     def ready(self) -> bool:
-        """`permit` would be positive or raise."""
+        """Return whether `permit` would be positive or raise."""
         ...
 
     def permit(self) -> int:
-        """How many bytes `write` takes now. Raises Closed or Failed."""
+        """Return how many bytes `write` takes now. Raises Closed or Failed."""
         ...
 
     def write(self, data: bytes) -> None:
-        """Raises Closed or Failed."""
+        """Take bytes, at most as many as `permit` allows. Raises Closed or Failed."""
         ...
 
     def flushed(self) -> bool:
-        """Whether nothing written waits to go out."""
+        """Return whether everything that was written has gone out."""
+        ...
+
+    def stuck(self) -> bool:
+        """Return whether only the guest itself could make room. A guest that waits for room then waits for ever."""
+        ...
+
+    def give_up(self) -> None:
+        """Break the stream, because the guest waits while it is `stuck`."""
         ...
 
 
+class NeverStuck:
+    """The part of a Writer for streams whose room does not depend on the guest."""
+
+    def stuck(self) -> bool:
+        return False
+
+    def give_up(self) -> None:
+        raise AssertionError("only a stuck stream is given up")
+
+
 class SourceReader:
-    """Reads a `Source`."""
+    """Reads from a `Source`."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -78,7 +101,7 @@ class SourceReader:
         return data
 
 
-class SinkWriter:
+class SinkWriter(NeverStuck):
     """Writes to a `Sink`."""
 
     def __init__(self, sink: Sink) -> None:
@@ -92,7 +115,7 @@ class SinkWriter:
 
 @resource("input-stream")
 class InputStream(Entry):
-    """Parameters: what is read, and the resource it belongs to."""
+    """Parameters: the reader, and the resource that the stream belongs to."""
 
     def __init__(self, reader: Reader, parent: Entry | None = None) -> None:
         self.reader = reader
@@ -101,7 +124,7 @@ class InputStream(Entry):
 
 @resource("output-stream")
 class OutputStream(Entry):
-    """Parameters: what is written to, and the resource it belongs to."""
+    """Parameters: the writer, and the resource that the stream belongs to."""
 
     def __init__(self, writer: Writer, parent: Entry | None = None) -> None:
         self.writer = writer
@@ -128,7 +151,7 @@ def _read(reader: Reader, size: int) -> bytes:
 
 
 def _read_some(host: Host, reader: Reader, size: int) -> bytes:
-    """Bytes, waiting for the first one."""
+    """Return at least one byte, waiting for it, unless `size` is 0."""
     while True:
         data = _read(reader, size)
         if data or not size:
@@ -141,7 +164,10 @@ def _read_some(host: Host, reader: Reader, size: int) -> bytes:
 
 @INTERFACE.function("[method]input-stream.read", Borrow(InputStream), U64, result=Result(BYTES, STREAM_ERROR))
 def read(host: Host, stream: InputStream, size: int) -> Tag:
-    """What has come, at most `size` and 64 KiB; empty if nothing has. `closed` at the end."""
+    """Return the bytes that have arrived: at most `size`, and at most 64 KiB. The list is empty if none have.
+
+    Errors: `closed` at the end; `last-operation-failed`.
+    """
     try:
         if not stream.reader.ready():
             host.turn()
@@ -154,7 +180,7 @@ def read(host: Host, stream: InputStream, size: int) -> Tag:
 
 @INTERFACE.function("[method]input-stream.blocking-read", Borrow(InputStream), U64, result=Result(BYTES, STREAM_ERROR))
 def blocking_read(host: Host, stream: InputStream, size: int) -> Tag:
-    """As `read`, waiting for at least one byte or the end."""
+    """Wait for at least one byte, then do as `read`. Errors: as `read`."""
     try:
         return ok(_read_some(host, stream.reader, size))
     except Closed:
@@ -165,21 +191,21 @@ def blocking_read(host: Host, stream: InputStream, size: int) -> Tag:
 
 @INTERFACE.function("[method]input-stream.skip", Borrow(InputStream), U64, result=COUNT)
 def skip(host: Host, stream: InputStream, size: int) -> Tag:
-    """As `read`, but only how many bytes there were."""
+    """Discard the bytes that `read` would return, and return their number. Errors: as `read`."""
     result = read(host, stream, size)
     return ok(len(result.payload)) if result.name == "ok" else result
 
 
 @INTERFACE.function("[method]input-stream.blocking-skip", Borrow(InputStream), U64, result=COUNT)
 def blocking_skip(host: Host, stream: InputStream, size: int) -> Tag:
-    """As `blocking-read`, but only how many bytes there were."""
+    """Discard the bytes that `blocking-read` would return, and return their number. Errors: as `read`."""
     result = blocking_read(host, stream, size)
     return ok(len(result.payload)) if result.name == "ok" else result
 
 
 @INTERFACE.function("[method]input-stream.subscribe", Borrow(InputStream), result=Own(Pollable))
 def subscribe_input(_host: Host, stream: InputStream) -> Pollable:
-    """Ready when bytes, the end or a failure can be read."""
+    """Return a pollable that is ready once `read` would return bytes or an error."""
     return Pollable(stream.reader.ready, parent=stream)
 
 
@@ -188,7 +214,10 @@ def subscribe_input(_host: Host, stream: InputStream) -> Pollable:
 
 @INTERFACE.function("[method]output-stream.check-write", Borrow(OutputStream), result=COUNT)
 def check_write(host: Host, stream: OutputStream) -> Tag:
-    """How many bytes the next `write` may have; 0 means wait for the pollable."""
+    """Return how many bytes the next `write` may have. 0 means that the guest must wait for the pollable.
+
+    Errors: `closed`; `last-operation-failed`.
+    """
     try:
         if not stream.writer.ready():
             host.turn()
@@ -207,7 +236,10 @@ def _write(writer: Writer, data: bytes) -> None:
 
 @INTERFACE.function("[method]output-stream.write", Borrow(OutputStream), BYTES, result=DONE)
 def write(_host: Host, stream: OutputStream, data: bytes) -> Tag:
-    """Write without waiting. Traps if it is more than `check-write` permits."""
+    """Write bytes without waiting.
+
+    Errors: `closed`; `last-operation-failed`. Traps: more bytes than `check-write` permits.
+    """
     try:
         _write(stream.writer, data)
     except Closed:
@@ -217,15 +249,20 @@ def write(_host: Host, stream: OutputStream, data: bytes) -> Tag:
     return OK
 
 
+def _await_room(host: Host, writer: Writer) -> None:
+    if writer.stuck():
+        writer.give_up()
+    host.wait(writer.ready)
+
+
 def _write_all(host: Host, writer: Writer, data: bytes) -> None:
     at = 0
     while at < len(data):
-        host.wait(writer.ready)
+        _await_room(host, writer)
         chunk = data[at : at + writer.permit()]
         writer.write(chunk)
         at += len(chunk)
     host.wait(writer.flushed)
-    host.wait(writer.ready)
     writer.permit()
 
 
@@ -241,7 +278,13 @@ def _blocking_write(host: Host, stream: OutputStream, data: bytes) -> Tag:
 
 @INTERFACE.function("[method]output-stream.blocking-write-and-flush", Borrow(OutputStream), BYTES, result=DONE)
 def blocking_write_and_flush(host: Host, stream: OutputStream, data: bytes) -> Tag:
-    """Write at most 4096 bytes (more is a trap) and wait until they are out."""
+    """Write at most 4,096 bytes and wait until they are sent, if they have a destination yet.
+
+    The body of a request that was not handed to `outgoing-handler.handle` is held in memory, up to a bound. A guest
+    that writes beyond the bound gets `last-operation-failed`, and the error's text names the remedy.
+
+    Errors: `closed`; `last-operation-failed`. Traps: more than 4,096 bytes.
+    """
     if len(data) > BLOCKING_WRITE_MAX:
         raise HostTrap(f"wasi:io/streams blocking-write-and-flush: {len(data)} bytes, at most {BLOCKING_WRITE_MAX}")
     return _blocking_write(host, stream, data)
@@ -249,7 +292,10 @@ def blocking_write_and_flush(host: Host, stream: OutputStream, data: bytes) -> T
 
 @INTERFACE.function("[method]output-stream.flush", Borrow(OutputStream), result=DONE)
 def flush(_host: Host, stream: OutputStream) -> Tag:
-    """Everything here goes out by itself, so that this only reports a stream that has ended."""
+    """Do nothing but report a stream that has ended: all bytes are sent without being flushed.
+
+    Errors: `closed`; `last-operation-failed`.
+    """
     try:
         stream.writer.permit()
     except Closed:
@@ -261,18 +307,21 @@ def flush(_host: Host, stream: OutputStream) -> Tag:
 
 @INTERFACE.function("[method]output-stream.blocking-flush", Borrow(OutputStream), result=DONE)
 def blocking_flush(host: Host, stream: OutputStream) -> Tag:
-    """Wait until everything written is out."""
+    """Wait until everything written is sent. Returns at once for a body that belongs to no request yet.
+
+    Errors: `closed`; `last-operation-failed`.
+    """
     return _blocking_write(host, stream, b"")
 
 
 @INTERFACE.function("[method]output-stream.subscribe", Borrow(OutputStream), result=Own(Pollable))
 def subscribe_output(_host: Host, stream: OutputStream) -> Pollable:
-    """Ready when `check-write` would give more than 0 or an error."""
-    return Pollable(stream.writer.ready, parent=stream)
+    """Return a pollable that is ready once `check-write` would return more than 0 or an error."""
+    return Pollable(stream.writer.ready, parent=stream, writer=stream.writer)
 
 
 def _zeroes(writer: Writer, size: int) -> bytes:
-    # Asked first: the size is the guest's, and what is not permitted need not be made.
+    # The guest chooses the size: zeroes that may not be written are never made.
     if size > writer.permit():
         raise HostTrap("wasi:io/streams write-zeroes: more than check-write permitted")
     return bytes(size)
@@ -280,7 +329,10 @@ def _zeroes(writer: Writer, size: int) -> bytes:
 
 @INTERFACE.function("[method]output-stream.write-zeroes", Borrow(OutputStream), U64, result=DONE)
 def write_zeroes(_host: Host, stream: OutputStream, size: int) -> Tag:
-    """As `write` of that many zeroes."""
+    """Write `size` zero bytes as `write` does.
+
+    Errors: `closed`; `last-operation-failed`. Traps: more bytes than `check-write` permits.
+    """
     try:
         stream.writer.write(_zeroes(stream.writer, size))
     except Closed:
@@ -292,7 +344,10 @@ def write_zeroes(_host: Host, stream: OutputStream, size: int) -> Tag:
 
 @INTERFACE.function("[method]output-stream.blocking-write-zeroes-and-flush", Borrow(OutputStream), U64, result=DONE)
 def blocking_write_zeroes_and_flush(host: Host, stream: OutputStream, size: int) -> Tag:
-    """As `blocking-write-and-flush` of that many zeroes."""
+    """Write `size` zero bytes as `blocking-write-and-flush` does.
+
+    Errors: `closed`; `last-operation-failed`. Traps: more than 4,096 bytes.
+    """
     if size > BLOCKING_WRITE_MAX:
         raise HostTrap(f"wasi:io/streams blocking-write-zeroes-and-flush: {size} bytes, at most {BLOCKING_WRITE_MAX}")
     return _blocking_write(host, stream, bytes(size))
@@ -303,7 +358,10 @@ _SPLICE = (Borrow(OutputStream), Borrow(InputStream), U64)
 
 @INTERFACE.function("[method]output-stream.splice", *_SPLICE, result=COUNT)
 def splice(host: Host, stream: OutputStream, source: InputStream, size: int) -> Tag:
-    """Move what can be moved without waiting, at most `size` bytes; how many it was."""
+    """Move bytes from an input stream to an output stream without waiting, at most `size`, and return their number.
+
+    Errors: those of either stream, `closed` or `last-operation-failed`.
+    """
     try:
         if not (stream.writer.ready() and source.reader.ready()):
             host.turn()
@@ -322,8 +380,8 @@ def splice(host: Host, stream: OutputStream, source: InputStream, size: int) -> 
 
 @INTERFACE.function("[method]output-stream.blocking-splice", *_SPLICE, result=COUNT)
 def blocking_splice(host: Host, stream: OutputStream, source: InputStream, size: int) -> Tag:
-    """As `splice`, waiting until at least one byte can be moved."""
+    """Wait until at least one byte can be moved, then do as `splice`. Errors: as `splice`."""
     if size:
-        host.wait(stream.writer.ready)
+        _await_room(host, stream.writer)
         host.wait(source.reader.ready)
     return splice(host, stream, source, size)

@@ -1,8 +1,8 @@
-"""Reading values that a component passes: a function compiled for each type of a signature.
+"""Lift the values that a component passes: one Python function is compiled for each type of a signature.
 
-What a C value points to is copied out in one piece per list, record or tuple. Arguments belong to wasmtime, so nothing
-is freed here. `list<u8>` is a strided copy: the C API gives every byte 32 bytes of its own. Copying them out and taking
-every 32nd is several times faster than a strided view.
+The memory behind a C value is copied in one piece for each list, record or tuple. wasmtime owns the arguments, so that
+nothing is freed here. The C API gives every byte of a `list<u8>` a value of 32 bytes. Copying all of them and then
+taking every 32nd byte is several times faster than a strided view.
 """
 
 import struct
@@ -11,7 +11,7 @@ from ctypes import string_at
 from typing import Any
 
 from hostfuncs.abi import capi as abi
-from hostfuncs.abi.ending import HostTrap
+from hostfuncs.ending import HostTrap
 from hostfuncs.wasip2 import capi
 from hostfuncs.wasip2.capi import ENTRY_SIZE, PAYLOAD, VAL_SIZE
 from hostfuncs.wasip2.layout import BYTES_AT_ONCE, NUMBERS, Scope, maybe, one_word, two_words
@@ -20,6 +20,7 @@ from hostfuncs.wasip2.types import (
     U8,
     Borrow,
     Enum,
+    Flags,
     List,
     Option,
     Own,
@@ -32,12 +33,18 @@ from hostfuncs.wasip2.types import (
     Variant,
 )
 
+_MANY = 128
+"""A list of more elements than this is checked against the bytes that the host may still hold for the guest."""
+
+_ELEMENT_BYTES = 256
+"""The cost of an element while it crosses: 32 bytes of C, and a few of Python's objects."""
+
 Lift = Callable[[bytes, int, Scope], Any]
-"""(bytes that hold C values, where this one begins, scope) -> value"""
+"""(bytes that hold C values, offset of this value, scope) -> Python value"""
 
 
 def lifter(kind: Type) -> Lift:
-    """The function that reads values of a type."""
+    """Return the function that lifts values of a type."""
     match kind:
         case Prim("string"):
             return _lift_string
@@ -55,6 +62,8 @@ def lifter(kind: Type) -> Lift:
             return _variant_lifter({name.encode(): (name, maybe(lifter, t)) for name, t in cases})
         case Enum(names):
             return _enum_lifter({name.encode(): name for name in names})
+        case Flags(names):
+            return _flags_lifter({name.encode(): name for name in names})
         case Record(fields):
             return _sequence_lifter([lifter(t) for _, t in fields], ENTRY_SIZE, 16)
         case Tuple(items):
@@ -70,17 +79,20 @@ def _number_lifter(name: str) -> Lift:
     return lambda raw, at, _scope: read(raw, at + PAYLOAD)[0]
 
 
-def _lift_string(raw: bytes, at: int, _scope: Scope) -> str:
+def _lift_string(raw: bytes, at: int, scope: Scope) -> str:
     size, data = two_words(raw, at + PAYLOAD)
+    if size > BYTES_AT_ONCE:
+        scope.account.check(size)
     return string_at(data, size).decode() if size else ""
 
 
-def _lift_bytes(raw: bytes, at: int, _scope: Scope) -> bytes:
+def _lift_bytes(raw: bytes, at: int, scope: Scope) -> bytes:
     size, data = two_words(raw, at + PAYLOAD)
     if not size:
         return b""
     if size <= BYTES_AT_ONCE:
         return string_at(data, size * VAL_SIZE)[PAYLOAD::VAL_SIZE]
+    scope.account.check(size)
     end = data + size * VAL_SIZE
     step = BYTES_AT_ONCE * VAL_SIZE
     return b"".join([string_at(at, min(step, end - at))[PAYLOAD::VAL_SIZE] for at in range(data, end, step)])
@@ -93,6 +105,8 @@ def _list_lifter(element: Lift, most: int) -> Lift:
             return []
         if size > most:
             raise HostTrap(f"a list of {size} elements, at most {most} are taken")
+        if size > _MANY:
+            scope.account.check(size * _ELEMENT_BYTES)
         values = string_at(data, size * VAL_SIZE)
         return [element(values, at, scope) for at in range(0, size * VAL_SIZE, VAL_SIZE)]
 
@@ -149,18 +163,32 @@ def _enum_lifter(names: dict[bytes, str]) -> Lift:
     return lift
 
 
+def _flags_lifter(names: dict[bytes, str]) -> Lift:
+    def lift(raw: bytes, at: int, _scope: Scope) -> frozenset[str]:
+        size, data = two_words(raw, at + PAYLOAD)
+        if not size:
+            return frozenset()
+        if size > len(names):
+            raise TypeError(f"{size} flags where {len(names)} belong")
+        places = string_at(data, size * 16)
+        found = [two_words(places, place) for place in range(0, size * 16, 16)]
+        return frozenset([names[string_at(text, length)] for length, text in found])
+
+    return lift
+
+
 def _handle_lifter(kind: int, *, own: bool) -> Lift:
     def lift(raw: bytes, at: int, scope: Scope) -> Any:
         (handle,) = one_word(raw, at + PAYLOAD)
         scratch = scope.scratch
-        # Also ends the borrow: wasmtime traps when a call returns with one open.
+        # This also ends the borrow: wasmtime traps when a call returns while one is open.
         error = capi.resource_any_to_host(scope.context, handle, scratch.address)
         if error:
             raise RuntimeError(abi.take_error(error))
         host = scratch.words[0]
         rep, found = capi.resource_host_rep(host), capi.resource_host_type(host)
         capi.resource_host_delete(host)
-        # The component's types made sure of it; that they say the same as ours is what is looked at here.
+        # wasmtime has checked the handle against the component's types. This checks it against the types declared here.
         entry = scope.table.get(rep, found)
         if found != kind:
             raise TypeError(f"a handle of {entry.NAME} where another resource belongs")
@@ -170,5 +198,5 @@ def _handle_lifter(kind: int, *, own: bool) -> Lift:
 
 
 def argument_lifters(params: Sequence[Type]) -> list[tuple[Lift, int]]:
-    """Lifters of a function's arguments, each with where its value begins."""
+    """Return the lifter of each parameter, with the offset of its value."""
     return [(lifter(kind), at * VAL_SIZE) for at, kind in enumerate(params)]

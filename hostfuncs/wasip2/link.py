@@ -1,6 +1,6 @@
-"""Linking a component: its imports are checked against the interfaces of this host and defined, once, before any fork.
+"""Link a component: check its imports against the interfaces of this host, and define them once, before any fork.
 
-Here is also the only boundary between a component and Python: nothing a host function raises gets past `_callback`.
+The boundary between a component and Python is here too: no exception of a host function leaves `_callback`.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ import wasmtime
 from wasmtime import component as wc
 
 from hostfuncs.abi import capi as abi
-from hostfuncs.abi.ending import HostTrap
+from hostfuncs.ending import HostTrap
 from hostfuncs.wasip2 import capi
 from hostfuncs.wasip2.capi import VAL_SIZE
 from hostfuncs.wasip2.host import Host
@@ -26,7 +26,7 @@ _INSTANCE_NAME = re.compile(r"(?P<interface>(?P<package>[^/@]+)/[^/@]+)(?:@(?P<v
 
 
 class LinkError(ValueError):
-    """A component cannot be used with this host; the text is for the operator."""
+    """The component cannot be linked with this host. The text is for the operator."""
 
 
 class Linked:
@@ -35,7 +35,7 @@ class Linked:
     Attributes:
         linker: address of the `wasmtime_component_linker_t`.
         component: address of the `wasmtime_component_t`.
-        host: what the imports work on; one invocation at a time.
+        host: the state that the imports work on. It serves one invocation at a time.
     """
 
     def __init__(self, component: wc.Component, linker: wc.Linker, host: Host, kept: list[Any]) -> None:
@@ -48,10 +48,10 @@ class Linked:
         """Make an instance in the store that `host` has entered.
 
         Parameters:
-            instance: buffer of `capi.INSTANCE_SIZE` bytes to be filled.
+            instance: a buffer of `capi.INSTANCE_SIZE` bytes, which is filled in.
 
         Returns:
-            0, or the address of a `wasmtime_error_t`.
+            0, or the address of a `wasmtime_error_t`, which the caller owns.
         """
         error: int | None = capi.instantiate(self.linker, self.host.context, self.component, ctypes.addressof(instance))
         return error or 0
@@ -61,12 +61,13 @@ def link(engine: wasmtime.Engine, component: wc.Component, host: Host, interface
     """Define every import of a component.
 
     Parameters:
-        engine: the component's.
-        host: passed to the host functions.
-        interfaces: what is on offer, by `Interface.name`.
+        engine: the engine that compiled the component.
+        component: the component to link.
+        host: the state that is passed to the host functions.
+        interfaces: the interfaces on offer, by `Interface.name`.
 
     Raises:
-        LinkError: the component imports something this host does not have, or by another type.
+        LinkError: the component imports something that this host does not have, or imports it by another type.
     """
     linker = wc.Linker(engine)
     kept: list[Any] = []
@@ -164,7 +165,7 @@ def _destructor(kind: int, host: Host) -> Any:
 
 
 def _callback(signature: Signature, function: HostFunction, host: Host) -> Any:
-    """The raw callback of a host function; how many values it takes decides which of four forms it has."""
+    """Return the raw callback of a host function. It has one of four forms, chosen by the number of values it takes."""
     lifts = argument_lifters(signature.params)
     size = len(lifts) * VAL_SIZE
     lower = lowerer(signature.result) if signature.result is not None else None

@@ -1,8 +1,8 @@
-"""Writing values that a component gets: a function compiled for each type of a signature.
+"""Lower the values that a component receives: one Python function is compiled for each type of a signature.
 
-A lowerer makes the 32 bytes of a C value; what that points to is allocated by the C API, and passes to wasmtime too.
-A lowerer that raises leaves behind what it had already made: that takes a host function that returned something other
-than its signature says, which is a fault of the host.
+A lowerer makes the 32 bytes of a C value. The C API allocates the memory behind it, and wasmtime takes ownership of
+both. A lowerer that raises leaks what it has already allocated. It raises only if a host function returns a value that
+does not fit its signature, which is a fault of the host.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ from hostfuncs.wasip2.layout import (
     BYTES_AT_ONCE,
     CHAR,
     ENUM,
+    FLAGS,
     LIST,
     NUMBERS,
     OPTION,
@@ -30,7 +31,22 @@ from hostfuncs.wasip2.layout import (
     Scope,
     maybe,
 )
-from hostfuncs.wasip2.types import U8, Borrow, Enum, List, Option, Own, Prim, Record, Result, Tag, Tuple, Type, Variant
+from hostfuncs.wasip2.types import (
+    U8,
+    Borrow,
+    Enum,
+    Flags,
+    List,
+    Option,
+    Own,
+    Prim,
+    Record,
+    Result,
+    Tag,
+    Tuple,
+    Type,
+    Variant,
+)
 
 Lower = Callable[[Any, Scope], bytes]
 """(value, scope) -> the 32 bytes of a C value"""
@@ -44,7 +60,7 @@ _char = struct.Struct("<QI20x").pack
 
 
 def lowerer(kind: Type) -> Lower:
-    """The function that writes values of a type."""
+    """Return the function that lowers values of a type."""
     match kind:
         case Prim("string"):
             return _lower_string
@@ -62,6 +78,8 @@ def lowerer(kind: Type) -> Lower:
             return _variant_lowerer({name: (name.encode(), maybe(lowerer, t)) for name, t in cases})
         case Enum(names):
             return _enum_lowerer({name: name.encode() for name in names})
+        case Flags(names):
+            return _flags_lowerer([(name, name.encode()) for name in names])
         case Record(fields):
             return _record_lowerer([name.encode() for name, _ in fields], [lowerer(t) for _, t in fields])
         case Tuple(items):
@@ -200,6 +218,18 @@ def _enum_lowerer(names: dict[str, bytes]) -> Lower:
     return lower
 
 
+def _flags_lowerer(names: list[tuple[str, bytes]]) -> Lower:
+    def lower(value: frozenset[str], scope: Scope) -> bytes:
+        images = b"".join([_name(*_new_name(text, scope)) for name, text in names if name in value])
+        scratch = scope.scratch
+        capi.valflags_new_uninit(scratch.address, len(value))
+        data = scratch.words[1]
+        memmove(data, images, len(images))
+        return _vector(FLAGS, len(value), data)
+
+    return lower
+
+
 def _handle_lowerer(kind: int) -> Lower:
     def lower(value: Any, scope: Scope) -> bytes:
         if kind != value.RESOURCE:
@@ -216,10 +246,10 @@ def _handle_lowerer(kind: int) -> Lower:
 
 
 class Arguments:
-    """C values for calling a guest's function; they are freed by `free`.
+    """C values for the call of a guest's function.
 
     Parameters:
-        images: as lowerers made them.
+        images: the values, as lowerers made them. `free` frees them.
     """
 
     def __init__(self, images: Sequence[bytes]) -> None:
@@ -228,6 +258,7 @@ class Arguments:
         self.address = ctypes.addressof(self._buffer)
 
     def free(self) -> None:
+        """Free the values and all that they hold."""
         for at in range(self.count):
             capi.val_delete(self.address + at * VAL_SIZE)
         self.count = 0

@@ -1,4 +1,4 @@
-"""wasi:http/outgoing-handler."""
+"""wasi:http/outgoing-handler: sending a request."""
 
 from hostfuncs.outbound import ErrorCode, Exchange, Options, OutboundError, Request
 from hostfuncs.wasip2.host import Host
@@ -24,9 +24,12 @@ INTERFACE = Interface(
     result=Result(Own(FutureIncomingResponse), ERROR_CODE),
 )
 def handle(host: Host, request: OutgoingRequest, options: Tag) -> Tag:
-    """Begin the request; never waits. What is refused at once is the error here, all else comes from the future.
+    """Start to send a request, and return the future of its response. Never waits.
 
-    As in wasmtime: no scheme means https; no path, or no authority, is HTTP-request-URI-invalid.
+    A request without a scheme is sent by https, as in wasmtime. The future reports failures that come later.
+
+    Errors: an `error-code` for a request that is refused at once: `HTTP-request-URI-invalid` without a path or
+    authority, and the codes of the egress policy and the limits.
     """
     try:
         return ok(FutureIncomingResponse(_start(host, request, options.payload)))

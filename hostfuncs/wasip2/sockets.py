@@ -1,4 +1,4 @@
-"""wasi:sockets, denied: guests reach the network through wasi:http only, where the egress policy is."""
+"""wasi:sockets, all denied: guests reach the network only through wasi:http, where the egress policy applies."""
 
 from hostfuncs.wasip2.host import Host
 from hostfuncs.wasip2.interface import Interface
@@ -11,32 +11,32 @@ from hostfuncs.wasip2.types import NONE, STRING, Borrow, Enum, Option, Own, Resu
 
 @resource("network")
 class Network(Entry):
-    """A capability that gives nothing."""
+    """A capability that permits nothing."""
 
 
 @resource("tcp-socket")
 class TcpSocket(Entry):
-    """Never made."""
+    """Never made, because sockets are denied."""
 
 
 @resource("udp-socket")
 class UdpSocket(Entry):
-    """Never made."""
+    """Never made, because sockets are denied."""
 
 
 @resource("incoming-datagram-stream")
 class IncomingDatagramStream(Entry):
-    """Never made."""
+    """Never made, because sockets are denied."""
 
 
 @resource("outgoing-datagram-stream")
 class OutgoingDatagramStream(Entry):
-    """Never made."""
+    """Never made, because sockets are denied."""
 
 
 @resource("resolve-address-stream")
 class ResolveAddressStream(Entry):
-    """Never made."""
+    """Never made, because look-ups are denied."""
 
 
 ERROR_CODE = Enum(
@@ -50,6 +50,7 @@ ERROR_CODE = Enum(
 )
 FAMILY = Enum(("ipv4", "ipv6"))
 _DENIED = err("access-denied")
+_NO_RESOLVER = err("permanent-resolver-failure")
 _NO_SOCKETS = "there are no sockets"
 
 NETWORK = Interface("wasi:sockets/network", {"network": Network, "error": IoError})
@@ -87,32 +88,35 @@ UDP = Interface(
 
 @INSTANCE_NETWORK.function("instance-network", result=Own(Network))
 def instance_network(_host: Host) -> Network:
-    """A handle, since the function cannot fail. What is asked of it does."""
+    """Return a handle, because this function cannot fail. Every function that takes the handle fails."""
     return Network()
 
 
 @NETWORK.function("network-error-code", Borrow(IoError), result=Option(ERROR_CODE))
 def network_error_code(_host: Host, _error: IoError) -> Tag:
-    """None: no stream here is a socket's."""
+    """Return none, because no stream here belongs to a socket."""
     return NONE
 
 
 @TCP_CREATE.function("create-tcp-socket", FAMILY, result=Result(Own(TcpSocket), ERROR_CODE))
 def create_tcp_socket(_host: Host, _family: str) -> Tag:
-    """access-denied."""
+    """Refuse to make a socket. Errors: always `access-denied`."""
     return _DENIED
 
 
 @UDP_CREATE.function("create-udp-socket", FAMILY, result=Result(Own(UdpSocket), ERROR_CODE))
 def create_udp_socket(_host: Host, _family: str) -> Tag:
-    """access-denied."""
+    """Refuse to make a socket. Errors: always `access-denied`."""
     return _DENIED
 
 
 @LOOKUP.function("resolve-addresses", Borrow(Network), STRING, result=Result(Own(ResolveAddressStream), ERROR_CODE))
 def resolve_addresses(_host: Host, _network: Network, _name: str) -> Tag:
-    """access-denied."""
-    return _DENIED
+    """Refuse to look up a name.
+
+    Errors: always `permanent-resolver-failure`, as from wasmtime's host without look-ups.
+    """
+    return _NO_RESOLVER
 
 
 INTERFACES = (NETWORK, INSTANCE_NETWORK, LOOKUP, TCP_CREATE, UDP_CREATE, TCP, UDP)

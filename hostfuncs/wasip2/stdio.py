@@ -1,39 +1,41 @@
-"""Standard input, output and error of one invocation, whatever stands behind them."""
+"""Standard input, output and error of one invocation, and the interfaces of what they are connected to."""
 
 from typing import Protocol
 
-from hostfuncs.abi.ending import OutputExceeded
+from hostfuncs.ending import OutputExceeded
 from hostfuncs.wasip1.program import Tail
 
 
 class Source(Protocol):
-    """Where bytes for the guest come from. `BytesSource` has them all; others may wait for theirs."""
+    """A source of bytes for the guest. `BytesSource` holds all of them; other sources may have to wait for theirs."""
 
     def ready(self) -> bool:
-        """`read` would give something, or the end."""
+        """Return whether `read` would return bytes or the end."""
         ...
 
     def read(self, size: int) -> bytes | None:
-        """At most `size` bytes; b"" if there are none yet; None at the end."""
+        """Return at most `size` bytes; b"" if none have arrived; None at the end."""
         ...
 
 
 class Sink(Protocol):
-    """Where bytes of the guest go."""
+    """A destination of bytes that the guest writes."""
 
     def ready(self) -> bool:
-        """`permit` is positive."""
+        """Return whether `permit` is positive."""
         ...
 
     def permit(self) -> int:
-        """How many bytes `write` would take now."""
+        """Return how many bytes `write` would take now."""
         ...
 
-    def write(self, data: bytes) -> None: ...
+    def write(self, data: bytes) -> None:
+        """Take bytes, at most as many as `permit` allows."""
+        ...
 
 
 class BytesSource:
-    """Bytes that are all there."""
+    """A source whose bytes are all in memory."""
 
     __slots__ = ("_at", "_data")
 
@@ -54,10 +56,10 @@ class BytesSource:
 
 
 class Collected:
-    """Keeps everything, up to a limit.
+    """A sink that keeps everything, up to a limit.
 
     Parameters:
-        limit: bytes; passing it ends the guest.
+        limit: bytes. A guest that writes more is ended.
     """
 
     PERMIT = 65_536
@@ -74,7 +76,7 @@ class Collected:
         return self.PERMIT
 
     def write(self, data: bytes) -> None:
-        """Raises OutputExceeded if it becomes too much; what came before is kept."""
+        """Keep the bytes. Raises OutputExceeded if they would exceed the limit; the bytes from before are kept."""
         if self.total + len(data) > self._limit:
             raise OutputExceeded(self._limit)
         self.total += len(data)
@@ -85,7 +87,7 @@ class Collected:
 
 
 class KeptTail:
-    """Keeps the end of what is written and counts the rest.
+    """A sink that keeps the last bytes and counts the others.
 
     Parameters:
         limit: bytes kept, at least 0.
@@ -105,11 +107,11 @@ class KeptTail:
 
 
 class Stdio:
-    """The three streams.
+    """The three standard streams.
 
     Parameters:
-        stdin: what the guest reads.
-        stdout, stderr: what becomes of what it writes.
+        stdin: the source that the guest reads.
+        stdout, stderr: the sinks that the guest writes to.
     """
 
     __slots__ = ("stderr", "stdin", "stdout")

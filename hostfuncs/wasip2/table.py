@@ -1,36 +1,37 @@
-"""The host objects a guest holds handles to: one table for one invocation."""
+"""The table of the host objects that a guest holds handles to. Each invocation has its own."""
 
 from typing import Any, ClassVar, TypeVar
 
-from hostfuncs.abi.ending import HostTrap
+from hostfuncs.account import HANDLE_BYTES, Account
+from hostfuncs.ending import HostTrap
+from hostfuncs.limits import Limit
 
 MAX_REP = 0xFFFF_FFFF
-MAX_WEIGHT = 16 << 20
-"""Bytes that all entries of an invocation may stand for. The guest's own memory has its own limit."""
 
 
 class Entry:
-    """Base of every resource's host object.
+    """Base class of the host object of every resource.
 
     Class attributes:
-        RESOURCE: number that identifies the resource type to wasmtime; given out by `resource`.
+        RESOURCE: number that identifies the resource type to wasmtime; `resource` assigns it.
         NAME: the resource's name in WIT, for messages.
 
     Attributes:
-        weight: bytes of the host's memory it stands for beyond a fixed few; what a guest can make large has one.
+        weight: bytes of the host's memory that the object is counted as. An object whose size the guest decides adds
+            that size.
 
-    A resource made from another one (a body's stream, a stream's pollable) is its child. As in wasmtime's own host,
-    ending a parent that still has children is a trap: WASI says that children must be dropped first.
+    A resource made from another one (a body's stream, a stream's pollable) is its child. Ending a parent that still has
+    children is a trap, as in wasmtime's own host: WASI says that children must be dropped first.
     """
 
     RESOURCE: ClassVar[int] = 0
     NAME: ClassVar[str] = ""
     parent: "Entry | None" = None
     children: int = 0
-    weight: int = 0
+    weight: int = HANDLE_BYTES
 
     def drop(self, host: Any) -> None:
-        """The guest dropped its handle."""
+        """Release what the object holds, because the guest dropped its handle."""
 
 
 E = TypeVar("E", bound=Entry)
@@ -39,7 +40,7 @@ _names: list[str] = []
 
 
 def resource(name: str) -> Any:
-    """Class decorator: make a class the host side of the WIT resource `name`."""
+    """Return a class decorator that makes a class the host side of the WIT resource `name`."""
 
     def decorate(cls: type[E]) -> type[E]:
         _names.append(name)
@@ -55,17 +56,18 @@ class Table:
 
     Parameters:
         limit: entries alive at once, at least 1.
+        account: counts the bytes that they hold.
 
-    Numbers are never used twice, so that one kept by mistake is unknown rather than another's.
+    A number is never used twice: a stale number names no entry, never somebody else's.
     """
 
-    __slots__ = ("_entries", "_limit", "_next", "_weight")
+    __slots__ = ("_account", "_entries", "_limit", "_next")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, account: Account) -> None:
         self._entries: dict[int, Entry] = {}
+        self._account = account
         self._limit = limit
         self._next = 1
-        self._weight = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -74,39 +76,29 @@ class Table:
         return f"<Table of {len(self._entries)} entries, limit {self._limit}>"
 
     def add(self, entry: Entry) -> int:
-        """Take in an object that a handle is about to be made for.
+        """Add an object that a handle is about to be made for, and return its number.
 
         Raises:
-            HostTrap: the invocation holds too many.
+            HostTrap: the guest would hold too many objects.
+            HostMemoryExceeded: the objects would hold too many bytes.
         """
         if len(self._entries) >= self._limit:
-            raise HostTrap(f"more than {self._limit} host resources alive at once", limit="host_entries")
+            raise HostTrap(f"more than {self._limit} host resources alive at once", limit=Limit.HOST_ENTRIES)
         rep = self._next
         if rep > MAX_REP:
             raise HostTrap("host resource numbers exhausted")
-        if entry.weight:
-            self.weigh(entry.weight)
+        self._account.take(entry.weight)
         self._next = rep + 1
         self._entries[rep] = entry
         if entry.parent is not None:
             entry.parent.children += 1
         return rep
 
-    def weigh(self, change: int) -> None:
-        """An entry is about to become heavier, or lighter, by so many bytes.
-
-        Raises:
-            HostTrap: all of them together become too heavy.
-        """
-        if self._weight + change > MAX_WEIGHT:
-            raise HostTrap(f"host resources of more than {MAX_WEIGHT} bytes alive at once")
-        self._weight += change
-
     def get(self, rep: int, kind: int) -> Entry:
-        """The object behind a borrowed handle.
+        """Return the object behind a borrowed handle.
 
         Raises:
-            HostTrap: there is none, or it is of another resource type.
+            HostTrap: no object has this number, or it is of another resource type.
         """
         entry = self._entries.get(rep)
         if entry is None or kind != entry.RESOURCE:
@@ -114,24 +106,24 @@ class Table:
         return entry
 
     def take(self, rep: int, kind: int) -> Entry:
-        """The object behind a handle that the guest gave away or dropped.
+        """Remove and return the object behind a handle that the guest gave away or dropped.
 
         Raises:
-            HostTrap: there is none, it is of another resource type, or resources made from it are still alive.
+            HostTrap: no object has this number, it is of another resource type, or resources made from it are still
+                alive.
         """
         entry = self.get(rep, kind)
         if entry.children:
             raise HostTrap(f"{entry.NAME} ended while {entry.children} resource(s) made from it are alive")
         del self._entries[rep]
-        self._weight -= entry.weight
+        self._account.held -= entry.weight
         if entry.parent is not None:
             entry.parent.children -= 1
             entry.parent = None
         return entry
 
     def clear(self) -> list[Entry]:
-        """Empty the table; gives back what was in it."""
+        """Empty the table and return what was in it."""
         entries = list(self._entries.values())
         self._entries.clear()
-        self._weight = 0
         return entries

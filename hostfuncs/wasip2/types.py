@@ -1,11 +1,13 @@
-"""WIT types as values: what a host function takes and gives, independent of any component.
+"""WIT types as Python objects: the types of a host function's parameters and result.
 
-A component brings its own idea of every signature it imports, and wasmtime lets a dynamically typed host function link
-against any of them. So each host function here states its signature with these types; `mismatch` compares it with the
-component's at load, and the value codec is compiled from ours, never from the guest's.
+A component states the signature of each function it imports, and wasmtime links a dynamically typed host function with
+any signature. Therefore each host function here states its own signature with these types. `matches` compares it with
+the component's when the component is loaded. The value codec is compiled from the host's signature, never from the
+guest's.
 
 Values in Python: numbers, `bool`, `str`; `list<u8>` is `bytes`, other lists are `list`; records and tuples are `tuple`
-in field order; enums are `str`; variants, options and results are `Tag`; a resource is the host object itself.
+in field order; enums are `str`, flags a `frozenset` of names; variants, options and results are `Tag`; a resource is
+the host object itself.
 """
 
 from collections.abc import Sequence
@@ -18,7 +20,7 @@ from hostfuncs.wasip2.table import Entry
 
 
 class Tag:
-    """A case of a variant, option or result, with its payload. Exact where a bare value would be ambiguous.
+    """A case of a variant, option or result, with its payload.
 
     Parameters:
         name: the case: `ok`, `err`, `some`, `none`, or as the variant has it.
@@ -42,14 +44,17 @@ class Tag:
 
 
 def ok(value: Any = None) -> Tag:
+    """Return the `ok` case of a result."""
     return Tag("ok", value)
 
 
 def err(value: Any = None) -> Tag:
+    """Return the `err` case of a result."""
     return Tag("err", value)
 
 
 def some(value: Any) -> Tag:
+    """Return the `some` case of an option."""
     return Tag("some", value)
 
 
@@ -59,13 +64,13 @@ ERR = Tag("err")
 
 
 def option(value: Any) -> Tag:
-    """`none` for None, else `some`. Not for options whose value may itself be None."""
+    """Return `none` for None, else `some`. Not for options whose value may itself be None."""
     return NONE if value is None else Tag("some", value)
 
 
 @dataclass(frozen=True, slots=True)
 class Prim:
-    """bool, a number, char or string; named as in WIT."""
+    """A primitive type: bool, a number, char or string. It has its name in WIT."""
 
     name: str
 
@@ -77,7 +82,11 @@ F32, F64, CHAR, STRING = Prim("f32"), Prim("f64"), Prim("char"), Prim("string")
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """A list; `most` bounds those that are not bytes: each element costs the host time that the deadline cannot end."""
+    """A list.
+
+    `most` bounds the elements of a list that does not hold bytes. Each element costs the host time that the deadline
+    cannot end.
+    """
 
     element: "Type"
     most: int = 65_536
@@ -85,38 +94,57 @@ class List:
 
 @dataclass(frozen=True, slots=True)
 class Option:
+    """An option."""
+
     some: "Type"
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
+    """A result. None stands for a case without a payload."""
+
     ok: "Type | None" = None
     err: "Type | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
+    """A variant: each case has a name and perhaps a payload."""
+
     cases: "tuple[tuple[str, Type | None], ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Enum:
+    """An enum."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """A set of names; a `frozenset` of those that are set."""
+
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
+    """A record: each field has a name and a type."""
+
     fields: "tuple[tuple[str, Type], ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Tuple:
+    """A tuple."""
+
     items: "tuple[Type, ...]"
 
 
 @dataclass(frozen=True, slots=True)
 class Own:
-    """A handle that passes to the receiver. A host function that takes one gets the object out of the table."""
+    """A handle that passes to the receiver. A host function receives the object, which has left the table."""
 
     resource: type[Entry]
 
@@ -128,14 +156,14 @@ class Borrow:
     resource: type[Entry]
 
 
-Type = Prim | List | Option | Result | Variant | Enum | Record | Tuple | Own | Borrow
+Type = Prim | List | Option | Result | Variant | Enum | Flags | Record | Tuple | Own | Borrow
 
 BYTES = List(U8)
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Parameters, without names, and the result."""
+    """The parameter types, without names, and the result type."""
 
     params: tuple[Type, ...] = ()
     result: Type | None = None
@@ -182,6 +210,8 @@ def _same(expected: Type | None, found: Any) -> bool:
             )
         case Enum(names):
             return isinstance(found, wc.EnumType) and list(names) == list(found.names)
+        case Flags(names):
+            return isinstance(found, wc.FlagsType) and list(names) == list(found.names)
         case Record(fields):
             return (
                 isinstance(found, wc.RecordType)
@@ -197,8 +227,8 @@ def _same(expected: Type | None, found: Any) -> bool:
 
 
 def matches(expected: Signature, found: Any) -> bool:
-    """Whether a component's function type has this signature, resources compared as such and not by name.
+    """Return whether a component's function type has this signature. Any resource matches any other resource here.
 
-    Which resource a handle belongs to is checked whenever one crosses, by `hostfuncs.wasip2.table`.
+    `hostfuncs.wasip2.table` checks the resource type of a handle each time one crosses.
     """
     return _all(expected.params, [t for _, t in found.params]) and _same(expected.result, found.result)

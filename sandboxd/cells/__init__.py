@@ -1,1 +1,1 @@
-"""Several independent fronts with their pools on one port, and the small process that keeps them running."""
+"""The supervisor: runs several cells on one port. A cell is one front with its pool."""

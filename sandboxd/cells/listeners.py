@@ -1,14 +1,16 @@
-"""The listening sockets of the cells: one each on the same port, or one for all where it was inherited."""
+"""The listening sockets of the cells: one per cell on the same port, or one inherited socket that all cells share."""
 
 import contextlib
 import logging
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from sandboxd.cells.steering import steer
+from sandboxd.cells.reuseport import assign
+from sandboxd.config.model import Listen
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.log import fields
+from sandboxd.server.sockets import address_of, listen_unix
 
 log = logging.getLogger("sandboxd.cells")
 
@@ -17,68 +19,66 @@ BACKLOG: Final = 2048
 
 
 class Listeners:
-    """Sockets that the supervisor holds open as long as it serves, so that no restart of a cell refuses anybody.
+    """The supervisor's listening sockets. They stay open, so that no connection is refused while a cell restarts.
 
     Parameters:
-        sockets: one per cell, all listening in one SO_REUSEPORT group in this order; or one alone that all share.
+        sockets: one per cell, listening in one SO_REUSEPORT group in this order; or a single one that all cells share.
     """
 
     def __init__(self, sockets: Sequence[socket.socket]) -> None:
         self._sockets = list(sockets)
-        self._steers = len(self._sockets) > 1
+        self._assignable = len(self._sockets) > 1
         self._targets: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<Listeners {self.address} towards {list(self._targets)}>"
+        return f"<Listeners {self.address} for cells {list(self._targets)}>"
 
     @property
     def address(self) -> str:
-        """host:port."""
-        host, port = self._sockets[0].getsockname()[:2]
-        return f"{host}:{port}"
+        """host:port, or the path of a Unix socket."""
+        return address_of(self._sockets[0])
 
     def fd(self, number: int) -> int:
-        """The descriptor of a cell's socket."""
+        """Return the descriptor of a cell's socket."""
         return self._sockets[number if len(self._sockets) > 1 else 0].fileno()
 
-    def send_to(self, numbers: Sequence[int]) -> None:
-        """From now on give new connections to these cells only. Without effect on a shared socket.
+    def assign_to(self, numbers: Sequence[int]) -> None:
+        """Give new connections to these cells only, from now on. It has no effect on a shared socket.
 
         Parameters:
-            numbers: at least one.
+            numbers: the cells' numbers, at least one.
         """
         targets = tuple(numbers)
-        if not self._steers or targets == self._targets:
+        if not self._assignable or targets == self._targets:
             return
         try:
-            steer(self._sockets[0], targets)
+            assign(self._sockets[0], targets)
             self._targets = targets
         except OSError as error:
-            self._steers = False
+            self._assignable = False
             log.warning(
-                "the kernel takes no program that distributes connections (%s): those that fall to a cell that is "
-                "not ready wait for it",
+                "the kernel refuses the program that assigns connections to cells (%s): a connection assigned to a "
+                "cell that is not ready waits until it is",
                 error.strerror,
                 extra=fields(event="not_steered"),
             )
 
     def close(self) -> None:
-        """Stop listening, as far as the supervisor is concerned. Connections nobody accepted yet end with the last
-        holder of their socket."""
+        """Close the supervisor's copies. A connection that nobody has accepted ends when the last copy is closed."""
         for held in self._sockets:
             held.close()
 
 
 def bind(host: str, port: int, cells: int) -> Listeners:
-    """One listening socket per cell.
+    """Open one listening socket per cell.
 
     Parameters:
-        host: an address or a name; the first address it resolves to is taken.
-        port: 0 takes a free one, the same for all.
-        cells: at least 1.
+        host: an address, or a name whose first address is used.
+        port: 0 chooses a free port, the same for all.
+        cells: the number of sockets, at least 1.
 
     Raises:
-        SandboxdError: the address cannot be had.
+        SandboxdError: the address cannot be bound.
     """
     with contextlib.ExitStack() as failed:
         try:
@@ -93,28 +93,28 @@ def bind(host: str, port: int, cells: int) -> Listeners:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
                 if number == 0:
-                    # The first is bound without SO_REUSEPORT. With it, the kernel would let us into the group of
-                    # another server that runs on this port, and half of its connections would come to us.
+                    # The first is bound without SO_REUSEPORT. With it, the kernel would add this socket to the group
+                    # of another server on this port, and half of that server's connections would come here.
                     listener.bind(address)
                     address = listener.getsockname()
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
                 if number > 0:
                     listener.bind(address)
                 sockets.append(listener)
-            for listener in sockets:  # in order: the position in the group is what steering names
+            for listener in sockets:  # in order: `reuseport.assign` names a socket by its position in the group
                 listener.listen(BACKLOG)
                 listener.setblocking(False)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of a host that is no name
             raise _refused(f"{host}:{port}", error) from error
         failed.pop_all()
     return Listeners(sockets)
 
 
 def inherit(fd: int) -> Listeners:
-    """A socket that somebody else has made listen; all cells accept from it.
+    """Take over a socket that already listens. All cells accept from it.
 
     Raises:
-        SandboxdError: the descriptor is no socket.
+        SandboxdError: the descriptor is not a socket.
     """
     try:
         listener = socket.socket(fileno=fd)
@@ -124,26 +124,30 @@ def inherit(fd: int) -> Listeners:
     return Listeners([listener])
 
 
-def open_listeners(host: str, port: int, cells: int, fd: int | None) -> Listeners:
-    """`inherit` if there is a descriptor, else `bind`.
+def open_listeners(listen: Listen, cells: int, fd: int | None) -> Listeners:
+    """Open the sockets of all cells, or take over the one that is inherited.
+
+    Parameters:
+        listen: where.
+        cells: the number of cells, at least 1. They share a Unix socket.
+        fd: an inherited socket; None opens new ones.
 
     Raises:
-        SandboxdError: see there.
+        SandboxdError: the address cannot be bound, or the descriptor is not a socket.
     """
-    return bind(host, port, cells) if fd is None else inherit(fd)
+    if fd is not None:
+        return inherit(fd)
+    if listen.unix_socket is None:
+        return bind(listen.host, listen.port, cells)
+    try:
+        return Listeners([listen_unix(listen.unix_socket)])
+    except OSError as error:
+        raise _refused(listen.unix_socket, error) from error
 
 
-def _refused(where: str, error: OSError) -> SandboxdError:
+def _refused(where: str, error: OSError | UnicodeError) -> SandboxdError:
     return SandboxdError(
-        f"cannot listen on {where}: {error.strerror or error}",
-        remedy="choose another with --host and --port, or end the process that has it",
+        f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}",
+        remedy="choose another address with --host and --port, or stop the process that uses this one",
         exit_code=ExitCode.LISTEN,
     )
-
-
-def inherited_fd(environ: Mapping[str, str], pid: int) -> int | None:
-    """The first descriptor systemd passed to this process, if it passed any.
-
-    Source: sd_listen_fds(3): descriptors begin at 3, and LISTEN_PID names the process they are meant for.
-    """
-    return 3 if environ.get("LISTEN_PID") == str(pid) else None

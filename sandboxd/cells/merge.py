@@ -1,64 +1,83 @@
-"""Makes one set of metrics of those of several cells, alive and dead."""
+"""Merges the metrics of several cells, and of their ended processes, into one set."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum, auto
 from typing import Final
 
-from sandboxd.cells.messages import Family, Labels, Sample
+from sandboxd.wire.cells import Family, Labels, Sample
 
 
-class How(Enum):
-    """What a gauge of all cells is."""
+class Aggregation(Enum):
+    """The ways to merge the values that one gauge has in several cells: prometheus_client's multiprocess modes."""
 
     SUM = auto()
     MIN = auto()
     MAX = auto()
-    EACH = auto()
-    """Neither: every cell's own value, told apart by the label `cell`."""
+    PER_CELL = auto()
+    """They do not: each cell's value is shown with the label `cell`."""
 
 
-GAUGES: Final[Mapping[str, How]] = {
-    "sandboxd_build_info": How.MAX,
-    "sandboxd_module_info": How.MAX,
-    # A caller may reach any cell, so a binding is as ready as it is in the worst of them.
-    "sandboxd_binding_ready": How.MIN,
-    "sandboxd_pool_workers": How.SUM,
-    "sandboxd_pool_workers_limit": How.SUM,
-    # Maxima of different moments add up to nothing that ever was.
-    "sandboxd_pool_workers_busy_max": How.MAX,
-    "sandboxd_pool_queue_depth": How.SUM,
-    "sandboxd_pool_queue_limit": How.SUM,
-    "sandboxd_pool_queue_depth_max": How.MAX,
-    "sandboxd_worker_boot_seconds": How.MAX,
-    "sandboxd_pool_generation": How.EACH,
+GAUGES: Final[Mapping[str, Aggregation]] = {
+    "sandboxd_build_info": Aggregation.MAX,
+    "sandboxd_module_info": Aggregation.MAX,
+    # A caller may reach any cell, so a binding counts as ready only if it is ready in all of them.
+    "sandboxd_binding_ready": Aggregation.MIN,
+    "sandboxd_pool_workers": Aggregation.SUM,
+    "sandboxd_pool_workers_limit": Aggregation.SUM,
+    # Maxima are from different moments, so their sum was never reached.
+    "sandboxd_pool_workers_busy_max": Aggregation.MAX,
+    "sandboxd_pool_queue_depth": Aggregation.SUM,
+    "sandboxd_pool_queue_limit": Aggregation.SUM,
+    "sandboxd_pool_queue_depth_max": Aggregation.MAX,
+    "sandboxd_binding_in_flight": Aggregation.SUM,
+    "sandboxd_binding_in_flight_limit": Aggregation.SUM,
+    "sandboxd_binding_queue_depth": Aggregation.SUM,
+    "sandboxd_warm_templates": Aggregation.SUM,
+    "sandboxd_warm_children": Aggregation.SUM,
+    "sandboxd_warm_private_bytes": Aggregation.SUM,
+    "sandboxd_warm_boot_seconds": Aggregation.MAX,
+    "sandboxd_worker_boot_seconds": Aggregation.MAX,
+    "sandboxd_worker_wall": Aggregation.MIN,
+    # Each cell has breakers of its own; one that is open refuses a part of the requests.
+    "sandboxd_circuit_breaker_state": Aggregation.MAX,
+    "sandboxd_reload_last_success": Aggregation.MIN,
+    "sandboxd_reload_last_success_timestamp_seconds": Aggregation.MIN,
+    "sandboxd_pool_generation": Aggregation.PER_CELL,
+    "sandboxd_fronts": Aggregation.SUM,
+    "process_resident_memory_bytes": Aggregation.SUM,
+    "process_virtual_memory_bytes": Aggregation.SUM,
+    "process_start_time_seconds": Aggregation.MIN,
+    # Of the cell that is nearest to its limit, so that the quotient of the two says when descriptors run out.
+    "process_open_fds": Aggregation.MAX,
+    "process_max_fds": Aggregation.MIN,
 }
-"""Gauges not named here are shown for each cell: that is never wrong, only longer."""
+"""A gauge that is not named here is shown per cell. That is never wrong, only longer."""
 
 _NAMING_LABELS: Final = ("binding", "component")
 
 _Key = tuple[str, Labels]
 
 
-class _Merging:
-    """One metric being put together."""
+class _FamilyBuilder:
+    """Collects the samples of one metric from several cells."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
         self.values: dict[_Key, float] = {}
 
-    def add(self, samples: Iterable[Sample], how: How, cell: int) -> None:
+    def add(self, samples: Iterable[Sample], aggregation: Aggregation, cell: int) -> None:
         values = self.values
         for name, labels, value in samples:
-            if how is How.EACH:
+            if aggregation is Aggregation.PER_CELL:
                 labels = (("cell", str(cell)), *labels)
             key = (name, labels)
             former = values.get(key)
             if former is None:
                 values[key] = value
-            elif how is How.SUM:
+            elif aggregation is Aggregation.SUM:
                 values[key] = former + value
             else:
-                values[key] = min(former, value) if how is How.MIN else max(former, value)
+                values[key] = min(former, value) if aggregation is Aggregation.MIN else max(former, value)
 
     def finished(self) -> Family:
         family = self.family
@@ -67,60 +86,60 @@ class _Merging:
 
 
 def merge(cells: Mapping[int, Sequence[Family]]) -> tuple[Family, ...]:
-    """The metrics of all cells as one: what is counted is added up, gauges follow GAUGES.
+    """Return one set of metrics for all cells: counters and histograms are summed, gauges follow GAUGES.
 
     Parameters:
-        cells: the metrics of each by its number.
+        cells: each cell's metrics, by its number.
     """
-    merged: dict[str, _Merging] = {}
+    merged: dict[str, _FamilyBuilder] = {}
     for number, families in cells.items():
         for family in families:
             found = merged.get(family.name)
             if found is None:
-                found = merged[family.name] = _Merging(family)
-            how = GAUGES.get(family.name, How.EACH) if family.kind == "gauge" else How.SUM
-            found.add(family.samples, how, number)
+                found = merged[family.name] = _FamilyBuilder(family)
+            aggregation = GAUGES.get(family.name, Aggregation.PER_CELL) if family.kind == "gauge" else Aggregation.SUM
+            found.add(family.samples, aggregation, number)
     return tuple(found.finished() for found in merged.values())
 
 
 def counted(families: Iterable[Family]) -> tuple[Family, ...]:
-    """Those whose values count since a start: all but the gauges."""
+    """Return the families that count since the process started: all but the gauges."""
     return tuple(family for family in families if family.kind != "gauge")
 
 
-class Ledger:
-    """What dead processes of cells had counted, so that sums never go backwards.
+class RetainedCounters:
+    """The counts of ended cell processes. They keep the server's counters from going backwards.
 
-    Prometheus takes a counter that is smaller than before, be it by the last bit, for one that began anew at zero. So
-    the order of additions is always the same: for each cell what its dead processes counted, then what its living one
-    did; then cell by cell. Rounding keeps order: with no term shrinking, no sum does.
+    Prometheus takes a counter that shrinks, even in its last bit, for a counter reset. So the additions always have the
+    same order: within a cell, first the counts of its ended processes, then those of its running one; then cell by
+    cell. Rounding is monotonic: while no term shrinks, the sum does not.
 
-    A binding that no live cell knows any more was taken out of the configuration; what dead cells counted for it is
-    not shown, as a living cell forgets it too.
+    A binding that no running cell knows has left the configuration. Its counts are not shown, because a running cell
+    forgets them too.
     """
 
     def __init__(self) -> None:
         self._retired: dict[int, tuple[Family, ...]] = {}
 
     def __repr__(self) -> str:
-        return f"<Ledger of cells {sorted(self._retired)}>"
+        return f"<RetainedCounters of cells {sorted(self._retired)}>"
 
     def retire(self, number: int, families: Sequence[Family]) -> None:
-        """Take over what a process of a cell had counted. To be called once, at its end.
+        """Keep the counts of a cell's process that has ended. Call it once per process.
 
         Parameters:
-            number: the cell's.
-            families: the last metrics it told.
+            number: the cell's number.
+            families: the last metrics that the process sent.
         """
         self._retired[number] = _sum(self._retired.get(number, ()), counted(families))
 
     def merged(self, told: Mapping[int, Sequence[Family]], silent: Collection[int] = ()) -> tuple[Family, ...]:
-        """The metrics of the server.
+        """Return the metrics of the whole server.
 
         Parameters:
-            told: the last metrics that each living cell has told.
-            silent: the numbers of those that did not tell them just now: their counts still stand, the state they
-                were in is unknown.
+            told: the last metrics of each running cell, by its number.
+            silent: the numbers of the cells that did not answer this time. Their counts still hold; their gauges are
+                unknown and left out.
         """
         names = {value for families in told.values() for value in _names(families)}
         cells: dict[int, tuple[Family, ...]] = {}

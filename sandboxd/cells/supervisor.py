@@ -1,8 +1,8 @@
-"""Keeps the cells of one server running. No request and no guest ever passes through this process.
+"""The supervisor keeps the cells of one server running. It carries no request and runs no guest.
 
-It holds the listening sockets, starts the cells, starts anew those that die, sends new connections to those that are
-ready, adds up their metrics and passes on what concerns all of them. Its loss is not repaired: the cells see
-end-of-file, finish what they have begun and exit, and whoever watches the server starts it again.
+It holds the listening sockets, starts the cells, restarts those that die, assigns new connections to those that are
+ready, merges their metrics and passes on what concerns all of them. If the supervisor itself dies, the cells read
+end-of-file, finish the requests they have begun and exit; the service manager then starts the server again.
 """
 
 import asyncio
@@ -11,62 +11,71 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from sandboxd.cells.accounts import ANSWER_S, Accounts
-from sandboxd.cells.incarnation import Incarnation
-from sandboxd.cells.listeners import inherited_fd, open_listeners
-from sandboxd.cells.messages import Attribute, Merged, ReloadCell, State, Watch, Welcome
-from sandboxd.cells.share import pack, share
+from sandboxd.cells.aggregate import ANSWER_S, MetricsAggregator
+from sandboxd.cells.cell_process import CellProcess
+from sandboxd.cells.listeners import open_listeners
+from sandboxd.cells.statuses import Statuses
 from sandboxd.config import Config
+from sandboxd.config.cells import pack, share
 from sandboxd.errors import ExitCode, SandboxdError
-from sandboxd.log import fields, setup
-from sandboxd.problems import Problem
+from sandboxd.files.problems import Problem
+from sandboxd.log import fields, next_level, set_level, setup
+from sandboxd.processes import signals
+from sandboxd.processes.notify import READY, STOPPING, Notifier
+from sandboxd.server import held_port
+from sandboxd.server.admin_port import hold_admin_port
+from sandboxd.server.sockets import inherited_fd
+from sandboxd.wire.cells import Attribute, LogLevel, Merged, ReloadCell, State, StatusParts, Watch, Welcome
 
 log = logging.getLogger("sandboxd.cells")
 
 FIRST_DELAY_S: Final = 0.5
 MAX_DELAY_S: Final = 30.0
-"""Between the deaths of a cell and its next start: nothing after the first, then doubling."""
+"""The delay before a dead cell is started again: none after the first death, then FIRST_DELAY_S, then doubling."""
 STABLE_S: Final = 30.0
-"""A cell that was ready and lived this long starts anew with a clean record."""
+"""A cell that was ready and ran for this long has its earlier deaths forgotten."""
 MAX_BOOT_FAILURES: Final = 5
-"""Starts of one cell that fail in a row, with no other cell ready, before the supervisor gives up."""
+"""The supervisor gives up after this many failed starts of one cell in a row, if no other cell is ready."""
 PING_S: Final = 5.0
-"""How often cells are asked whether they still run. One that does not answer gets no new connections."""
+"""The interval between pings of each cell. A cell that does not answer gets no new connections."""
 SAVE_PINGS: Final = 6
-"""Every so many pings cells are asked for their metrics, even if nobody scrapes. What a cell has counted since it was
-asked last is lost if it is killed; no scrape has shown it."""
+"""Every so many pings the cells are asked for their metrics instead, even if nobody scrapes. A killed cell loses what
+it has counted since it was asked last; no scrape has shown that yet."""
 HUNG_S: Final = 60.0
-"""A cell that has not answered for so long is killed."""
+"""A cell that has not answered for this long is killed."""
 STOP_MARGIN_S: Final = 12.0
-"""Beyond the drain time, before a cell that has not ended is killed."""
+"""A cell that has not ended this long after the drain timeout is killed."""
 
 _NEEDS_THE_OPERATOR: Final = frozenset((ExitCode.USAGE, ExitCode.CONFIG, ExitCode.COMPONENT, ExitCode.LISTEN))
-"""Statuses of the very first start that would only come again."""
+"""Exit statuses of the very first start that a restart cannot cure."""
 
 
-def supervise(config: Config, problems: tuple[Problem, ...], *, fd: int | None) -> int:
-    """`sandboxd serve` with more than one cell: serve until SIGTERM or SIGINT.
+def supervise(config: Config, problems: tuple[Problem, ...], *, fd: int | None, grpc_fd: int | None = None) -> int:
+    """Run `sandboxd serve` with more than one cell, until SIGTERM or SIGINT.
 
     Parameters:
         config: all settings; `cell_count` is above 1.
-        problems: warnings of reading them, to be logged.
-        fd: an inherited listening socket, which all cells then share; None listens on config.listen, one socket per
-            cell (or takes systemd's socket).
+        problems: the warnings from reading the settings, to be logged.
+        fd: an inherited listening socket, which all cells then share; None uses systemd's socket if there is one, else
+            listens on config.listen with one socket per cell.
+        grpc_fd: an inherited socket that holds the port for gRPC; None binds config.listen.grpc_port.
 
     Returns:
-        the exit status: OK if all cells drained, CELLS if they failed to start again and again, or the status of the
-        first cell if that says what the operator has to repair.
+        the exit status: OK if all cells drained, CELLS if they failed to start again and again, or the first cell's
+        status if it says what the operator has to repair.
     """
     handler = setup(level=config.logging.level, format=config.logging.format)
     for problem in problems:
         remedy = f" ({problem.remedy})" if problem.remedy else ""
         log.warning("%s%s", problem.message, remedy, extra=fields(path=problem.place))
     try:
-        return asyncio.run(Supervisor(config, os.environ, fd).run())
+        return asyncio.run(Supervisor(config, os.environ, fd, grpc_fd).run())
     except SandboxdError as error:
         log.critical("%s", error, extra=fields(event="failed"))
         return error.exit_code
@@ -78,22 +87,27 @@ class Supervisor:
     """All cells of a server.
 
     Parameters:
-        config, fd: see `supervise`.
+        config, fd, grpc_fd: see `supervise`.
         environ: the environment.
     """
 
-    def __init__(self, config: Config, environ: Mapping[str, str], fd: int | None) -> None:
+    def __init__(self, config: Config, environ: Mapping[str, str], fd: int | None, grpc_fd: int | None = None) -> None:
         self._config = config
         self._count = config.cell_count
         self._fd = inherited_fd(environ, os.getpid()) if fd is None else fd
-        self._cells: list[Incarnation | None] = [None] * self._count
-        self._accounts = Accounts(self._count)
+        self._grpc_fd = grpc_fd
+        self._held: socket.socket | None = None
+        self._admin: socket.socket | None = None
+        self._cells: list[CellProcess | None] = [None] * self._count
+        self._metrics = MetricsAggregator(self._count)
+        self._statuses = Statuses()
         self._attributes: dict[str, str] = {}
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._first_ready = asyncio.Event()
+        self._notifier = Notifier(environ, os.getpid())
         self._failure: SandboxdError | None = None
-        self._watcher: Incarnation | None = None
+        self._watcher: CellProcess | None = None
         self._state = State(0, self._count)
         self._complete = False
         self._answering: set[asyncio.Task[None]] = set()
@@ -102,25 +116,29 @@ class Supervisor:
         return f"<Supervisor of {self._state.ready}/{self._count} cells>"
 
     async def run(self) -> int:
-        """From listening to exit.
+        """Listen, run the cells, drain them, and return the exit status.
 
         Raises:
-            SandboxdError: see `supervise`.
+            SandboxdError: the address cannot be bound, or the cells cannot be started.
         """
-        listen = self._config.listen
-        self._listeners = open_listeners(listen.host, listen.port, self._count, self._fd)
+        self._listeners = open_listeners(self._config.listen, self._count, self._fd)
+        self._hold_grpc_port()
+        self._config, self._admin = hold_admin_port(self._config, replaces=self._fd is not None)
         log.info(
             "%d cells listen",
             self._count,
             extra=fields(event="cells_listening", address=self._listeners.address, count=self._count),
         )
-        self._steer()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload.set)
+        self._assign_connections()
+        signals.take(
+            asyncio.get_running_loop(),
+            self._end_soon,
+            self._reload.set,
+            lambda steps: self.on_log_level(next_level(steps)),
+        )
         keeping = [asyncio.create_task(self._keep(number), name=f"keep-{number}") for number in range(self._count)]
         others = [asyncio.create_task(task, name="supervisor") for task in (self._poll(), self._roll())]
+        alive = asyncio.create_task(self._notifier.keep_alive(), name="watchdog")
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         everything: set[asyncio.Task[Any]] = {stopped, *keeping, *others}
         try:
@@ -129,18 +147,28 @@ class Supervisor:
                 if task.done():
                     task.result()  # they end only by failing
         finally:
-            clean = await self._end(keeping, (stopped, *others))
+            clean = await self._end(keeping, (stopped, alive, *others))
         if self._failure is not None:
             raise self._failure
         return ExitCode.OK if clean else ExitCode.FAILED
 
-    # the life of a cell -----------------------------------------------------------------------------------------------
+    def _hold_grpc_port(self) -> None:
+        """Hold the port on which the cells serve gRPC. Each listens with a socket of its own once it is ready."""
+        listen = self._config.listen
+        if self._grpc_fd is not None:
+            self._held = held_port.adopt_port(self._grpc_fd)
+            host, port = self._held.getsockname()[:2]
+            self._config = replace(self._config, listen=replace(listen, host=host, grpc_port=port))
+        elif held_port.wanted(listen.grpc_port, listen.grpc_unix_socket) and listen.grpc_port:
+            self._held = held_port.hold_port(listen.host, listen.grpc_port)
+
+    # one cell ---------------------------------------------------------------------------------------------------------
 
     async def _keep(self, number: int) -> None:
-        """Have a cell run, until all are to stop."""
+        """Keep a cell running until the server stops."""
         if number > 0:
-            # The first compiles what is not compiled yet, and finds what is wrong with the components. The others
-            # find its artifacts, and whatever is wrong is said once.
+            # The first cell compiles what is not compiled yet and reports what is wrong with the components. The
+            # others find its artifacts, so each problem is reported once.
             await self._first_ready.wait()
         deaths = boot_failures = 0
         while not self._stop.is_set():
@@ -164,10 +192,10 @@ class Supervisor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), delay_s)
 
-    async def _until_ended(self, cell: Incarnation) -> int:
+    async def _until_ended(self, cell: CellProcess) -> int:
         status = await cell.ended
         await cell.close()
-        self._accounts.retire(cell)
+        self._metrics.retire(cell)
         self._cells[cell.number] = None
         if not self._stop.is_set():
             log.error(
@@ -179,40 +207,47 @@ class Supervisor:
         self._changed()
         return status
 
-    def _start(self, number: int) -> Incarnation:
-        cell = Incarnation.start(number, self._listeners.fd(number), self)
+    def _start(self, number: int) -> CellProcess:
+        cell = CellProcess.start(number, self._listeners.fd(number), self)
         config = pack(share(self._config, number, self._count))
         attributes = tuple(self._attributes.items())
         first = not self._first_ready.is_set()
         cell.send(Welcome(number=number, first=first, config=config, attributes=attributes))
         cell.send(self._state)
         self._cells[number] = cell
-        self._accounts.started(number)
+        self._metrics.started(number)
         log.info("cell started", extra=fields(event="cell_started", worker_pid=cell.pid, cell=number))
         return cell
 
     def _judge(self, status: int, boot_failures: int) -> None:
-        """Give up, if trying again is of no use."""
+        """Stop the server if another start would fail too."""
         if self._failure is not None or self._state.ready:
             return
         if not self._first_ready.is_set() and status in _NEEDS_THE_OPERATOR:
             self._failure = SandboxdError("the first cell cannot start", exit_code=ExitCode(status))
         elif boot_failures >= MAX_BOOT_FAILURES:
             self._failure = SandboxdError(
-                f"a cell failed to start {boot_failures} times in a row and no other is ready",
-                remedy="the log above says why it ended",
+                f"a cell failed to start {boot_failures} times in a row and no other cell is ready",
+                remedy="see the log above for the reason of each failed start",
                 exit_code=ExitCode.CELLS,
             )
         if self._failure is not None:
             self._stop.set()
 
-    # what concerns all of them ----------------------------------------------------------------------------------------
+    def _end_soon(self) -> None:
+        """Drain and end, as after SIGTERM. If it is said again, the cells do not wait for `drain.delay` either."""
+        if self._stop.is_set():
+            for cell in self._alive():
+                cell.signal(signal.SIGTERM)
+        self._stop.set()
+
+    # all cells together -----------------------------------------------------------------------------------------------
 
     def _changed(self) -> None:
-        """Readiness may have changed: say so where it matters."""
+        """Act on readiness that may have changed: assign connections, tell the cells, choose the watching cell."""
         if self._stop.is_set():
             return
-        self._steer()
+        self._assign_connections()
         alive = [cell for cell in self._cells if cell is not None]
         ready = [cell for cell in alive if cell.ready]
         state = State(len(ready), self._count)
@@ -222,6 +257,8 @@ class Supervisor:
                 cell.send(state)
         if ready and not self._first_ready.is_set():
             self._first_ready.set()
+            # From now on requests are answered, even if another cell never can start.
+            self._notifier.tell(READY)
         if len(ready) == self._count and not self._complete:
             self._complete = True
             log.info("all cells are ready", extra=fields(event="cells_ready", count=self._count))
@@ -229,30 +266,31 @@ class Supervisor:
             self._watcher = ready[0]
             self._watcher.send(Watch())
 
-    def _steer(self) -> None:
+    def _assign_connections(self) -> None:
         ready = [number for number, cell in enumerate(self._cells) if cell is not None and cell.ready]
         alive = [number for number, cell in enumerate(self._cells) if cell is not None and not cell.ended.done()]
-        # With no cell ready, those that are starting are the ones to wait for: at the very start the first alone.
-        self._listeners.send_to(ready or alive or ([0] if not self._first_ready.is_set() else range(self._count)))
+        # With no cell ready, connections wait for those that are starting; at the very start only for the first.
+        self._listeners.assign_to(ready or alive or ([0] if not self._first_ready.is_set() else range(self._count)))
 
     async def _poll(self) -> None:
         for turn in itertools.count(1):
             await asyncio.sleep(PING_S)
             if turn % SAVE_PINGS == 0:
-                await self._accounts.ask(self._alive)
+                await self._metrics.ask(self._alive)
             else:
                 await asyncio.gather(*(cell.ping(ANSWER_S) for cell in self._alive()))
             for cell in self._alive():
                 if not cell.answers and time.monotonic() - cell.last_answer > HUNG_S:
-                    log.error("cell %d hangs and is killed", cell.number, extra=fields(event="cell_hung"))
+                    log.error("cell %d does not answer and is killed", cell.number, extra=fields(event="cell_hung"))
                     cell.signal(signal.SIGKILL)
 
     async def _roll(self) -> None:
-        """Reload one cell after the other, so that only one at a time has two generations of workers."""
+        """Reload one cell after another, so that only one at a time has two generations of workers."""
         while True:
             await self._reload.wait()
             self._reload.clear()
-            # Those that are ready go first: one that is still starting may have read the files before they changed.
+            self._notifier.reloading()
+            # Ready cells go first: one that is still starting may have read the files before they changed.
             cells = sorted(self._alive(), key=lambda cell: not cell.ready)
             for position, cell in enumerate(cells):
                 await cell.settled.wait()
@@ -261,17 +299,18 @@ class Supervisor:
                     continue
                 log.error("cell %d was not reloaded: %s", cell.number, error, extra=fields(event="cell_reload_failed"))
                 if position == 0 and not cell.ended.done():
-                    break  # what the first refuses the others would refuse too; so all go on serving the same
+                    break  # the others would refuse it too; this way all keep serving the same bindings
             else:
                 log.info("all cells reloaded", extra=fields(event="cells_reloaded", count=len(cells)))
+            self._notifier.tell(READY)
 
-    def _alive(self) -> list[Incarnation]:
+    def _alive(self) -> list[CellProcess]:
         return [cell for cell in self._cells if cell is not None and not cell.ended.done()]
 
-    # Requests of cells ------------------------------------------------------------------------------------------------
+    # CellEvents -------------------------------------------------------------------------------------------------------
 
-    def on_readiness(self, cell: Incarnation) -> None:
-        """See `Requests`."""
+    def on_readiness(self, cell: CellProcess) -> None:
+        """See `CellEvents`."""
         if cell.ready:
             log.info("cell ready", extra=fields(event="cell_ready", worker_pid=cell.pid, cell=cell.number))
         elif not self._stop.is_set():
@@ -280,42 +319,68 @@ class Supervisor:
             log.log(level, "cell %s", why, extra=fields(event="cell_waits", worker_pid=cell.pid, cell=cell.number))
         self._changed()
 
-    def on_collect(self, cell: Incarnation, ask: int) -> None:
-        """See `Requests`."""
+    def on_collect(self, cell: CellProcess, ask: int) -> None:
+        """See `CellEvents`."""
 
         async def answer() -> None:
-            await self._accounts.ask(self._alive)
-            cell.send(Merged(ask, self._accounts.merged(self._cells)))
+            await self._metrics.ask(self._alive)
+            cell.send(Merged(ask, self._metrics.merged(self._cells)))
 
         task = asyncio.create_task(answer(), name="collect")
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 
+    def on_collect_status(self, cell: CellProcess, ask: int) -> None:
+        """See `CellEvents`."""
+
+        async def answer() -> None:
+            cell.send(StatusParts(ask, await self._statuses.parts(self._alive)))
+
+        task = asyncio.create_task(answer(), name="collect-status")
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    def on_log_level(self, level: str) -> None:
+        """See `CellEvents`."""
+        set_level(level)
+        # A cell that is started later logs the same.
+        self._config = replace(self._config, logging=replace(self._config.logging, level=level))
+        for cell in self._alive():
+            cell.send(LogLevel(level))
+
     def on_changed(self) -> None:
-        """See `Requests`."""
+        """See `CellEvents`."""
         self._reload.set()
 
-    def on_attribute(self, cell: Incarnation, attribute: Attribute) -> None:
-        """See `Requests`."""
+    def on_attribute(self, cell: CellProcess, attribute: Attribute) -> None:
+        """See `CellEvents`."""
         self._attributes[attribute.key] = attribute.value
         for other in self._alive():
             if other is not cell:
                 other.send(attribute)
 
-    # the end ----------------------------------------------------------------------------------------------------------
+    # draining ---------------------------------------------------------------------------------------------------------
 
     async def _end(self, keeping: "list[asyncio.Task[None]]", others: "tuple[asyncio.Task[Any], ...]") -> bool:
-        """Stop listening, drain all cells, wait for them. Whether all ended by themselves."""
+        """Stop listening, drain all cells and wait for them. Return whether all ended by themselves."""
         self._stop.set()
-        # The cells hold the sockets too, until they stop accepting. After that nobody does, and connections are
+        # The cells hold the sockets too, until they stop accepting. After that the port is closed, so connections are
         # refused instead of waiting for an answer that will not come.
         self._listeners.close()
+        for held in (self._held, self._admin):
+            if held is not None:
+                held.close()
+        self._notifier.tell(STOPPING)
         log.info("draining", extra=fields(event="cells_draining", count=len(self._alive())))
         for cell in self._alive():
             cell.signal(signal.SIGTERM)
-        self._first_ready.set()  # lets those end that have not begun
-        limit_s = self._config.drain.timeout_ms / 1000 + STOP_MARGIN_S
-        await asyncio.wait(keeping, timeout=limit_s)
+        self._first_ready.set()  # ends the tasks of cells that have not started
+        drain = self._config.drain
+        await asyncio.wait(keeping, timeout=drain.delay_ms / 1000)  # the cells accept until then
+        if self._config.listen.unix_socket is not None and self._fd is None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._config.listen.unix_socket)
+        await asyncio.wait(keeping, timeout=drain.timeout_ms / 1000 + STOP_MARGIN_S)
         clean = True
         for cell in self._alive():
             clean = False

@@ -1,38 +1,100 @@
-"""A configured binding: what one `bindings.wasm` component asks for."""
+"""A binding: the settings of one `bindings.wasm` component."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
+from sandboxd.components.mounts import MountSettings, TmpSettings
+from sandboxd.components.url import guest_name
 from sandboxd.limits import Limits
+from sandboxd.resiliency import Policy
+from sandboxd.wire.streams import StdinKind, StdoutKind
+
+
+class Isolation(StrEnum):
+    """The values of `isolation`."""
+
+    SHARED = "shared"
+    """The binding's guest is loaded beside those of other bindings, and runs in the same workers."""
+    OWN = "own"
+    """It has a zygote and workers of its own: its secrets are in no other binding's memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listed:
+    """A component that is loaded and cannot be called."""
+
+    name: str
+    type: str
+    """spec.type as written."""
+    version: str
+    """spec.version as written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Binding:
-    """One component of type `bindings.wasm`, its templates, secrets and defaults resolved."""
+    """One component of type `bindings.wasm`, with its templates, secrets and defaults filled in."""
 
     name: str
     """metadata.name: the last path segment of its URL and the `binding` label of its metrics."""
     version: str
     """spec.version as written."""
     url: str
-    """Where the guest comes from: file://, http:// or https://."""
+    """The guest's address: file://, http:// or https://."""
     sha256: str | None = None
-    """Digest the guest's bytes must have, lower-case hex."""
+    """The required digest of the guest's bytes, in lower-case hex; None requires none."""
     strict_sandbox: bool = False
     env: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """Environment fixed by the operator, in order; a request cannot override these names. Its values may be secrets."""
+    """The operator's environment variables, in order. A request cannot override them. Values may be secrets."""
     limits: Limits = field(default_factory=Limits)
     max_concurrency: int = 0
-    """Invocations at once over the whole pool; 0 means as many as there are workers."""
+    """The most concurrent invocations in the whole pool; 0 means the number of workers."""
+    isolation: Isolation = Isolation.SHARED
+    """Whether other bindings' guests run in the same processes."""
     content_type: str = "application/json"
     """Content-Type of successful replies."""
+    stdin: StdinKind = StdinKind.JSON
+    """The kind of text that the guest reads, unless a request asks for another."""
+    stdout: StdoutKind = StdoutKind.RAW
+    """The kind of reply that its stdout becomes, unless a request asks for another."""
+    traceparent: bool = True
+    """Whether the guest finds the trace context of its request in its environment."""
+    warm_start: bool | None = None
+    """Whether its guest is started ahead of requests; None leaves it to the server's settings."""
+    warm_instances: int = 0
+    """The guests that are kept ready for each set of arguments; 0 adapts their number to the demand."""
+    warm_templates: int = 8
+    """The most sets of arguments that are started warm at once."""
+    mounts: tuple[MountSettings, ...] = ()
+    """Folders of the host that the guest finds."""
+    tmp: TmpSettings | None = None
+    """A folder in memory that each run finds empty."""
     allowed_outbound_hosts: tuple[str, ...] | None = None
     """Egress patterns; None means the server's default."""
     ignore_errors: bool = False
-    """A failure to load is logged and the server goes on without this binding."""
+    """If the binding cannot be loaded, log it and serve the others."""
     init_timeout_s: float = 5.0
-    """spec.initTimeout. Dapr's default is 5 s; compiling and downloading count."""
+    """spec.initTimeout, which covers download and compilation. Dapr's default is 5 s."""
+    policy: Policy | None = None
+    """What a Resiliency resource says about it; None if none does."""
     path: Path = Path()
-    """The file it was read from."""
+    """The file from which it was read."""
     line: int = 0
-    """The line its document begins at, from 1."""
+    """The first line of its document, from 1."""
+
+    def starts_warm(self, default: bool) -> bool:
+        """Return whether its guest is started ahead of requests.
+
+        What a guest writes to a mount before it needs its input would be written once, and not once for each request.
+        So a binding with a mount that can be written to runs cold.
+
+        Parameters:
+            default: the server's setting.
+        """
+        wanted = default if self.warm_start is None else self.warm_start
+        return wanted and all(mount.read_only for mount in self.mounts)
+
+    @property
+    def argv0(self) -> str:
+        """The guest's name: what it gets as argv[0]."""
+        return guest_name(self.url)

@@ -1,56 +1,49 @@
-"""Component folders to bindings.
+"""Loads the bindings of component folders.
 
 Source: dapr pkg/runtime/components.go (order, ignoreErrors), pkg/internal/loader/disk/components.go (namespace,
 duplicates), pkg/runtime/authorizer (scopes), pkg/runtime/errors (wording of failures).
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sandboxd.components.binding import Binding
-from sandboxd.components.manifest import Findings, Manifest, ManifestError, decode, read_folder
-from sandboxd.components.metadata import Fault, PatternCheck, build, serves_output
-from sandboxd.components.resolve import Property, Surroundings, UnresolvedError, check_unique, resolve
+from sandboxd.components.binding import Binding, Listed
+from sandboxd.components.build import Fault, build, init_timeout_passed, serves_output
+from sandboxd.components.documents import read_folder, skipped
+from sandboxd.components.fields import ManifestError
+from sandboxd.components.manifest import COMPONENT_KEYS, Manifest, decode
+from sandboxd.components.metadata import PatternCheck
+from sandboxd.components.mounts import MountPolicy, policy_for
+from sandboxd.components.properties import TRUTHY, Context, Property, UnresolvedError, check_unique, read_properties
+from sandboxd.components.resiliency import KIND, Resiliency
 from sandboxd.components.secrets import EnvStore, FileStore, SecretError, SecretStore
+from sandboxd.files.problems import Findings, Problem, Severity, did_you_mean
 from sandboxd.limits import Limits
-from sandboxd.problems import Problem, Severity
 
 WASM_TYPE: Final = "bindings.wasm"
 _FILE_STORE = "secretstores.local.file"
 _ENV_STORE = "secretstores.local.env"
 _STORE_CATEGORY = "secretstores."
-_INITIAL_VERSIONS = ("", "v0", "v1")
-_TRUTHY = ("y", "yes", "true", "t", "on", "1")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Component:
-    """A component that was seen: what /v1.0/metadata lists of it."""
-
-    name: str
-    type: str
-    version: str
-    capabilities: tuple[str, ...] = ()
-    """`OUTPUT_BINDING` for bindings."""
-    served: bool
-    """It became a binding, or an open secret store."""
-    path: Path
-    line: int
+INITIAL_VERSIONS = ("", "v0", "v1")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """The outcome of reading component folders."""
+    """The result of reading component folders."""
 
     bindings: tuple[Binding, ...]
-    components: tuple[Component, ...]
     problems: tuple[Problem, ...]
+    declined: frozenset[str] = frozenset()
+    """The names of components that are not for this server by their own scopes, namespace or direction."""
+    listed: tuple[Listed, ...] = ()
+    """What daprd shows beside the bindings: secret stores, and bindings whose direction is not output."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
-        """The problems because of which the server must not start."""
+        """The problems that must keep the server from starting."""
         return tuple(problem for problem in self.problems if problem.severity is Severity.ERROR)
 
 
@@ -63,23 +56,23 @@ def load(
     limits: Limits | None = None,
     ceilings: Limits | None = None,
     strict_sandbox: bool = False,
-    known_types: Collection[str] = (WASM_TYPE,),
     check_pattern: PatternCheck | None = None,
+    mounts: MountPolicy | None = None,
 ) -> Loaded:
-    """Read all components of the given folders.
+    """Read all components of the given folders. Dapr's files work unchanged.
 
-    Nothing raises: what is wrong is a Problem with its place. Dapr's files work unchanged.
+    It raises nothing: every fault becomes a Problem with its place.
 
     Parameters:
-        directories: folders, in order; their subfolders are not looked into.
-        app_id: compared with `scopes`, and `{appID}`.
-        namespace: components of other namespaces are skipped; None compares nothing.
-        environ: for envRef, secretstores.local.env, POD_NAME and DAPR_ENV_KEYS.
-        limits: limits of bindings that set none; the defaults of Limits if None.
-        ceilings: the most a binding may set; nothing above `limits` unless given.
+        directories: the folders, in order; subfolders are not read.
+        app_id: the id that `scopes` must list, and the value of `{appID}`.
+        namespace: components of other namespaces are skipped; None skips none.
+        environ: the environment, for envRef, secretstores.local.env, POD_NAME and DAPR_ENV_KEYS.
+        limits: the limits of a binding that sets none; None means the defaults of Limits.
+        ceilings: the highest limits that a binding may set; None means `limits`.
         strict_sandbox: run every binding with strictSandbox.
-        known_types: types that become bindings, all with the metadata of bindings.wasm.
-        check_pattern: raises ValueError for what is no egress pattern; None accepts all.
+        check_pattern: raises ValueError if its argument is not an egress pattern; None accepts every text.
+        mounts: which folders bindings may mount; None means those beneath `directories`.
     """
     defaults = limits or Limits()
     loading = _Loading(
@@ -89,8 +82,8 @@ def load(
         defaults=defaults,
         ceilings=ceilings or defaults,
         strict_sandbox=strict_sandbox,
-        types=frozenset(name.lower() for name in known_types),
         check_pattern=check_pattern,
+        mounts=mounts or policy_for(None, directories, MountPolicy(allowed=()).max_tmp_bytes),
     )
     return loading.run(directories)
 
@@ -105,8 +98,8 @@ class _Loading:
         defaults: Limits,
         ceilings: Limits,
         strict_sandbox: bool,
-        types: frozenset[str],
         check_pattern: PatternCheck | None,
+        mounts: MountPolicy,
     ) -> None:
         self._app_id = app_id
         self._namespace = namespace
@@ -114,63 +107,64 @@ class _Loading:
         self._defaults = defaults
         self._ceilings = ceilings
         self._strict = strict_sandbox
-        self._types = types
         self._check_pattern = check_pattern
+        self._mounts = mounts
         self._findings = Findings()
         self._stores: dict[str, SecretStore] = {}
         self._bindings: list[Binding] = []
-        self._served: set[str] = set()
+        self._declined: set[str] = set()
+        self._listed: list[Listed] = []
+        self._resiliency = Resiliency(app_id, self._findings)
 
     def run(self, directories: Sequence[Path]) -> Loaded:
         manifests = self._select(self._read(directories))
-        # Secret stores first, so that no component waits for one that a later file brings.
+        # Secret stores are opened first, so that a component may refer to one that a later file configures.
         for manifest in manifests:
             if manifest.type.lower().startswith(_STORE_CATEGORY):
                 self._open_store(manifest)
         for manifest in manifests:
             if not manifest.type.lower().startswith(_STORE_CATEGORY):
                 self._bind(manifest)
-        components = tuple(
-            Component(
-                name=manifest.name,
-                type=manifest.type,
-                version=manifest.version,
-                capabilities=("OUTPUT_BINDING",) if manifest.type.lower() in self._types else (),
-                served=manifest.name in self._served,
-                path=manifest.path,
-                line=manifest.line,
-            )
-            for manifest in manifests
+        bindings = [
+            replace(binding, policy=self._resiliency.policy(binding.name, binding.limits.timeout_ms))
+            for binding in self._bindings
+        ]
+        self._resiliency.finish()
+        return Loaded(
+            bindings=tuple(bindings),
+            problems=tuple(self._findings.problems),
+            declined=frozenset(self._declined),
+            listed=tuple(self._listed),
         )
-        return Loaded(bindings=tuple(self._bindings), components=components, problems=tuple(self._findings.problems))
 
     def _read(self, directories: Sequence[Path]) -> list[Manifest]:
         manifests = []
         for directory in directories:
-            for resource in read_folder(directory, "Component", self._findings):
+            for resource in read_folder(directory, "Component", self._findings, also=(KIND,)):
+                if resource.kind == KIND:
+                    self._resiliency.add(resource)
+                    continue
                 try:
                     manifests.append(decode(resource))
                 except ManifestError as error:
-                    self._findings.add(
-                        Severity.WARNING,
-                        "load Component error when parsing manifests yaml resource in "
-                        f"{resource.path.name}: {error.message}",
-                        "the document is left out; repair it",
-                        path=resource.path,
-                        line=error.line,
-                    )
+                    skipped("Component", error, resource.path, self._findings)
         return manifests
 
     def _select(self, manifests: list[Manifest]) -> list[Manifest]:
-        """Those of this namespace and in scope. Names are compared before scopes are, as in Dapr."""
+        """Return the components of this namespace that are in scope.
+
+        As in Dapr (disk.go, filterManifests), one that is out of scope may have the name of a later one, but not of an
+        earlier one.
+        """
         selected = []
         seen: dict[str, Manifest] = {}
         for manifest in manifests:
             if self._namespace and manifest.namespace and manifest.namespace != self._namespace:
                 self._note(manifest, f"skipped: its namespace {manifest.namespace} is not {self._namespace}")
+                self._declined.add(manifest.name)
                 continue
-            existing = seen.setdefault(manifest.name, manifest)
-            if existing is not manifest:
+            existing = seen.get(manifest.name)
+            if existing is not None:
                 self._findings.add(
                     Severity.ERROR,
                     f"duplicate definition of Component name {manifest.log_name} with existing {existing.log_name}",
@@ -182,7 +176,9 @@ class _Loading:
                 continue
             if manifest.scopes and self._app_id not in manifest.scopes:
                 self._note(manifest, f"skipped: its scopes do not list the app id {self._app_id}")
+                self._declined.add(manifest.name)
                 continue
+            seen[manifest.name] = manifest
             selected.append(manifest)
         return selected
 
@@ -192,7 +188,7 @@ class _Loading:
         )
 
     def _fail(self, manifest: Manifest, fault: Fault) -> None:
-        """A failure of initialisation, in Dapr's words."""
+        """Record a failure of initialisation, in Dapr's words."""
         message = (
             f"process component {manifest.name} error: [INIT_COMPONENT_FAILURE]: "
             f"initialization error occurred for {manifest.log_name}: {fault.message}"
@@ -206,7 +202,7 @@ class _Loading:
         )
 
     def _properties(self, manifest: Manifest) -> list[Property] | None:
-        around = Surroundings(
+        context = Context(
             app_id=self._app_id,
             namespace=self._namespace or "default",
             pod_name=self._environ.get("POD_NAME", ""),
@@ -214,7 +210,7 @@ class _Loading:
             stores=self._stores,
         )
         try:
-            properties = resolve(manifest, around, self._findings)
+            properties = read_properties(manifest, context, self._findings)
             check_unique(properties)
         except UnresolvedError as error:
             self._fail(manifest, Fault(error.message, error.remedy, error.line))
@@ -230,7 +226,7 @@ class _Loading:
                 f"secrets come from {_FILE_STORE} and {_ENV_STORE}",
             )
             return
-        if manifest.version.lower() not in _INITIAL_VERSIONS:
+        if manifest.version.lower() not in INITIAL_VERSIONS:
             message = f"couldn't find secret store {manifest.type}/{manifest.version}"
             self._fail(manifest, Fault(message, "the version is v1", manifest.line))
             return
@@ -243,7 +239,7 @@ class _Loading:
         except SecretError as error:
             self._fail(manifest, Fault(str(error), "", manifest.line))
             return
-        self._served.add(manifest.name)
+        self._listed.append(Listed(name=manifest.name, type=manifest.type, version=manifest.version))
 
     def _store(self, kind: str, values: Mapping[str, str]) -> SecretStore:
         if kind == _ENV_STORE:
@@ -254,25 +250,59 @@ class _Loading:
         return FileStore(
             Path(path),
             separator=values.get("nestedseparator", "") or ":",
-            multi_valued=values.get("multivalued", "").strip().lower() in _TRUTHY,
+            multi_valued=values.get("multivalued", "").strip().lower() in TRUTHY,
         )
 
-    def _bind(self, manifest: Manifest) -> None:
-        if manifest.type.lower() not in self._types:
+    def _foreign(self, manifest: Manifest) -> None:
+        """Tell of a component that is not served: a note, unless it looks like one that should be."""
+        if not manifest.type:
+            remedy = "write spec.type: bindings.wasm"
+            if manifest.unknown:
+                key, line = manifest.unknown[0]
+                remedy = f"{key} is no key of a component; {did_you_mean(key, COMPONENT_KEYS)}"
+            else:
+                line = manifest.line
+            self._findings.add(
+                Severity.WARNING,
+                "the component has no spec.type and is not served",
+                remedy,
+                path=manifest.path,
+                line=line,
+            )
+        elif difflib.get_close_matches(manifest.type.lower(), [WASM_TYPE], cutoff=0.85):
+            self._findings.add(
+                Severity.WARNING,
+                f"there is no component type {manifest.type}, so that {manifest.name} is not served",
+                f"did you mean {WASM_TYPE}?",
+                path=manifest.path,
+                line=manifest.line,
+                component=manifest.name,
+            )
+        else:
             self._note(
                 manifest,
-                f"{manifest.type or 'a component without spec.type'} is not served by sandboxd",
+                f"{manifest.type} is not served by sandboxd",
                 "leave it to daprd, or take it out of this folder",
             )
+
+    def _bind(self, manifest: Manifest) -> None:
+        if manifest.type.lower() != WASM_TYPE:
+            self._foreign(manifest)
             return
-        if manifest.version.lower() not in _INITIAL_VERSIONS:
+        if manifest.version.lower() not in INITIAL_VERSIONS:
             message = f"couldn't find output binding {manifest.type}/{manifest.version}"
             self._fail(manifest, Fault(message, "the version is v1", manifest.line))
             return
         properties = self._properties(manifest)
         if properties is None:
             return
+        if init_timeout_passed(manifest.init_timeout):
+            text = f"init timeout for component {manifest.log_name}"
+            self._fail(manifest, Fault(text, "write an initTimeout such as 60s", manifest.line))
+            return
         if not serves_output(properties):
+            self._declined.add(manifest.name)
+            self._listed.append(Listed(name=manifest.name, type=manifest.type, version=manifest.version))
             self._findings.add(
                 Severity.WARNING,
                 "direction does not name output: the binding is not served",
@@ -289,10 +319,10 @@ class _Loading:
             ceilings=self._ceilings,
             strict_sandbox=self._strict,
             check_pattern=self._check_pattern,
+            mounts=self._mounts,
             findings=self._findings,
         )
         for fault in faults:
             self._fail(manifest, fault)
         if binding is not None:
             self._bindings.append(binding)
-            self._served.add(manifest.name)

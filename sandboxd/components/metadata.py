@@ -1,131 +1,171 @@
-"""Metadata of `bindings.wasm`: the keys, and a Binding made from them.
+"""The metadata keys of `bindings.wasm`: how each is read, and what the reference says of it.
 
 `url`, `direction` and `strictSandbox` are Dapr's (components-contrib common/wasm/wasm.go, dapr
-pkg/runtime/processor/binding); the others are sandboxd's and are ignored by Dapr.
+pkg/runtime/processor/binding). The others are sandboxd's; Dapr ignores them.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from sandboxd.components.binding import Binding
-from sandboxd.components.manifest import Findings, Manifest
-from sandboxd.components.resolve import Property
-from sandboxd.limit_keys import LIMITS, Bounded, Unit
+from sandboxd.components.binding import Isolation
+from sandboxd.components.mounts import MountPolicy, read_mounts, read_tmp
+from sandboxd.components.properties import FALSY, TRUTHY, InvalidError, Property
+from sandboxd.components.url import UrlError, check_url
 from sandboxd.limits import Limits
-from sandboxd.problems import Severity, did_you_mean
-from sandboxd.units import parse_duration_ms
+from sandboxd.limits.about import About, Kind
+from sandboxd.limits.keys import LIMITS
+from sandboxd.limits.units import Unit
+from sandboxd.wire.streams import StdinKind, StdoutKind
 
 ENV_PREFIX: Final = "env."
 MAX_HOST_PATTERNS: Final = 1_000
-"""Patterns of one allowedOutboundHosts."""
+"""The most patterns in one allowedOutboundHosts."""
 
-_TRUTHY = ("y", "yes", "true", "t", "on", "1")
-_FALSY = ("n", "no", "false", "f", "off", "0", "")
 _SHA256 = re.compile(r"(?:sha256:)?([0-9a-f]{64})")
 _CONTENT_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:[ -~]*)")
-_WASM = "wasm: failed to parse metadata: "
 
 PatternCheck = Callable[[str], object]
-"""Raises ValueError if its argument is no egress pattern."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why a binding cannot be made."""
-
-    message: str
-    remedy: str
-    line: int
-
-
-class _InvalidError(ValueError):
-    def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.remedy = remedy
+"""Raises ValueError if its argument is not an egress pattern."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Draft:
-    """What is known while the keys are read one after the other."""
+class KeyContext:
+    """The context in which the value of a key is read."""
 
-    limits: Limits
     ceilings: Limits
     check_pattern: PatternCheck | None
+    folder: Path
+    """The folder of the component's file."""
+    mounts: MountPolicy
 
 
-def _url(prop: Property, draft: _Draft) -> Mapping[str, Any]:
-    """The URL with Dapr's errors in Dapr's order (wasm.go GetInitMetadata)."""
-    url = prop.value
-    if not url:
-        raise _InvalidError(f"{_WASM}missing url", "set url to file://, http:// or https:// and where the guest is")
-    scheme, colon, rest = url.partition(":")
-    if not colon:
-        raise _InvalidError(f"{_WASM}invalid URL: {_plain(prop)}", "begin it with file://, http:// or https://")
-    if scheme == "oci":
-        raise _InvalidError(f"{_WASM}TODO oci", "OCI images are not supported; serve the guest over http or a file")
-    if scheme not in ("file", "http", "https"):
-        raise _InvalidError(
-            f"{_WASM}unsupported URL scheme: {prop.shown if prop.confidential else scheme}",
-            "file, http and https are supported",
-        )
-    wrong = _InvalidError(f"{_WASM}invalid URL: {_plain(prop)}", f"write {scheme}:// and where the guest is")
-    least = 0x20 if scheme == "file" else 0x21  # a file's name may hold spaces
-    if not rest.startswith("//") or len(rest) == 2 or any(ord(c) < least or ord(c) == 0x7F for c in rest):
-        raise wrong
-    if scheme != "file":
-        try:
-            parts = urlsplit(url)
-            port = parts.port  # raises for ports that are none
-        except ValueError:
-            raise wrong from None
-        if not parts.hostname or port == 0:
-            raise wrong
-    return {"url": url}
+def _url(prop: Property, context: KeyContext) -> Mapping[str, Any]:
+    try:
+        check_url(prop.value, _plain(prop), confidential=prop.confidential)
+    except UrlError as error:
+        raise InvalidError(str(error), error.remedy) from None
+    return {"url": prop.value}
 
 
-def _direction(prop: Property, _: _Draft) -> Mapping[str, Any]:
-    return {}  # `serves_output` has read it before a binding is built
+def _plain(prop: Property) -> str:
+    return prop.shown if prop.confidential else prop.value[:500]
 
 
-def _strict_sandbox(prop: Property, _: _Draft) -> Mapping[str, Any]:
-    return {"strict_sandbox": prop.value.strip().lower() in _TRUTHY}
+def _direction(prop: Property, _: KeyContext) -> Mapping[str, Any]:
+    return {}  # `serves_output` reads it before the binding is built
 
 
-def _sha256(prop: Property, _: _Draft) -> Mapping[str, Any]:
+def _strict_sandbox(prop: Property, _: KeyContext) -> Mapping[str, Any]:
+    return {"strict_sandbox": prop.value.strip().lower() in TRUTHY}
+
+
+def _sha256(prop: Property, _: KeyContext) -> Mapping[str, Any]:
     match = _SHA256.fullmatch(prop.value.strip().lower())
     if match is None:
-        raise _InvalidError(f"sha256 {prop.shown} is not 64 hexadecimal digits", "sha256sum prints it")
+        raise InvalidError(f"sha256 {prop.shown} is not 64 hexadecimal digits", "sha256sum prints it")
     return {"sha256": match[1]}
 
 
-def _max_concurrency(prop: Property, _: _Draft) -> Mapping[str, Any]:
-    row = Bounded(field="", key="maxConcurrency", unit=Unit.COUNT, low=0, high=1_000_000, meaning="")
-    return {"max_concurrency": _number(prop, row)}
+_CONCURRENCY: Final = About(
+    key="maxConcurrency",
+    kind=Kind.NUMBER,
+    unit=Unit.COUNT,
+    low=0,
+    high=1_000_000,
+    meaning="invocations of this binding at once",
+)
 
 
-def _content_type(prop: Property, _: _Draft) -> Mapping[str, Any]:
+def _max_concurrency(prop: Property, _: KeyContext) -> Mapping[str, Any]:
+    return {"max_concurrency": _number(prop, _CONCURRENCY)}
+
+
+def _content_type(prop: Property, _: KeyContext) -> Mapping[str, Any]:
     if not _CONTENT_TYPE.fullmatch(prop.value):
-        raise _InvalidError(f"contentType {prop.shown} is no media type", "write it as text/plain; charset=utf-8")
+        raise InvalidError(f"contentType {prop.shown} is not a media type", "write it as text/plain; charset=utf-8")
     return {"content_type": prop.value}
 
 
-def _allowed_hosts(prop: Property, draft: _Draft) -> Mapping[str, Any]:
+def _choice(field: str, kinds: type[StrEnum]) -> Callable[[Property, KeyContext], Mapping[str, Any]]:
+    def read(prop: Property, _: KeyContext) -> Mapping[str, Any]:
+        try:
+            return {field: kinds(prop.value.strip())}
+        except ValueError:
+            raise InvalidError(f"{field} {prop.shown} is none of {', '.join(kinds)}") from None
+
+    return read
+
+
+def _one_of(words: Iterable[str]) -> str:
+    return rf"\s*(?:{'|'.join(words)})\s*"
+
+
+def _traceparent(prop: Property, _: KeyContext) -> Mapping[str, Any]:
+    word = prop.value.strip().lower()
+    if word not in TRUTHY + FALSY:
+        raise InvalidError(f"traceparent {prop.shown} is neither true nor false")
+    return {"traceparent": word in TRUTHY}
+
+
+def _warm_start(prop: Property, _: KeyContext) -> Mapping[str, Any]:
+    word = prop.value.strip().lower()
+    if word not in TRUTHY + FALSY:
+        raise InvalidError(f"warmStart {prop.shown} is neither true nor false")
+    return {"warm_start": word in TRUTHY}
+
+
+_WARM_INSTANCES: Final = About(
+    key="warmInstances",
+    kind=Kind.NUMBER,
+    unit=Unit.COUNT,
+    low=0,
+    high=256,
+    meaning="with `warmStart`, guests kept ready for each set of arguments; `0` adapts to the demand",
+)
+_WARM_TEMPLATES: Final = About(
+    key="warmTemplates",
+    kind=Kind.NUMBER,
+    unit=Unit.COUNT,
+    low=1,
+    high=1_000,
+    meaning="with `warmStart`, sets of arguments that are started warm at once",
+)
+
+
+def _warm_instances(prop: Property, _: KeyContext) -> Mapping[str, Any]:
+    return {"warm_instances": _number(prop, _WARM_INSTANCES)}
+
+
+def _warm_templates(prop: Property, _: KeyContext) -> Mapping[str, Any]:
+    return {"warm_templates": _number(prop, _WARM_TEMPLATES)}
+
+
+def _mounts(prop: Property, context: KeyContext) -> Mapping[str, Any]:
+    return {"mounts": read_mounts(prop, context.folder, context.mounts)}
+
+
+def _tmp(prop: Property, context: KeyContext) -> Mapping[str, Any]:
+    return {"tmp": read_tmp(prop, context.mounts)}
+
+
+def _allowed_hosts(prop: Property, context: KeyContext) -> Mapping[str, Any]:
     patterns = _patterns(prop)
     if len(patterns) > MAX_HOST_PATTERNS:
-        raise _InvalidError(f"allowedOutboundHosts has {len(patterns)} entries; at most {MAX_HOST_PATTERNS} are read")
+        raise InvalidError(f"allowedOutboundHosts has {len(patterns)} entries; at most {MAX_HOST_PATTERNS} are read")
     for pattern in patterns:
-        if draft.check_pattern is None:
+        if context.check_pattern is None:
             break
         try:
-            draft.check_pattern(pattern)
+            context.check_pattern(pattern)
         except ValueError as error:
             shown = "(from a secret)" if prop.confidential else repr(pattern)
             why = "not a pattern" if prop.confidential else str(error)
-            raise _InvalidError(
+            raise InvalidError(
                 f"allowedOutboundHosts: {shown}: {why}", "write patterns such as https://api.example.com or *"
             ) from None
     return {"allowed_outbound_hosts": patterns}
@@ -140,33 +180,33 @@ def _patterns(prop: Property) -> tuple[str, ...]:
     except (ValueError, RecursionError):
         items = None
     if not (isinstance(items, list) and all(isinstance(item, str) and item.strip() for item in items)):
-        raise _InvalidError("allowedOutboundHosts is no JSON list of texts", "separate patterns by commas or lines")
+        raise InvalidError("allowedOutboundHosts is not a JSON list of texts", "separate patterns by commas or lines")
     return tuple(item.strip() for item in items)
 
 
-def _number(prop: Property, row: Bounded) -> int:
+def _number(prop: Property, about: About) -> int:
     try:
-        value = row.unit.parse(prop.value.strip())
+        value = about.unit.parse(prop.value.strip())
     except ValueError as error:
-        raise _InvalidError(f"{row.key} {prop.shown} is {error}") from None
+        raise InvalidError(f"{about.key} {prop.shown} is {error}") from None
     try:
-        row.check(value)
+        about.check(value)
     except ValueError as error:
-        raise _InvalidError(f"{row.key}: {'out of range' if prop.confidential else error}") from None
+        raise InvalidError(f"{about.key}: {'out of range' if prop.confidential else error}") from None
     return value
 
 
-def _limit(row: Bounded) -> Callable[[Property, _Draft], Mapping[str, Any]]:
-    def read(prop: Property, draft: _Draft) -> Mapping[str, Any]:
-        value = _number(prop, row)
-        ceiling: int = getattr(draft.ceilings, row.field)
+def _limit(field: str, about: About) -> Callable[[Property, KeyContext], Mapping[str, Any]]:
+    def read(prop: Property, context: KeyContext) -> Mapping[str, Any]:
+        value = _number(prop, about)
+        ceiling: int = getattr(context.ceilings, field)
         if value > ceiling:
-            shown = prop.shown if prop.confidential else row.unit.format(value)
-            raise _InvalidError(
-                f"{row.key} {shown} is above the operator's ceiling of {row.unit.format(ceiling)}",
-                f"lower it, or raise limits.ceilings.{row.key} in sandboxd.yaml",
+            shown = prop.shown if prop.confidential else about.unit.format(value)
+            raise InvalidError(
+                f"{about.key} {shown} is above the operator's ceiling of {about.unit.format(ceiling)}",
+                f"lower it, or raise limits.ceilings.{about.key} in sandboxd.yaml",
             )
-        return {row.field: value}
+        return {field: value}
 
     return read
 
@@ -176,199 +216,124 @@ class MetadataKey:
     """One key of `bindings.wasm`."""
 
     key: str
-    read: Callable[[Property, _Draft], Mapping[str, Any]]
-    """Fields of the Binding (or, with `limit`, of its Limits)."""
-    limit: Bounded | None = None
+    read: Callable[[Property, KeyContext], Mapping[str, Any]]
+    """Returns fields of the Binding, or of its Limits if `limit` is set."""
+    limit: str = ""
+    """The field of `Limits` that the key sets; empty for the other keys."""
+    number: About | None = None
+    """The bounds of the value, if it is a number."""
+    pattern: str = ""
+    """A regular expression that matches every value the key takes and few others; empty if it takes any text."""
     default: str = ""
     values: str = ""
     meaning: str = ""
 
 
 def _key(
-    key: str, read: Callable[[Property, _Draft], Mapping[str, Any]], default: str, values: str, meaning: str
+    key: str,
+    read: Callable[[Property, KeyContext], Mapping[str, Any]],
+    default: str,
+    values: str,
+    meaning: str,
+    *,
+    pattern: str = "",
+    number: About | None = None,
 ) -> MetadataKey:
-    return MetadataKey(key=key, read=read, default=default, values=values, meaning=meaning)
+    return MetadataKey(
+        key=key, read=read, default=default, values=values, meaning=meaning, pattern=pattern, number=number
+    )
 
 
 KEYS: Final = (
     _key(
         "url", _url, "required", "`file://`, `http://`, `https://`",
         "the guest; `file://` is relative to the working directory unless `/` follows",
+        pattern="(?:file|https?)://.+",
     ),
     _key("direction", _direction, "`output`", "`input`, `output`", "without `output` the binding is not served"),
     _key(
         "strictSandbox", _strict_sandbox, "`false`", "`true`, `false`",
         "fake clocks, fixed random seed, no sleeping, as in Dapr",
     ),
-    _key("sha256", _sha256, "none", "64 hexadecimal digits", "digest the guest must have"),
-    _key("maxConcurrency", _max_concurrency, "`0`", "number; 0 = no limit", "invocations of this binding at once"),
-    _key("contentType", _content_type, "`application/json`", "media type", "Content-Type of successful replies"),
+    _key(
+        "sha256", _sha256, "none", "64 hexadecimal digits", "digest the guest must have",
+        pattern=r"\s*(?:[sS][hH][aA]256:)?[0-9a-fA-F]{64}\s*",
+    ),
+    _key(
+        _CONCURRENCY.key, _max_concurrency, "`0`", "number; 0 = no limit", _CONCURRENCY.meaning,
+        number=_CONCURRENCY,
+    ),
+    _key(
+        "isolation", _choice("isolation", Isolation), "`shared`", "`shared`, `own`",
+        "`own`: a zygote and workers for this binding alone, so that no other binding's process has its secrets in its "
+        "memory",
+        pattern=_one_of(Isolation),
+    ),
+    _key(
+        "contentType", _content_type, "`application/json`", "media type", "Content-Type of successful replies",
+        pattern=_CONTENT_TYPE.pattern,
+    ),
+    _key(
+        "stdin", _choice("stdin", StdinKind), "`json`", "`json`, `text`, `base64`",
+        "what the guest reads: `data` as JSON text, the characters of a JSON string, or the bytes of one in base64; "
+        "a request's metadata `stdin` takes precedence",
+        pattern=_one_of(StdinKind),
+    ),
+    _key(
+        "stdout", _choice("stdout", StdoutKind), "`raw`", "`raw`, `base64`, `json`",
+        "the reply: what the guest wrote, or a JSON string of it, in base64 or as text; a request's metadata `stdout` "
+        "takes precedence",
+        pattern=_one_of(StdoutKind),
+    ),
+    _key(
+        "traceparent", _traceparent, "`true`", "`true`, `false`",
+        "whether TRACEPARENT, TRACESTATE and BAGGAGE of the request stand in the guest's environment",
+    ),
+    _key(
+        "warmStart", _warm_start, "`pool.warmStart`", "`true`, `false`",
+        "whether the guest is started ahead of requests, up to its first read of stdin or its first outbound request; "
+        "see [warm starts](warm-starts.md)",
+    ),
+    _key(
+        _WARM_INSTANCES.key, _warm_instances, "`0`", "number", _WARM_INSTANCES.meaning, number=_WARM_INSTANCES,
+    ),
+    _key(
+        _WARM_TEMPLATES.key, _warm_templates, "`8`", "number", _WARM_TEMPLATES.meaning, number=_WARM_TEMPLATES,
+    ),
+    _key(
+        "mounts", _mounts, "none", "list of `{source, target, readOnly}`",
+        "folders that the guest finds at `target`; `source` is relative to the component's file, `readOnly` is `true` "
+        "unless it says `false`",
+    ),
+    _key(
+        "tmp", _tmp, "none", "`{target, size, files}`",
+        "a writable folder in memory, new for each run; `size` is `16Mi` and `files` is `1000` unless they are set",
+    ),
     _key(
         "allowedOutboundHosts", _allowed_hosts, "`egress.defaultAllowedHosts`", "list, or separated by commas or lines",
         "who the guest may call; empty = nobody",
     ),
-    *(MetadataKey(key=row.key, read=_limit(row), limit=row, meaning=row.meaning) for row in LIMITS),
+    *(
+        MetadataKey(key=about.key, read=_limit(field, about), limit=field, number=about, meaning=about.meaning)
+        for field, about in LIMITS.items()
+    ),
 )  # fmt: skip
-"""Every key but `env.NAME`."""
-
-_BY_NAME: Final = {entry.key.lower(): entry for entry in KEYS}
-
-
-def serves_output(properties: list[Property]) -> bool:
-    """Whether `direction`, if there is one, names output."""
-    for prop in properties:
-        if prop.name.lower() == "direction" and prop.value.strip():
-            return "output" in (word.strip().lower() for word in prop.value.split(","))
-    return True
-
-
-def build(
-    manifest: Manifest,
-    properties: list[Property],
-    *,
-    defaults: Limits,
-    ceilings: Limits,
-    strict_sandbox: bool,
-    check_pattern: PatternCheck | None,
-    findings: Findings,
-) -> tuple[Binding | None, list[Fault]]:
-    """The binding a component asks for, or every reason why there is none. Warnings go to `findings`.
-
-    Parameters:
-        manifest: the component.
-        properties: its metadata, resolved; no two names that differ only in case.
-        defaults: limits it does not set.
-        ceilings: the most it may set.
-        strict_sandbox: run it strictly whatever it says.
-        check_pattern: raises ValueError for what is no egress pattern; None accepts all.
-        findings: where warnings go.
-    """
-    draft = _Draft(limits=defaults, ceilings=ceilings, check_pattern=check_pattern)
-    faults: list[Fault] = []
-    values: dict[str, Any] = {}
-    limits: dict[str, int] = {}
-    env: list[tuple[str, str]] = []
-    if not any(prop.name.lower() == "url" for prop in properties):
-        properties = [Property(name="url", value="", line=manifest.line, confidential=False), *properties]
-    for prop in properties:
-        lower = prop.name.lower()
-        entry = _BY_NAME.get(lower)
-        try:
-            if lower.startswith(ENV_PREFIX):
-                env.append(_variable(prop))
-            elif entry is None:
-                _warn_unknown(manifest, prop, findings)
-            elif entry.limit is None:
-                values.update(entry.read(prop, draft))
-            else:
-                limits.update(entry.read(prop, draft))
-        except _InvalidError as error:
-            faults.append(Fault(str(error), error.remedy, prop.line))
-        if lower == "strictsandbox":
-            _warn_unclear(manifest, prop, findings)
-    final = replace(defaults, **limits)
-    faults.extend(_env_faults(manifest, env, final))
-    if faults:
-        return None, faults
-    values["strict_sandbox"] = values.get("strict_sandbox", False) or strict_sandbox
-    binding = Binding(
-        name=manifest.name,
-        version=manifest.version,
-        env=tuple(env),
-        limits=final,
-        ignore_errors=manifest.ignore_errors,
-        init_timeout_s=_init_timeout_s(manifest, findings),
-        path=manifest.path,
-        line=manifest.line,
-        **values,
-    )
-    return binding, []
-
-
-def _variable(prop: Property) -> tuple[str, str]:
-    name = prop.name[len(ENV_PREFIX) :]
-    if not name or "=" in name or "\0" in name:
-        raise _InvalidError(f"{prop.name!r} names no environment variable", "write env.NAME, without =")
-    if "\0" in prop.value:
-        raise _InvalidError(f"{prop.name} holds a NUL character, which no environment can")
-    if any("\ud800" <= c <= "\udfff" for c in name + prop.value):
-        raise _InvalidError(f"{prop.name} is not UTF-8")
-    return name, prop.value
-
-
-def _env_faults(manifest: Manifest, env: list[tuple[str, str]], limits: Limits) -> list[Fault]:
-    size = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in env)
-    if size <= limits.env_bytes:
-        return []
-    return [
-        Fault(
-            f"the environment of env.NAME entries is {size} bytes, above envLimit {Unit.SIZE.format(limits.env_bytes)}",
-            "shorten it, or raise envLimit",
-            manifest.line,
-        )
-    ]
-
-
-def _warn_unknown(manifest: Manifest, prop: Property, findings: Findings) -> None:
-    known = [entry.key for entry in KEYS]
-    findings.add(
-        Severity.WARNING,
-        f"metadata {prop.name} is unknown to bindings.wasm and has no effect",
-        did_you_mean(prop.name, known) or "an environment variable for the guest is written env.NAME",
-        path=manifest.path,
-        line=prop.line,
-        component=manifest.name,
-    )
-
-
-def _warn_unclear(manifest: Manifest, prop: Property, findings: Findings) -> None:
-    if prop.value.strip().lower() not in _TRUTHY + _FALSY:
-        message = f"{prop.name} {prop.shown} is read as false, as in Dapr"
-        findings.add(
-            Severity.WARNING,
-            message,
-            "write true or false",
-            path=manifest.path,
-            line=prop.line,
-            component=manifest.name,
-        )
-
-
-def _init_timeout_s(manifest: Manifest, findings: Findings) -> float:
-    """spec.initTimeout in seconds; 5 if it is absent, wrong or 0 (dapr pkg/runtime/processor)."""
-    default = 5.0
-    if not manifest.init_timeout:
-        return default
-    try:
-        milliseconds = parse_duration_ms(manifest.init_timeout)
-    except ValueError as error:
-        findings.add(
-            Severity.WARNING,
-            f"initTimeout {manifest.init_timeout!r} is {error}; 5s is used, as in Dapr",
-            "write a duration such as 30s",
-            path=manifest.path,
-            line=manifest.line,
-            component=manifest.name,
-        )
-        return default
-    return milliseconds / 1000 or default
-
-
-def _plain(prop: Property) -> str:
-    return prop.shown if prop.confidential else prop.value[:500]
+"""Every key except `env.NAME`."""
+KEYS_BY_NAME: Final = {entry.key.lower(): entry for entry in KEYS}
+"""The same by name, in lower case."""
 
 
 def metadata_table(defaults: Limits, ceilings: Limits) -> str:
-    """All metadata keys as a Markdown table: key, default, values, ceiling, meaning."""
+    """Return all metadata keys as a Markdown table: key, default, values, ceiling, meaning."""
     lines = ["| key | default | values | ceiling | meaning |", "|---|---|---|---|---|"]
     units = {Unit.DURATION: "duration", Unit.SIZE: "size", Unit.COUNT: "number"}
     for entry in KEYS:
         default, values, ceiling = entry.default, entry.values, ""
-        if entry.limit is not None:
-            row = entry.limit
-            default = f"`{row.unit.format(getattr(defaults, row.field))}`"
-            values = f"{units[row.unit]}, from {row.unit.format(row.low)}"
-            ceiling = f"`{row.unit.format(getattr(ceilings, row.field))}`"
+        if entry.limit:
+            about = LIMITS[entry.limit]
+            default = f"`{about.unit.format(getattr(defaults, entry.limit))}`"
+            values = f"{units[about.unit]}, from {about.unit.format(about.low)}"
+            ceiling = f"`{about.unit.format(getattr(ceilings, entry.limit))}`"
         lines.append(f"| `{entry.key}` | {default} | {values} | {ceiling} | {entry.meaning} |")
     lines.append(
         "| `env.NAME` | none | text | | environment variable NAME of the guest; a request cannot override it |"

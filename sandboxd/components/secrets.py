@@ -1,7 +1,7 @@
-"""Secret stores components may refer to: `secretstores.local.file` and `secretstores.local.env`.
+"""The secret stores to which components may refer: `secretstores.local.file` and `secretstores.local.env`.
 
 Source: components-contrib secretstores/local/file/filestore.go and secretstores/local/env/envstore.go;
-dapr pkg/runtime/processor/secret/secret.go for the variables nobody may read.
+dapr pkg/runtime/processor/secret/secret.go for the variables that nobody may read.
 """
 
 import json
@@ -9,43 +9,43 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sandboxd.filetext import FileTextError, read_text
-from sandboxd.yamltext import json_number
+from sandboxd.files.textfile import FileTextError, read_text
+from sandboxd.gojson.floats import json_float
 
 MAX_FILE_BYTES: Final = 1024 * 1024
-"""Longest secrets file."""
+"""The longest secrets file."""
 
 
 class SecretError(Exception):
-    """A store cannot be opened or does not hold a secret. The text never holds a secret's value."""
+    """A store cannot be opened, or does not hold a secret. The message never holds a secret's value."""
 
 
 class SecretStore(Protocol):
-    """Where secrets come from."""
+    """A source of secrets."""
 
     def get(self, name: str) -> Mapping[str, str]:
-        """The keys and values of one secret.
+        """Return the keys and values of one secret.
 
         Raises:
-            SecretError: there is none of that name, or it may not be read.
+            SecretError: no secret has that name, or it may not be read.
         """
 
 
 def is_denied(variable: str) -> bool:
-    """Whether a variable is never handed out, whoever asks: Dapr's own and the application's token."""
+    """Return whether no component may read this variable: Dapr's own variables and the application's token."""
     upper = variable.upper()
     return upper == "APP_API_TOKEN" or upper.startswith("DAPR_")
 
 
 class EnvStore:
-    """secretstores.local.env: variables whose names begin with a prefix, which references leave out."""
+    """secretstores.local.env: environment variables whose names begin with a prefix. References omit the prefix."""
 
     def __init__(self, environ: Mapping[str, str], prefix: str) -> None:
         self._environ = environ
         self._prefix = prefix
 
     def get(self, name: str) -> Mapping[str, str]:
-        """The variable's value under its own name; empty if it is not set, as in Dapr."""
+        """Return the variable's value under the requested name; the value is empty if it is not set, as in Dapr."""
         variable = self._prefix + name
         if is_denied(variable):
             raise SecretError(f"Access to env var {name} is forbidden")
@@ -53,15 +53,15 @@ class EnvStore:
 
 
 class FileStore:
-    """secretstores.local.file: a JSON object, nested names joined with a separator.
+    """secretstores.local.file: a JSON object whose nested names are joined with a separator.
 
     Parameters:
         path: the file.
-        separator: between the names of nested objects and the indices of lists, `:` unless configured.
-        multi_valued: the first level's objects are secrets with several keys each, flattened only below that.
+        separator: joins the names of nested objects and the indices of lists.
+        multi_valued: each object of the first level is one secret with several keys; only its content is flattened.
 
     Raises:
-        SecretError: the file cannot be read, is no JSON object, or two of its values get the same name.
+        SecretError: the file cannot be read, is not a JSON object, or two of its values have the same joined name.
     """
 
     def __init__(self, path: Path, *, separator: str = ":", multi_valued: bool = False) -> None:
@@ -75,10 +75,10 @@ class FileStore:
                 self._secrets[name] = _flatten(value, separator)
             elif isinstance(value, str):
                 self._secrets[name] = {name: value}
-            # Dapr passes over every other kind of value here, so that asking for it is `not found`.
+            # Dapr skips every other kind of value here, so a request for it says `not found`.
 
     def get(self, name: str) -> Mapping[str, str]:
-        """The keys and values of one secret."""
+        """Return the keys and values of one secret."""
         if name not in self._secrets:
             raise SecretError(f"secret {name} not found")
         return self._secrets[name]
@@ -94,7 +94,7 @@ def _read(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise SecretError(f"secrets file {path}, line {error.lineno}: not JSON: {error.msg}") from None
     except ValueError:
-        # An endless number, or NaN. Its text may be part of a secret.
+        # A number with too many digits, or NaN. Its text may be part of a secret, so it is not shown.
         raise SecretError(f"secrets file {path}: not JSON: a number out of range") from None
     if content is None:
         return {}
@@ -117,15 +117,15 @@ def _flatten(content: dict[str, Any], separator: str) -> dict[str, str]:
         elif isinstance(value, list):
             pending.extend((f"{name}{separator}{index}", inner) for index, inner in enumerate(value))
         elif name in found:
-            # Dapr stops reading the file here without a word.
-            raise SecretError(f"duplicate key {name}: a name with the separator in it meets a nested one")
+            # Dapr silently stops reading the file here.
+            raise SecretError(f"duplicate key {name}: a name that contains the separator equals a nested name")
         else:
             found[name] = _as_text(value)
     return found
 
 
 def _as_text(value: Any) -> str:
-    """A leaf as text. Dapr formats what is no string with %s, which yields `%!s(bool=true)`; here it is its JSON."""
+    """Return a leaf as text. Dapr formats other types than strings with %s (`%!s(bool=true)`); here they are JSON."""
     if isinstance(value, str):
         return value
     if value is None:
@@ -133,6 +133,6 @@ def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     try:
-        return json_number(float(value))
+        return json_float(float(value))
     except (ValueError, OverflowError):
         raise SecretError("a number out of range") from None

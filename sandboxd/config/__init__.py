@@ -4,13 +4,12 @@ Keys are camelCase, as in Dapr's YAML. Each is also a variable (`pool.queueLimit
 The command line wins over a variable, a variable over the file, the file over the default. Nothing is read at import.
 """
 
-from sandboxd.config.load import Reading, load, read
+from sandboxd.config.load import CONFIG_VARIABLE, TOKEN_VARIABLE, Reading, load, read
 from sandboxd.config.machine import cpu_count, may_poll
 from sandboxd.config.model import (
     Cache,
     Config,
     Drain,
-    Egress,
     Engine,
     Listen,
     Logging,
@@ -22,10 +21,11 @@ from sandboxd.config.model import (
 from sandboxd.config.render import reference_table, render
 
 __all__ = [
+    "CONFIG_VARIABLE",
+    "TOKEN_VARIABLE",
     "Cache",
     "Config",
     "Drain",
-    "Egress",
     "Engine",
     "Listen",
     "Logging",

@@ -1,37 +1,47 @@
-"""What must hold between settings, and the syntax of those that are more than a number or a word."""
+"""Checks between settings, and of the syntax of settings that are more than a number or a word."""
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
+from sandboxd.config.admin import parse
 from sandboxd.config.model import Config
-from sandboxd.limit_keys import LIMITS, Unit
+from sandboxd.limits.keys import LIMITS
+from sandboxd.limits.units import Unit
 
 NETWORK_NAMES: Final = ("private", "loopback", "link-local", "metadata")
 """Names blockNetworks accepts beside CIDRs."""
+
+MAX_SOCKET_BYTES: Final = 108
+"""The length of a Unix socket's path with its terminating zero: unix(7), sun_path."""
+
+_FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 Finding = tuple[tuple[str, str], str, str]
 """((section, field) to blame, message, remedy)."""
 
 
 def contradictions(config: Config) -> Iterator[Finding]:
-    """Everything wrong with settings that are each within their own bounds."""
+    """Yield what is wrong with settings that are each within their own bounds."""
     yield from _limits(config)
     yield from _engine(config)
     yield from _listen(config)
     yield from _egress(config)
+    yield from _admin(config)
     if not config.app_id:
         yield ("", "app_id"), "appId is empty", "give it a name, or leave it out"
 
 
 def _limits(config: Config) -> Iterator[Finding]:
-    for row in LIMITS:
-        value, most = getattr(config.limits, row.field), getattr(config.ceilings, row.field)
+    for field, about in LIMITS.items():
+        value, most = getattr(config.limits, field), getattr(config.ceilings, field)
         if value > most:
+            shown = about.unit.format(value)
             yield (
-                ("limits", row.field),
-                f"limits.{row.key} {row.unit.format(value)} is above limits.ceilings.{row.key} {row.unit.format(most)}",
+                ("limits", field),
+                f"limits.{about.key} {shown} is above limits.ceilings.{about.key} {about.unit.format(most)}",
                 "lower the limit or raise the ceiling",
             )
     most = config.wasm.max_memory_bytes
@@ -56,6 +66,20 @@ def _engine(config: Config) -> Iterator[Finding]:
 def _listen(config: Config) -> Iterator[Finding]:
     if not config.listen.host:
         yield ("listen", "host"), "listen.host is empty", "0.0.0.0 listens on every IPv4 address"
+    for field in ("unix_socket", "grpc_unix_socket"):
+        path = getattr(config.listen, field)
+        if path is not None and not 0 < len(path.encode()) < MAX_SOCKET_BYTES:
+            yield (
+                ("listen", field),
+                f"listen.{'unixSocket' if field == 'unix_socket' else 'grpcUnixSocket'}: no path of a Unix socket",
+                f"a path has 1 to {MAX_SOCKET_BYTES - 1} bytes",
+            )
+    if config.listen.grpc_port and config.listen.grpc_port == config.listen.port:
+        yield (
+            ("listen", "grpc_port"),
+            f"listen.grpcPort is listen.port, {config.listen.port}",
+            "give gRPC a port of its own, or 0 for none",
+        )
     for origin in config.listen.allowed_origins:
         if origin != "*" and not _is_origin(origin):
             yield (
@@ -63,6 +87,28 @@ def _listen(config: Config) -> Iterator[Finding]:
                 f"listen.allowedOrigins: {origin!r} is no origin",
                 "an origin is scheme://host or scheme://host:port, or * for all",
             )
+
+
+def _admin(config: Config) -> Iterator[Finding]:
+    try:
+        address = parse(config.admin.listen)
+    except ValueError as error:
+        yield ("admin", "listen"), f"admin.listen is no address: {config.admin.listen!r}", str(error)
+        return
+    if address is None or config.admin.listen is None:
+        return
+    if address.path and len(address.path.encode()) >= MAX_SOCKET_BYTES:
+        yield (
+            ("admin", "listen"),
+            "admin.listen: no path of a Unix socket",
+            f"a path has 1 to {MAX_SOCKET_BYTES - 1} bytes",
+        )
+    if address.port and address.port == config.listen.port and config.listen.unix_socket is None:
+        yield (
+            ("admin", "listen"),
+            f"admin.listen has the port of the API, {address.port}",
+            "give it a port of its own: whoever may call guests need not see the server",
+        )
 
 
 def _is_origin(text: str) -> bool:
@@ -83,6 +129,13 @@ def _egress(config: Config) -> Iterator[Finding]:
                 f"egress.blockNetworks: {network!r} {problem}",
                 f"write a CIDR such as 10.0.0.0/8, or one of {', '.join(NETWORK_NAMES)}",
             )
+    for prefix in config.egress.nat64_prefixes:
+        if not _is_nat64_prefix(prefix):
+            yield (
+                ("egress", "nat64_prefixes"),
+                f"egress.nat64Prefixes: {prefix!r} is no prefix of a translator (RFC 6052)",
+                "write an IPv6 CIDR of 32, 40, 48, 56, 64 or 96 bits whose bits 64 to 71 are zero",
+            )
     if config.egress.proxy is not None and not _is_proxy(config.egress.proxy):
         # Not repeated in the message: a proxy's URL may hold a password.
         yield (
@@ -90,6 +143,21 @@ def _egress(config: Config) -> Iterator[Finding]:
             "egress.proxy is not http://[user:password@]host:port",
             "http://proxy.internal:3128",
         )
+    transport = config.egress.transport
+    if transport is not None and not _FACTORY.fullmatch(transport):
+        yield (
+            ("egress", "transport"),
+            f"egress.transport: {transport!r} does not name a function",
+            "write package.module:factory",
+        )
+
+
+def _is_nat64_prefix(text: str) -> bool:
+    try:
+        network = ipaddress.IPv6Network(text)
+    except ValueError:
+        return False
+    return network.prefixlen in (32, 40, 48, 56, 64, 96) and not network.network_address.packed[8]
 
 
 def _network_problem(text: str) -> str:
@@ -107,7 +175,7 @@ def _network_problem(text: str) -> str:
 
 
 def _is_proxy(text: str) -> bool:
-    """Whether `hostfuncs.outbound.sender` will take it; found there, it would fail every invocation."""
+    """Return whether `hostfuncs.outbound.sender` accepts it. If it found the fault, every invocation would fail."""
     try:
         parts = urlsplit(text)
         port = parts.port

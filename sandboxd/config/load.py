@@ -1,7 +1,7 @@
-"""Reading the settings: command line over variable over file over default."""
+"""Reads the settings. The command line wins over a variable, a variable over the file, the file over the default."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
@@ -9,12 +9,15 @@ from typing import Any, Final
 from sandboxd.config.checks import contradictions
 from sandboxd.config.model import Config, default_cache_folder, home
 from sandboxd.config.settings import Setting, settings
-from sandboxd.errors import ConfigError
-from sandboxd.filetext import FileTextError, read_text
-from sandboxd.problems import Problem, Severity, did_you_mean
-from sandboxd.yamltext import Mapping as YamlMapping
-from sandboxd.yamltext import Node, Scalar, YamlError, describe, parse
+from sandboxd.errors import ConfigError, one_line
+from sandboxd.files.problems import Problem, Severity, did_you_mean
+from sandboxd.files.textfile import FileTextError, read_text
+from sandboxd.files.yamltext import Mapping as YamlMapping
+from sandboxd.files.yamltext import Node, Scalar, YamlError, describe, parse
 
+CONFIG_VARIABLE: Final = "SANDBOXD_CONFIG"
+"""The variable that names the file. It is no setting."""
+TOKEN_VARIABLE: Final = "DAPR_API_TOKEN"  # noqa: S105 - the name, not the token
 MAX_FILE_BYTES: Final = 1024 * 1024
 """Longest sandboxd.yaml."""
 
@@ -28,7 +31,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a setting was made."""
+    """The place where a setting was made."""
 
     text: str
     """Begins messages: `variable SANDBOXD_POOL_WORKERS`, or empty for the file."""
@@ -36,14 +39,14 @@ class Origin:
     line: int = 0
 
     def problem(self, message: str, remedy: str = "") -> Problem:
-        """An error at this place."""
+        """Return an error at this place."""
         message = f"{self.text}: {message}" if self.text else message
         return Problem(severity=Severity.ERROR, message=message, remedy=remedy, file=self.file, line=self.line)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What was read."""
+    """The settings that were read, and the problems found."""
 
     config: Config | None
     """None if `problems` holds an error."""
@@ -57,26 +60,24 @@ def load(
     *,
     environ: Mapping[str, str],
     overrides: Mapping[str, Any] | None = None,
-    other_variables: Collection[str] = ("SANDBOXD_CONFIG",),
 ) -> tuple[Config, tuple[Problem, ...]]:
-    """The settings, and warnings about what had no effect.
+    """Read the settings. Return them with warnings about what had no effect.
 
     Parameters:
         path: sandboxd.yaml; None if there is none.
         environ: the environment: SANDBOXD_ variables, DAPR_API_TOKEN, NAMESPACE, HOME, XDG_CACHE_HOME.
         overrides: from the command line, by dotted key (`pool.workers`): text to be read as a variable's would be,
             or a value of the setting's own type. None values are left out.
-        other_variables: SANDBOXD_ names that are no settings and need no warning.
 
     Raises:
         ConfigError: something is wrong. All problems are named, each with its place, cause and remedy.
     """
-    reading = read(path, environ=environ, overrides=overrides, other_variables=other_variables)
+    reading = read(path, environ=environ, overrides=overrides)
     if reading.config is None:
         errors = [p for p in reading.problems if p.severity is Severity.ERROR]
         lines = [str(p) for p in errors[:-1]]
         last = errors[-1]
-        lines.append(f"{last.place}: {last.severity}: {last.message}")
+        lines.append(one_line(f"{last.place}: {last.severity}: {last.message}"))
         raise ConfigError("\n".join(lines), remedy=last.remedy)
     return reading.config, reading.problems
 
@@ -86,13 +87,12 @@ def read(
     *,
     environ: Mapping[str, str],
     overrides: Mapping[str, Any] | None = None,
-    other_variables: Collection[str] = ("SANDBOXD_CONFIG",),
 ) -> Reading:
-    """As `load`, with errors among the problems instead of raised: what `sandboxd check` lists."""
+    """Do as `load`, but return errors among the problems. `sandboxd check` lists them."""
     reader = _Reader()
     if path is not None:
         reader.read_file(path)
-    reader.read_variables(environ, frozenset(other_variables))
+    reader.read_variables(environ)
     reader.read_overrides(overrides or {})
     return reader.finish(environ)
 
@@ -147,10 +147,10 @@ class _Reader:
             remedy = did_you_mean(key, tree)
         self._problems.append(origin.problem(f"{'.'.join((*keys, key))} is no setting", remedy))
 
-    def read_variables(self, environ: Mapping[str, str], others: frozenset[str]) -> None:
+    def read_variables(self, environ: Mapping[str, str]) -> None:
         by_name = {setting.variable: setting for setting in settings()}
         for name in sorted(environ):
-            if not name.startswith("SANDBOXD_") or name in others:
+            if not name.startswith("SANDBOXD_") or name == CONFIG_VARIABLE:
                 continue
             setting = by_name.get(name)
             if setting is not None:
@@ -198,7 +198,7 @@ class _Reader:
         elif folder.parts[:1] == ("~",):
             values["cache", "folder"] = home(environ).joinpath(*folder.parts[1:])
         values.setdefault(("", "namespace"), environ.get("NAMESPACE") or None)
-        values["", "api_token"] = environ.get("DAPR_API_TOKEN") or None
+        values["", "api_token"] = environ.get(TOKEN_VARIABLE) or None
         self._lower_unset()
         config = _build(values)
         for key, message, remedy in contradictions(config):
@@ -208,7 +208,7 @@ class _Reader:
         return Reading(config=None if failed else config, fallback=config, problems=tuple(self._problems))
 
     def _lower_unset(self) -> None:
-        """Defaults follow what was set below them: ceilings the engine's memory, limits their ceilings."""
+        """Lower defaults to what was set: ceilings to the engine's memory, limits to their ceilings."""
         config = _build(self._values)
         self._lower("ceilings", "memory_bytes", config.ceilings.memory_bytes, config.wasm.max_memory_bytes)
         config = _build(self._values)
@@ -221,7 +221,7 @@ class _Reader:
 
 
 def _as_text(setting: Setting, value: Any) -> str:
-    """A value from the command line as the text a variable would have."""
+    """Return a value from the command line as the text a variable would have."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (list, tuple)):
@@ -232,7 +232,7 @@ def _as_text(setting: Setting, value: Any) -> str:
 
 
 def _build(values: Mapping[Key, Any]) -> Config:
-    """A Config with the given values and defaults for the rest."""
+    """Return a Config with the given values and defaults for the rest."""
     top = {field: value for (section, field), value in values.items() if not section}
     for field in fields(Config):
         inner = {name: value for (section, name), value in values.items() if section == field.name}
@@ -248,7 +248,7 @@ def _replaced(base: Any, values: Mapping[str, Any]) -> Any:
 
 
 def _tree() -> dict[str, Any]:
-    """Settings by nested key."""
+    """Return the settings by nested key."""
     tree: dict[str, Any] = {}
     for setting in settings():
         level = tree

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use."""
+"""The number of CPUs that this process may use."""
 
 import math
 import os
@@ -9,19 +9,19 @@ _OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 def cpu_count() -> int:
-    """CPUs this process may use: its affinity mask, lowered to the CPU quota of its cgroups (v2), at least 1."""
+    """Return the number of CPUs that this process may use: its affinity mask, or less by a cgroup quota; at least 1."""
     cpus = len(os.sched_getaffinity(0))
     quota = cgroup_cpus(_CGROUPS, _OWN_CGROUP)
     return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
 
 
 def may_poll() -> bool:
-    """Whether a CPU may be kept busy for a moment only to save time: there is another one, and none is metered."""
+    """Return whether polling is affordable: there is a second CPU, and no quota meters their use."""
     return len(os.sched_getaffinity(0)) > 1 and cgroup_cpus(_CGROUPS, _OWN_CGROUP) is None
 
 
 def cgroup_cpus(root: Path, own: Path) -> float | None:
-    """The smallest `cpu.max` quota on the way from a process's cgroup up to the root, in CPUs; None if none is set.
+    """Return the smallest `cpu.max` quota of a process's cgroup and its parents, in CPUs; None if none is set.
 
     Source: Linux Documentation/admin-guide/cgroup-v2.rst, `cpu.max`: "$MAX $PERIOD", in microseconds, `max` for none.
 

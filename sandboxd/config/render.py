@@ -4,10 +4,11 @@ from typing import Any
 
 import yaml
 
-from sandboxd.config.model import Config, Kind
+from sandboxd.config.model import Config
 from sandboxd.config.settings import Setting, is_computed, settings
-from sandboxd.limit_keys import Unit
-from sandboxd.yamltext import resolve
+from sandboxd.files.yamltext import plain_scalar
+from sandboxd.limits.about import Kind
+from sandboxd.limits.units import Unit
 
 
 def render(config: Config) -> str:
@@ -22,7 +23,16 @@ def render(config: Config) -> str:
             level = level.setdefault(key, {})
         section = getattr(config, setting.section) if setting.section else config
         level[setting.path[-1]] = setting.to_yaml(getattr(section, setting.field))
-    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1_000, default_flow_style=False)
+    text = _dumped(tree, allow_unicode=True)
+    # A character that turns text around, say, must not reach a terminal: then all that is not ASCII is escaped.
+    return text if text.replace("\n", "").isprintable() else _dumped(tree, allow_unicode=False)
+
+
+def _dumped(tree: dict[str, Any], *, allow_unicode: bool) -> str:
+    text: str = yaml.dump(
+        tree, Dumper=_Dumper, sort_keys=False, allow_unicode=allow_unicode, width=1_000, default_flow_style=False
+    )
+    return text
 
 
 class _Dumper(yaml.SafeDumper):
@@ -33,7 +43,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    plain = value.isascii() and value.isalnum() and isinstance(resolve(value), str)
+    plain = value.isascii() and value.isalnum() and isinstance(plain_scalar(value), str)
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain else '"')
 
 
@@ -41,7 +51,7 @@ _Dumper.add_representer(str, _text)
 
 
 def reference_table() -> str:
-    """All settings as a Markdown table: key, default, unit and range, variable, meaning."""
+    """Return all settings as a Markdown table: key, default, unit and range, variable, meaning."""
     lines = ["| key | default | values | variable | meaning |", "|---|---|---|---|---|"]
     for setting in settings():
         meaning = setting.about.meaning.replace("|", "\\|")

@@ -7,25 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from sandboxd.config.model import ABOUT, About, Config, Kind
-from sandboxd.limit_keys import DEFAULT_CEILINGS, ENGINE, LIMITS, Bounded, Unit
-from sandboxd.limits import EngineSettings, Limits
-from sandboxd.yamltext import Mapping, Node, Scalar, Sequence, describe
+from sandboxd.config.model import KEYS, Config
+from sandboxd.files.yamltext import Mapping, Node, Scalar, Sequence, describe
+from sandboxd.limits.about import About, Kind, about_of, described
+from sandboxd.limits.units import Unit
 
 _PREFIX: Final = "SANDBOXD_"
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_CERTIFICATE_KEYS: Final = ("origin", "certificate", "key")
-
-# Sections whose dataclasses stand in sandboxd.limits and are described by a table: attribute -> (keys, rows, defaults).
-_TABLES: Final[dict[str, tuple[tuple[str, ...], tuple[Bounded, ...], Limits | EngineSettings]]] = {
-    "limits": (("limits",), LIMITS, Limits()),
-    "ceilings": (("limits", "ceilings"), LIMITS, DEFAULT_CEILINGS),
-    "wasm": (("wasm",), ENGINE, EngineSettings()),
-}
+CERTIFICATE_KEYS: Final = ("origin", "certificate", "key")
 
 
 class UnfitError(ValueError):
-    """A value does not fit its setting. The text says what was found and what is wanted."""
+    """A value does not fit its setting. The text names what was found and what was expected."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,10 +46,10 @@ class Setting:
         return _PREFIX + "_".join(_WORDS.sub("_", key) for key in self.path).upper()
 
     def from_text(self, text: str) -> Any:
-        """The value a variable or command-line option stands for. Lists are comma-separated, or JSON.
+        """Convert the text of a variable or command-line option. Lists are comma-separated or JSON.
 
         Raises:
-            ValueError: it stands for none; the text says what was expected.
+            ValueError: it does not fit; the text says what was expected.
         """
         kind = self.about.kind
         if self.about.optional and text == "" and kind is not Kind.TEXTS:
@@ -74,10 +67,10 @@ class Setting:
         return self._from_string(text)
 
     def from_node(self, node: Node) -> Any:
-        """The value a node of sandboxd.yaml stands for.
+        """Convert a node of sandboxd.yaml.
 
         Raises:
-            ValueError: it stands for none; the text says what was expected.
+            ValueError: it does not fit; the text says what was expected.
         """
         kind = self.about.kind
         if self.about.optional and isinstance(node, Scalar) and node.value is None:
@@ -86,25 +79,25 @@ class Setting:
             return self._bounded(self._number_from_node(node))
         if kind is Kind.FLAG:
             if not (isinstance(node, Scalar) and isinstance(node.value, bool)):
-                raise UnfitError(f"{describe(node)} where true or false is wanted")
+                raise UnfitError(f"{describe(node)} where true or false is expected")
             return node.value
         if kind is Kind.TEXTS:
             if not isinstance(node, Sequence):
-                raise UnfitError(f"{describe(node)} where a list of texts is wanted")
+                raise UnfitError(f"{describe(node)} where a list of texts is expected")
             return tuple(_checked(_string_of(item)) for item in node.items)
         if kind is Kind.CERTIFICATES:
             return _certificates(_plain(node))
         return self._from_string(_string_of(node))
 
     def to_yaml(self, value: Any) -> Any:
-        """What yaml.safe_dump writes so that from_node reads `value` back."""
+        """Return a value that yaml.safe_dump writes so that `from_node` reads `value` back."""
         match self.about.kind:
             case Kind.NUMBER if self.about.unit is not Unit.COUNT:
                 return self.about.unit.format(value)
             case Kind.TEXTS if value is not None:
                 return list(value)
             case Kind.CERTIFICATES:
-                return [dict(zip(_CERTIFICATE_KEYS, entry, strict=True)) for entry in value]
+                return [dict(zip(CERTIFICATE_KEYS, entry, strict=True)) for entry in value]
             case Kind.FOLDER:
                 return str(value)
             case _:
@@ -113,7 +106,7 @@ class Setting:
     def _number_from_node(self, node: Node) -> int:
         unit = self.about.unit
         if not isinstance(node, Scalar):
-            raise UnfitError(f"{describe(node)} where a number is wanted")
+            raise UnfitError(f"{describe(node)} where a number is expected")
         value = node.value
         if isinstance(value, str) and unit is not Unit.COUNT:
             return unit.parse(value)
@@ -121,14 +114,10 @@ class Setting:
             if unit is Unit.DURATION and value != 0:
                 raise UnfitError(f"a duration without a unit; write {value}s or {value}ms")
             return value
-        raise UnfitError(f"{describe(node)} where {_WANTED[unit]} is wanted")
+        raise UnfitError(f"{describe(node)} where {_EXPECTED[unit]} is expected")
 
     def _bounded(self, value: int) -> int:
-        about = self.about
-        row = Bounded(
-            field=self.field, key=self.key, unit=about.unit, low=about.low, high=about.high, meaning=about.meaning
-        )
-        row.check(value)
+        self.about.check(value)
         return value
 
     def _from_string(self, text: str) -> Any:
@@ -142,7 +131,7 @@ class Setting:
         return text
 
 
-_WANTED = {
+_EXPECTED = {
     Unit.COUNT: "a whole number",
     Unit.SIZE: "a size such as 64Ki",
     Unit.DURATION: "a duration such as 5s",
@@ -151,31 +140,24 @@ _WANTED = {
 
 @cache
 def settings() -> tuple[Setting, ...]:
-    """Every setting, in the order of the documentation."""
+    """Return every setting, in the order of the documentation."""
     found: list[Setting] = []
     for top in fields(Config):
-        if ABOUT in top.metadata:
-            found.append(_of_field("", (), top))
-        elif top.name in _TABLES:
-            path, rows, defaults = _TABLES[top.name]
-            found.extend(_of_row(top.name, path, row, getattr(defaults, row.field)) for row in rows)
+        about = about_of(top)
+        if about is not None:
+            found.append(Setting(section="", field=top.name, path=(about.key,), about=about, default=top.default))
         elif isinstance(top.type, type) and is_dataclass(top.type):
-            found.extend(_of_field(top.name, (top.name,), inner) for inner in fields(top.type))
+            path = top.metadata.get(KEYS, (top.name,))
+            for inner, about in described(top.type):
+                # A section may have other defaults than its class: the ceilings are Limits too.
+                default = inner.default if top.default is MISSING else getattr(top.default, inner.name)
+                keys = (*path, about.key)
+                found.append(Setting(section=top.name, field=inner.name, path=keys, about=about, default=default))
     return tuple(found)
 
 
-def _of_field(section: str, path: tuple[str, ...], field: Any) -> Setting:
-    about: About = field.metadata[ABOUT]
-    return Setting(section=section, field=field.name, path=(*path, about.key), about=about, default=field.default)
-
-
-def _of_row(section: str, path: tuple[str, ...], row: Bounded, default: int) -> Setting:
-    about = About(key=row.key, kind=Kind.NUMBER, unit=row.unit, low=row.low, high=row.high, meaning=row.meaning)
-    return Setting(section=section, field=row.field, path=(*path, row.key), about=about, default=default)
-
-
 def is_computed(setting: Setting) -> bool:
-    """Whether the default depends on the machine or the environment."""
+    """Return whether the default depends on the machine or the environment."""
     return setting.default is MISSING
 
 
@@ -183,7 +165,7 @@ def _string_of(node: Node) -> str:
     if isinstance(node, Scalar) and isinstance(node.value, str):
         return node.value
     raise UnfitError(
-        f"{describe(node)} where text is wanted" + (", put it in quotes" if isinstance(node, Scalar) else "")
+        f"{describe(node)} where text is expected" + (", put it in quotes" if isinstance(node, Scalar) else "")
     )
 
 
@@ -197,7 +179,7 @@ def _texts_from_text(text: str) -> tuple[str, ...]:
     if text.lstrip().startswith("["):
         items = _json(text)
         if not (isinstance(items, list) and all(isinstance(item, str) for item in items)):
-            raise UnfitError("a JSON list that holds other things than texts")
+            raise UnfitError("a JSON list with values that are not texts")
         return tuple(_checked(item) for item in items)
     return tuple(_checked(item.strip()) for item in text.split(",") if item.strip())
 
@@ -227,9 +209,9 @@ def _certificates(items: Any) -> tuple[tuple[str, str, str], ...]:
         raise UnfitError(f"not {wanted}")
     found = []
     for item in items:
-        if not (isinstance(item, dict) and sorted(item) == sorted(_CERTIFICATE_KEYS)):
+        if not (isinstance(item, dict) and sorted(item) == sorted(CERTIFICATE_KEYS)):
             raise UnfitError(f"not {wanted}")
-        origin, certificate, key = (item[name] for name in _CERTIFICATE_KEYS)
+        origin, certificate, key = (item[name] for name in CERTIFICATE_KEYS)
         if not (isinstance(origin, str) and isinstance(certificate, str) and isinstance(key, str)):
             raise UnfitError(f"not {wanted}, each of them text")
         found.append((_checked(origin), _checked(certificate), _checked(key)))

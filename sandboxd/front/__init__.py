@@ -1,1 +1,1 @@
-"""."""
+"""From HTTP requests to invocations, and from results to responses."""

@@ -1,4 +1,4 @@
-"""What the front needs of the rest of the server, as protocols, and the snapshot of what it serves."""
+"""The protocols by which the front uses the rest of the server, and the snapshot of the bindings that it serves."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Set
 from dataclasses import dataclass, field
@@ -6,13 +6,12 @@ from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from sandboxd.components.binding import Binding
+from sandboxd.components.binding import Binding, Listed
 from sandboxd.metrics import BindingMetrics, Metrics
-from sandboxd.modules.source import guest_name
 from sandboxd.pool.errors import Rejected
-from sandboxd.pool.stats import PoolStats
 from sandboxd.pool.stream import Stream
-from sandboxd.wire.messages import HttpRequest, Result
+from sandboxd.wire.messages import Call, Result
+from sandboxd.wire.streams import StdinKind, StdoutKind
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -25,102 +24,129 @@ Headers = list[tuple[bytes, bytes]]
 class Invoker(Protocol):
     """Runs guests: the pool, or a stand-in."""
 
-    async def invoke(
-        self,
-        binding: str,
-        *,
-        args: tuple[bytes, ...] = (),
-        env: tuple[tuple[bytes, bytes], ...] = (),
-        stdin: bytes = b"",
-        deadline_ns: int,
-        http: HttpRequest | None = None,
-        stream: Stream | None = None,
-    ) -> Result:
+    async def invoke(self, binding: str, call: Call, stream: Stream | None = None) -> Result:
         """Run a guest once. Cancelling the awaiting task cancels the invocation.
 
         Parameters:
-            deadline_ns: CLOCK_MONOTONIC instant by which it must be over.
-            stream: through it the response flows; closed when the invocation is over.
+            binding: its name.
+            call: the input of the invocation.
+            stream: carries the response; closed when the invocation is over.
 
         Raises:
-            Rejected: no worker could be had.
+            Rejected: no worker is available.
             BindingUnavailable: the binding cannot run.
         """
         ...
 
-    def room(self, binding: str) -> int:
-        """How many further invocations of a binding would be taken now. `invoke` refuses when there is none."""
+    def capacity(self, binding: str) -> int:
+        """Return how many further invocations of a binding would be accepted now. At 0, `invoke` refuses."""
         ...
 
-    def brisk(self) -> bool:
-        """Whether guests run so briefly that workers soon wait for the front."""
+    def has_short_runs(self) -> bool:
+        """Return whether guests run so briefly that workers soon wait for the front."""
         ...
 
-    def turn_away(self) -> Rejected:
-        """Count a refusal for want of room that was decided without `invoke`; the error to answer it with."""
-        ...
-
-    def ready(self) -> bool:
-        """Whether a worker could take an invocation."""
-        ...
-
-    def stats(self) -> PoolStats:
-        """A reading for the metrics."""
+    def reject_queue_full(self, binding: str) -> Rejected:
+        """Count a refusal for a full queue that was decided without `invoke`. Return the error for the reply."""
         ...
 
 
-class Health(Protocol):
-    """What the health endpoints ask."""
-
-    def not_ready(self) -> list[str]:
-        """Names of what still keeps the server from being ready; empty when it is."""
-        ...
-
-    def remarks(self) -> Mapping[str, str]:
-        """What /v1.0/metadata tells under `extended` beside what callers left there."""
-        ...
+Attempt = Callable[[Call, bool], Awaitable[Result]]
+"""Runs a guest once: of the call, and whether its deadline is the policy's timeout. It raises the front's Failure."""
 
 
-class Cells(Protocol):
-    """The cells of a server that has several: a caller reaches any of them, and is to hear of all."""
+class Guard(Protocol):
+    """Applies the resiliency policies of one binding to its requests."""
 
-    attributes: dict[str, str]
-    """What callers have left with PUT /v1.0/metadata/{key} at any cell."""
+    async def run(self, call: Call, attempt: Attempt, *, hurried: bool = False) -> Result:
+        """Run a guest, as often as the policy wants and the call's deadline allows.
 
-    def share_attribute(self, key: str, value: str) -> None:
-        """Have the other cells know what was set in `attributes` here."""
-        ...
-
-    def summary(self) -> str:
-        """How many cells are ready, in words."""
-        ...
-
-    async def expose(self, accept: str) -> tuple[bytes, str]:
-        """The metrics of all as text, and its Content-Type.
+        Parameters:
+            call: its deadline is that of all attempts together.
+            attempt: runs the guest once.
+            hurried: the deadline is the caller's own, so that passing it tells nothing of the binding.
 
         Raises:
-            TimeoutError: they cannot be had.
+            Failure: the latest attempt failed, or the breaker is open.
         """
         ...
 
 
+class Health(Protocol):
+    """The state of the server, for the health endpoints."""
+
+    def not_ready(self) -> list[str]:
+        """Return the conditions that the server still waits for; empty when it is ready."""
+        ...
+
+    def waits_for(self) -> str:
+        """Return in words what the server waits for and since when; empty if nothing is known."""
+        ...
+
+    def remarks(self) -> Mapping[str, str]:
+        """Return the entries that /v1.0/metadata shows under `extended` beside the callers' attributes."""
+        ...
+
+
+class Cells(Protocol):
+    """The other cells of a server that has several. A caller reaches any of them and is told about all."""
+
+    attributes: dict[str, str]
+    """The attributes that callers have set with PUT /v1.0/metadata/{key} at any cell."""
+
+    def share_attribute(self, key: str, value: str) -> None:
+        """Tell the other cells of an attribute that was set here."""
+        ...
+
+    def summary(self) -> str:
+        """Return in words how many cells are ready."""
+        ...
+
+    async def expose(self, accept: str, rest: float) -> tuple[bytes, str]:
+        """Return the metrics of all cells as text, and its Content-Type.
+
+        Parameters:
+            accept: the scrape's Accept header.
+            rest: how long to rest after each piece of it, as a multiple of the time it took.
+
+        Raises:
+            TimeoutError: the other cells do not answer.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The slowest pace at which a request's body may come."""
+
+    timeout_s: float = 30.0
+    """The longest pause, and what a body is granted before its pace counts."""
+    min_rate: int = 1024
+    """The least pace after that. Bytes per second; 0 for any."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrontSettings:
-    """What the front is told by the configuration."""
+    """The settings of the front."""
 
     version: str
     app_id: str = "sandboxd"
     api_token: str | None = field(default=None, repr=False)
     """DAPR_API_TOKEN; None or empty switches authentication off."""
+    dapr_only: bool = False
+    """Answer what Dapr does not have, /v1.0/bindings/NAME/raw and /v1.0/http/, as Dapr does."""
     allowed_origins: tuple[str, ...] = ()
     """Origins that get CORS headers; `*` for all."""
     max_body_bytes: int = 4 * 1024 * 1024
     """Longest request body read. Bytes, at least 1."""
+    pace: Pace = Pace()
+    wall: str = "auto"
+    """The wall around the processes that decode bodies, see `sandboxd.wall.Mode`."""
 
 
 @dataclass(slots=True)
 class Served:
-    """One binding as the endpoint needs it: everything that can be known before a request is."""
+    """One binding, with everything that an endpoint can compute before a request comes."""
 
     binding: Binding
     metrics: BindingMetrics
@@ -128,22 +154,32 @@ class Served:
     success_headers: Headers
     timeout_ns: int
     fixed_env: frozenset[str]
-    """Names a request cannot set."""
+    """The names of variables that a request cannot set."""
     args_room: int
     """Bytes left for arguments beside argv[0]."""
     env_room: int
     """Bytes left for the environment beside the operator's."""
     traced: bool
-    """TRACEPARENT is free for the server to set, and there is room for it."""
-    proxy: bool = False
-    """Its guest handles HTTP requests and is no command."""
+    """Whether the server sets TRACEPARENT: the operator did not, and it fits."""
+    is_program: bool = True
+    """Whether the binding runs its guest as a command; else it calls it with an HTTP request."""
+    handles_http: bool = False
+    """Whether its guest can be called with HTTP requests. A component may be both."""
+    converts_stdin: bool = False
+    """Whether the binding's stdin is of another kind than Dapr's."""
+    converts_stdout: bool = False
+    """Whether the binding's replies are of another kind than Dapr's."""
+    guard: Guard | None = None
+    """Applies the binding's resiliency policies; None if it has none."""
     runs: int = 0
-    """Invocations so far: the number in Dapr's name of an instance."""
+    """The number of invocations so far, which is a part of Dapr's name of an instance."""
 
     @classmethod
-    def of(cls, binding: Binding, metrics: BindingMetrics, *, proxy: bool = False) -> "Served":
+    def of(
+        cls, binding: Binding, metrics: BindingMetrics, *, is_program: bool = True, handles_http: bool = False
+    ) -> "Served":
         """Prepare a binding."""
-        argv0 = guest_name(binding.url)
+        argv0 = binding.argv0
         operator = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in binding.env)
         return cls(
             binding=binding,
@@ -154,8 +190,13 @@ class Served:
             fixed_env=frozenset(name for name, _ in binding.env),
             args_room=binding.limits.args_bytes - len(argv0.encode()) - 1,
             env_room=binding.limits.env_bytes - operator,
-            traced=binding.limits.env_bytes - operator >= 80 and all(name != "TRACEPARENT" for name, _ in binding.env),
-            proxy=proxy,
+            traced=binding.traceparent
+            and binding.limits.env_bytes - operator >= 80
+            and all(name != "TRACEPARENT" for name, _ in binding.env),
+            is_program=is_program,
+            handles_http=handles_http,
+            converts_stdin=binding.stdin is not StdinKind.JSON,
+            converts_stdout=binding.stdout is not StdoutKind.RAW,
         )
 
 
@@ -168,17 +209,38 @@ class Bindings:
     """By the path as it stands in the request line, for the usual spelling."""
     loading: bool = True
     """Nothing was loaded yet: a name that is not here may come."""
+    listed: tuple[Listed, ...] = ()
+    """What is shown beside the bindings."""
 
     @classmethod
-    def of(cls, bindings: Iterable[Binding], metrics: Metrics, proxies: Set[str] = frozenset()) -> "Bindings":
+    def of(
+        cls,
+        bindings: Iterable[Binding],
+        metrics: Metrics,
+        *,
+        programs: Set[str] | None = None,
+        handlers: Set[str] = frozenset(),
+        guards: Mapping[str, Guard] | None = None,
+        listed: tuple[Listed, ...] = (),
+    ) -> "Bindings":
         """Prepare bindings.
 
         Parameters:
-            proxies: names of those whose guest handles HTTP requests.
+            programs: names of those whose guest can be run as a command; None means all.
+            handlers: names of those whose guest handles HTTP requests.
+            guards: the guards of those that have resiliency policies.
+            listed: what is shown beside them.
         """
         by_name = {
-            binding.name: Served.of(binding, metrics.binding(binding.name), proxy=binding.name in proxies)
+            binding.name: Served.of(
+                binding,
+                metrics.binding(binding.name),
+                is_program=programs is None or binding.name in programs,
+                handles_http=binding.name in handlers,
+            )
             for binding in bindings
         }
+        for name, guard in (guards or {}).items():
+            by_name[name].guard = guard
         by_path = {f"/v1.0/bindings/{quote(name, safe='')}".encode(): served for name, served in by_name.items()}
-        return cls(MappingProxyType(by_name), MappingProxyType(by_path), loading=False)
+        return cls(MappingProxyType(by_name), MappingProxyType(by_path), loading=False, listed=listed)

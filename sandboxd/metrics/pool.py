@@ -1,42 +1,32 @@
-"""The pool's numbers, read at scrape time."""
+"""The metrics of the pool and its workers, read at each scrape."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sandboxd.pool.errors import RejectReason
+from sandboxd.pool.state import ExitReason
 from sandboxd.pool.stats import PoolStats
+from sandboxd.pool.warm import WarmStats
 
-REJECT_REASONS = ("queue_full", "queue_timeout", "draining")
-EXIT_REASONS = (
-    "recycled",
-    "timeout_killed",
-    "cancelled",
-    "stalled",
-    "crashed",
-    "killed",
-    "protocol",
-    "boot_failed",
-    "reload",
-    "shutdown",
-)
-"""All stand at 0 from the start: a series that begins with its first exit hides that one from increase()."""
+_Reason = TypeVar("_Reason", bound=str)
 
 
 class PoolCollector(Collector):
     """`sandboxd_pool_*` and `sandboxd_worker_*`.
 
     Parameters:
-        pool: value of the `pool` label.
-        read: gives a reading; called once per scrape.
+        read: returns the statistics of each pool, by the value of the `pool` label; called once per scrape.
     """
 
-    def __init__(self, pool: str, read: Callable[[], PoolStats]) -> None:
-        self._pool = pool
+    def __init__(self, read: Callable[[], Mapping[str, PoolStats]]) -> None:
+        self._pool = ""
         self._read = read
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering must not take a reading before the pool stands."""
+        """Return nothing: registering must not call `read` before the pool exists."""
         return []
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
@@ -49,15 +39,24 @@ class PoolCollector(Collector):
         family.add_metric([self._pool], value)
         return family
 
-    def _reasons(self, name: str, text: str, values: dict[str, int]) -> Metric:
+    def _reasons(self, name: str, text: str, values: Mapping[_Reason, int]) -> Metric:
         family = CounterMetricFamily(name, text, labels=["pool", "reason"])
         for reason, value in values.items():
             family.add_metric([self._pool, reason], value)
         return family
 
     def collect(self) -> Iterator[Metric]:
-        """A reading as metrics."""
-        stats = self._read()
+        """Yield the statistics as metrics, each with the samples of all pools."""
+        families: dict[str, Metric] = {}
+        for pool, stats in self._read().items():
+            self._pool = pool
+            for family in self._of_one(stats):
+                before = families.setdefault(family.name, family)
+                if before is not family:
+                    before.samples += family.samples
+        yield from families.values()
+
+    def _of_one(self, stats: PoolStats) -> Iterator[Metric]:
         workers = GaugeMetricFamily("sandboxd_pool_workers", "Worker processes by state.", labels=["pool", "state"])
         for state, count in (
             ("idle", stats.workers_idle),
@@ -83,19 +82,73 @@ class PoolCollector(Collector):
         yield self._reasons(
             "sandboxd_pool_rejected",
             "Invocations refused.",
-            {**dict.fromkeys(REJECT_REASONS, 0), **stats.rejected_total},
+            {reason: stats.rejected_total.get(reason, 0) for reason in RejectReason},
         )
         yield self._counter("sandboxd_worker_starts", "Workers started.", stats.worker_starts_total)
-        exits = {**dict.fromkeys(EXIT_REASONS, 0), **stats.worker_exits_total}
+        exits = {reason: stats.worker_exits_total.get(reason, 0) for reason in ExitReason}
         yield self._reasons("sandboxd_worker_exits", "Workers ended.", exits)
         yield self._gauge(
             "sandboxd_worker_boot_seconds", "Time the latest worker took to be ready.", stats.worker_boot_seconds
+        )
+        wall = GaugeMetricFamily(
+            "sandboxd_worker_wall", "Whether a layer of the wall stands around the workers.", labels=["pool", "layer"]
+        )
+        for layer, stands in stats.wall.items():
+            wall.add_metric([self._pool, layer], stands)
+        yield wall
+        yield self._counter(
+            "sandboxd_egress_broker_restarts",
+            "Times the egress broker ended although it was needed, and was started anew.",
+            stats.broker_restarts_total,
         )
         yield self._counter(
             "sandboxd_pool_redelivered",
             "Invocations given to another worker because the first did not begin them.",
             stats.redelivered_total,
         )
+        yield from self._bindings(stats)
+        yield from self._warm(stats.warm)
         yield self._gauge(
             "sandboxd_pool_generation", "Number of the set of bindings that is serving.", stats.generation
         )
+
+    def _warm(self, warm: WarmStats) -> Iterator[Metric]:
+        states = GaugeMetricFamily("sandboxd_warm_templates", "Templates by state.", labels=["pool", "state"])
+        for state, count in warm.templates.items():
+            states.add_metric([self._pool, state.name.lower()], count)
+        yield states
+        yield self._gauge("sandboxd_warm_children", "Guests that wait for a request, started ahead.", warm.children)
+        touched = GaugeMetricFamily(
+            "sandboxd_warm_private_bytes",
+            "Memory of their own of templates and of the guests that wait, estimated from page faults.",
+            labels=["pool", "process"],
+        )
+        touched.add_metric([self._pool, "template"], warm.template_bytes)
+        touched.add_metric([self._pool, "child"], warm.child_bytes)
+        yield touched
+        yield self._gauge(
+            "sandboxd_warm_boot_seconds", "Time the latest template took to its first input.", warm.boot_seconds
+        )
+        hits = CounterMetricFamily("sandboxd_warm_invocations", "Invocations started warm.", labels=["pool", "binding"])
+        for binding, count in warm.hits.items():
+            hits.add_metric([self._pool, binding], count)
+        yield hits
+        misses = CounterMetricFamily(
+            "sandboxd_warm_misses",
+            "Invocations of bindings with warmStart that ran cold, by reason.",
+            labels=["pool", "binding", "reason"],
+        )
+        for (binding, reason), count in warm.misses.items():
+            misses.add_metric([self._pool, binding, reason], count)
+        yield misses
+
+    def _bindings(self, stats: PoolStats) -> Iterator[Metric]:
+        for name, text, field in (
+            ("sandboxd_binding_in_flight", "Workers that run invocations of the binding.", "in_flight"),
+            ("sandboxd_binding_in_flight_limit", "Workers that may run invocations of the binding at once.", "limit"),
+            ("sandboxd_binding_queue_depth", "Invocations of the binding that wait for a worker.", "waiting"),
+        ):
+            family = GaugeMetricFamily(name, text, labels=["pool", "binding"])
+            for binding, load in stats.bindings.items():
+                family.add_metric([self._pool, binding], getattr(load, field))
+            yield family

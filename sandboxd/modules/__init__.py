@@ -1,1 +1,1 @@
-"""Where guests come from: fetch the bytes, look at them, compile them in a subprocess, keep the artifact."""
+"""Makes guests ready to load: fetches and checks their bytes, compiles them in a subprocess, stores the artifacts."""

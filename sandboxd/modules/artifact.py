@@ -1,7 +1,7 @@
-"""A file of the artifact store, opened so that what is checked is what is loaded.
+"""Opens an artifact of the store so that the bytes that are checked are the bytes that are loaded.
 
-Apart from the store, because the zygote needs nothing else of it: whatever the zygote imports, each fork of a worker
-pays for.
+It is apart from the store because the zygote needs nothing else of it, and everything that the zygote imports makes the
+fork of each worker slower.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from sandboxd.modules import trust
 from sandboxd.modules.errors import StoreError
 
 FOLDER: Final = "artifacts"
-"""Of the store."""
+"""The store's folder of artifacts."""
 
 _NAME = re.compile(r"[0-9a-f]{64}\.cwasm")
 _CHUNK: Final = 1024 * 1024
@@ -23,20 +23,20 @@ _CHUNK: Final = 1024 * 1024
 
 @contextmanager
 def open_verified(path: str) -> Iterator[str]:
-    """Open an artifact for loading, free of races: what is checked is what is loaded.
+    """Open an artifact for loading, without races: the bytes that are checked are the bytes that are loaded.
 
     Parameters:
-        path: `Artifact.path`, possibly handed over from another process.
+        path: `Artifact.path`, which may come from another process.
     Yields:
-        a /proc/self/fd path, good inside the block; what is mapped from it stays good afterwards, whatever happens
-        to the file.
+        a /proc/self/fd path, valid inside the block. A mapping of it stays valid afterwards, whatever happens to the
+        file.
     Raises:
-        StoreError: folder or file are not to be trusted, it is missing, or its content is not what its name says.
+        StoreError: the folder or file is not trusted, the file is missing, or its digest is not its name.
     """
     folder, name = os.path.split(path)
     store, inner = os.path.split(folder)
     if not _NAME.fullmatch(name) or inner != FOLDER:
-        raise StoreError(f"{path} is no path of an artifact", remedy="start the server again")
+        raise StoreError(f"{path} is not the path of an artifact", remedy="start the server again")
     try:
         outer = trust.open_folder(store, store)
         try:
@@ -48,19 +48,23 @@ def open_verified(path: str) -> Iterator[str]:
         finally:
             os.close(middle)
     except FileNotFoundError as error:
-        raise StoreError(f"artifact {path} is gone", remedy="start the server again; it compiles anew") from error
+        raise StoreError(
+            f"artifact {path} is missing", remedy="start the server again; it compiles the guest again"
+        ) from error
     try:
         with trust.explained("read", path):
             digest, _ = digest_of(fd)
         if f"{digest}.cwasm" != name:
-            raise StoreError(f"artifact {path} is damaged", remedy="start the server again; it compiles anew")
+            raise StoreError(
+                f"artifact {path} is damaged", remedy="start the server again; it compiles the guest again"
+            )
         yield f"/proc/self/fd/{fd}"
     finally:
         os.close(fd)
 
 
 def digest_of(fd: int) -> tuple[str, int]:
-    """(sha256 in hex, length) of a file's content, leaving its offset alone. Raises OSError."""
+    """Return the sha256 in hex and the length of a file's content, without moving its offset. Raises OSError."""
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)

@@ -1,4 +1,4 @@
-"""A bounds-checked reader of the WebAssembly binary format, as far as import and export sections need it."""
+"""A bounds-checked reader of the WebAssembly binary format, limited to import, memory and export sections."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ MAX_SECTIONS = 1_000_000
 
 
 class MalformedError(Exception):
-    """The bytes break the format; the text says what and at which offset."""
+    """The bytes violate the format; the message says how and at which offset."""
 
 
 class Reader:
-    """Reads forward over a part of a file; every read past its end raises MalformedError.
+    """Reads forward over a part of a file. A read past its end raises MalformedError.
 
     Parameters:
-        data: the whole file, so that offsets in messages are offsets in the file.
-        at: first byte of the part.
-        end: one past its last byte; by default the end of the file.
+        data: the whole file, so that messages name offsets in the file.
+        at: the offset of the part's first byte.
+        end: the offset after its last byte; by default the end of the file.
     """
 
     __slots__ = ("_at", "_data", "_end")
@@ -32,7 +32,7 @@ class Reader:
         return f"<Reader at {self._at} of {self._end}>"
 
     def sections(self) -> Iterator[tuple[int, Reader]]:
-        """Every section as (id, reader of its content). Custom sections included; content is not looked at."""
+        """Yield each section, custom ones included, as its id and a reader of its content."""
         for _ in range(MAX_SECTIONS):
             if self._at >= self._end:
                 return
@@ -52,14 +52,21 @@ class Reader:
         return value
 
     def u32(self) -> int:
-        """An unsigned LEB128 of at most 32 bits (five bytes)."""
+        """Read an unsigned LEB128 of at most 32 bits (five bytes)."""
         value = self._leb(32)
         if value >= 1 << 32:
             raise MalformedError(f"integer too large at offset {self._at}")
         return value
 
     def count(self, what: str, most: int) -> int:
-        """The length of a vector. Each element takes a byte at least: a length beyond the section is refused."""
+        """Read the length of a vector.
+
+        An element takes at least one byte, so a length beyond the section is an error.
+
+        Parameters:
+            what: the elements' name in messages.
+            most: the highest length that is accepted.
+        """
         value = self.u32()
         if value > most:
             raise MalformedError(f"{value} {what}, at most {most} are supported")
@@ -81,7 +88,7 @@ class Reader:
             raise MalformedError(f"name at offset {self._at - length} is not UTF-8") from None
 
     def extern_name(self) -> str:
-        """A component's import or export name, after the byte that tells its form."""
+        """Read a component's import or export name, which follows a byte for its form."""
         if self.byte() > 1:
             raise MalformedError(f"unknown form of name at offset {self._at - 1}")
         return self.name()
@@ -93,12 +100,12 @@ class Reader:
         return names[value]
 
     def value_type(self) -> None:
-        """Pass over a value, reference or component value type: a byte, or 0x63/0x64 and a heap type."""
+        """Skip a value, reference or component value type: one byte, or 0x63/0x64 and a heap type."""
         if self.byte() in (0x63, 0x64):
             self._leb(33)
 
     def limits(self) -> bool:
-        """Pass over limits; True if they are of 64-bit addresses."""
+        """Skip limits. Return whether they are for 64-bit addresses."""
         flags = self.byte()
         if flags > 0x0F:
             raise MalformedError(f"unknown limits {flags:#x} at offset {self._at - 1}")

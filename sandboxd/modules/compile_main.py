@@ -1,11 +1,10 @@
-"""The compile subprocess: `python -m sandboxd.modules.compile_main`. The only process in which Cranelift runs.
+"""The compile subprocess: `sandboxd.modules.compile_main`. It is the only process in which Cranelift runs.
 
-It gets the guest and a place for the artifact as inherited descriptors, limits itself before it looks at the first
-byte, and answers with one line of JSON on stdout.
+It inherits a descriptor of the guest and one for the artifact, limits itself before it reads the first byte, and
+answers with one line of JSON on stdout.
 """
 
 import argparse
-import ctypes
 import errno
 import json
 import os
@@ -17,9 +16,9 @@ import msgspec
 
 from sandboxd.limits import EngineSettings
 from sandboxd.modules.errors import one_line
-
-PR_SET_PDEATHSIG = 1
-PR_SET_NO_NEW_PRIVS = 38
+from sandboxd.wall import Mode, enclose_compiler
+from sandboxd.wall.confinement import die_with_parent, forbid_new_privileges, forbid_tracing, lower_limit
+from sandboxd.wire.messages import GuestKind
 
 
 class WriteError(Exception):
@@ -34,18 +33,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="sandboxd.modules.compile_main")
     for name in ("input", "output", "parent", "memory", "cpu", "file"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    parser.add_argument("--kind", choices=("module", "component"), required=True)
+    parser.add_argument("--kind", choices=tuple(GuestKind), required=True)
+    parser.add_argument("--wall", choices=tuple(Mode), required=True)
     parser.add_argument("--settings", required=True)
     options = parser.parse_args()
     confine(options.parent, memory_bytes=options.memory, cpu_s=options.cpu, file_bytes=options.file)
     settings = msgspec.json.decode(options.settings, type=EngineSettings)
     try:
-        compile_guest(options.input, options.output, options.kind, settings)
+        compile_guest(options.input, options.output, GuestKind(options.kind), settings, Mode(options.wall))
     except MemoryError:
         answer = {"error": "out of memory", "memory": True}
     except WriteError as error:
         answer = {"error": "artifact cannot be written", "errno": error.number}
-    except Exception as error:  # noqa: BLE001 -- whatever the compiler raises is the answer; nothing else runs here
+    except Exception as error:  # noqa: BLE001 -- the answer is whatever the compiler raises; nothing else runs here
         answer = {"error": one_line(str(error)) or type(error).__name__}
     else:
         answer = {}
@@ -54,45 +54,46 @@ def main() -> int:
 
 
 def confine(parent: int, *, memory_bytes: int, cpu_s: int, file_bytes: int) -> None:
-    """Give up what a compiler of hostile input does not need, and die with the process that asked."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died before prctl took effect
-        os._exit(1)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    """Give up what a compiler of hostile input does not need, and die with the parent process."""
+    die_with_parent(parent)
+    forbid_new_privileges()
+    forbid_tracing()
     for what, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, cpu_s),
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_CORE, 0),
     ):
-        _, hard = resource.getrlimit(what)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(what, (value, value))
-    # Beyond RLIMIT_FSIZE a write is to fail with EFBIG, which can be reported, instead of killing.
+        lower_limit(what, value)
+    # Beyond RLIMIT_FSIZE a write must fail with EFBIG, which can be reported, instead of killing the process.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
-def compile_guest(source: int, target: int, kind: str, settings: EngineSettings) -> None:
+def compile_guest(source: int, target: int, kind: GuestKind, settings: EngineSettings, wall: Mode) -> None:
     """Compile what is in one descriptor into the other.
 
     Raises:
         wasmtime.WasmtimeError: the guest is not valid.
         WriteError: the artifact cannot be written.
+        WallError, OSError: the wall cannot stand around the compiler.
     """
-    # Late: the limits come first, and importing wasmtime loads its library.
+    # Imported here: importing wasmtime loads its library, and the limits must be set before.
     import wasmtime
     import wasmtime.component
 
     from sandboxd.worker import engine
 
+    built = engine.build(settings, compiling=True)
+    # From here on hostile bytes are read.
+    enclose_compiler(wall)
     with os.fdopen(source, "rb") as file:
         file.seek(0)
         data = file.read()
-    built = engine.build(settings, compiling=True)
-    if kind == "component":
+    if kind == GuestKind.COMPONENT:
         artifact = wasmtime.component.Component(built, data).serialize()
     else:
+        # At a hundredth of compiling's cost: a large guest that will be refused takes neither a minute nor gigabytes.
+        wasmtime.Module.validate(built, data)
         artifact = wasmtime.Module(built, data).serialize()
     view = memoryview(artifact)
     try:

@@ -1,15 +1,12 @@
-"""Compile guests in subprocesses with limits of time and memory, as many at once as there are cores."""
+"""Compiles guests in subprocesses with limits of time and memory, by default one per core at once."""
 
 import asyncio
 import json
 import os
 import re
 import signal
-import sys
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 
@@ -19,14 +16,17 @@ from sandboxd.modules.errors import CompileError, one_line
 from sandboxd.modules.fingerprint import Fingerprint
 from sandboxd.modules.preamble import COMPILE_PREFIX
 from sandboxd.modules.store import Artifact, Store
+from sandboxd.processes import interpreter
+from sandboxd.wall.confinement import kept_environment
+from sandboxd.wire.messages import GuestKind
 
 _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "PYTHONPATH", "PYTHONHOME")
-"""A compiler of hostile input is given no secrets: everything else in the environment is left out."""
+"""The environment variables that the compiler gets. It compiles hostile input, so it gets no secrets."""
 
 _OUT_OF_MEMORY = re.compile(
     r"memory allocation of \d+ bytes failed|MemoryError|\(os error 12\)|Cannot allocate memory|failed to map segment"
 )
-"""Rust's allocator aborts with the first, Python raises the second; wasmtime, libc and the loader say the others."""
+"""The messages of a lack of memory: Rust's allocator, Python, then wasmtime, libc and the dynamic loader."""
 
 _STDERR_KEPT = 16 * 1024
 
@@ -37,25 +37,28 @@ def _cores() -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompileSettings:
-    """Limits of one compilation."""
+    """The limits of compilations."""
 
     timeout_s: float = 120.0
-    """Wall clock; the process group is killed."""
+    """The wall-clock time after which the compiler's process group is killed."""
     memory_bytes: int = 4096 * MIB
-    """Address space of the compiler."""
+    """The compiler's address space."""
     artifact_bytes: int = 1024 * MIB
-    """Longest artifact."""
+    """The longest artifact."""
+    wall: str = "auto"
+    """See `sandboxd.wall.Mode`."""
     parallel: int = field(default_factory=_cores)
-    """Compilations at once. From 1."""
+    """The most concurrent compilations; at least 1."""
 
 
 class Compiler:
-    """Runs compilations. For use from one event loop.
+    """Runs compilations. Use it on one event loop.
 
     Parameters:
-        store: where artifacts go.
-        engine: what they are for.
-        fingerprint: of that engine.
+        store: receives the artifacts.
+        engine: the settings of the engine for which it compiles.
+        fingerprint: the fingerprint of that engine.
+        settings: the limits.
     """
 
     def __init__(
@@ -70,20 +73,18 @@ class Compiler:
     def __repr__(self) -> str:
         return f"<Compiler into {self._store}, {self._settings.parallel} at once>"
 
-    async def compile(self, data: bytes, digest: str, kind: str) -> tuple[Artifact, float]:
-        """Compile a guest and put the artifact into the store. Cancelling kills the compiler.
+    async def compile(self, data: bytes, digest: str, kind: GuestKind) -> Artifact:
+        """Compile a guest and put the artifact into the store. Cancelling it kills the compiler.
 
         Parameters:
-            data: the guest; `digest` is its sha256.
-            kind: `module` or `component`.
-        Returns:
-            the artifact and the seconds the compiler ran, waiting for a core not counted.
+            data: the guest.
+            digest: its sha256.
+            kind: of the guest.
         Raises:
-            CompileError: not valid WebAssembly, or the compiler crashed or passed a limit.
+            CompileError: it is not valid WebAssembly, or the compiler crashed or exceeded a limit.
             StoreError: the store cannot be written.
         """
         async with self._slots:
-            began = time.monotonic()
             draft = await asyncio.to_thread(self._store.draft)
             try:
                 with trust.explained("hold", "the guest in memory"):
@@ -97,18 +98,18 @@ class Compiler:
                     raise CompileError(
                         f"{COMPILE_PREFIX}the compiler wrote no artifact", remedy="check the installation"
                     )
-                artifact = await asyncio.to_thread(draft.commit, digest, self._fingerprint, kind)
+                return await asyncio.to_thread(draft.commit, digest, self._fingerprint, kind)
             finally:
                 draft.abandon()
-            return artifact, time.monotonic() - began
 
-    async def _run(self, source: int, target: int, kind: str) -> None:
+    async def _run(self, source: int, target: int, kind: GuestKind) -> None:
         settings = self._settings
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "sandboxd.modules.compile_main"),
+                *interpreter.command("sandboxd.modules.compile_main"),
                 *("--input", str(source), "--output", str(target), "--parent", str(os.getpid()), "--kind", kind),
                 *("--memory", str(settings.memory_bytes), "--cpu", str(int(settings.timeout_s * _cores()) + 1)),
+                *("--wall", settings.wall),
                 *("--file", str(settings.artifact_bytes), "--settings", msgspec.json.encode(self._engine).decode()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
@@ -121,7 +122,7 @@ class Compiler:
         try:
             process = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # Halfway through: the child may exist already, and nobody else knows of it.
+            # The child may exist already, and nothing else would end it.
             await asyncio.shield(_discard(starting))
             raise
         except OSError as error:
@@ -131,21 +132,24 @@ class Compiler:
             ) from error
         assert process.stdout is not None
         assert process.stderr is not None
+        noise = bytearray()
         try:
             async with asyncio.timeout(settings.timeout_s):
-                answer, noise = await asyncio.gather(_head(process.stdout), _tail(process.stderr))
+                answer, _ = await asyncio.gather(_head(process.stdout), _tail(process.stderr, noise))
                 await process.wait()
         except TimeoutError:
+            last = _last_words(noise)
             raise CompileError(
-                f"{COMPILE_PREFIX}not done after {settings.timeout_s:g} s, stopped",
+                f"{COMPILE_PREFIX}not done after {settings.timeout_s:g} s, stopped"
+                + (f"; its last words: {last}" if last else ""),
                 remedy="raise modules.compileTimeout, or use a smaller guest",
             ) from None
         finally:
             await _end(process)
-        self._judge(process.returncode, answer, noise)
+        self._judge(process.returncode, answer, bytes(noise))
 
     def _judge(self, status: int | None, answer: bytes, noise: bytes) -> None:
-        """Raise what went wrong, if anything did."""
+        """Raise an error that says what went wrong, unless the status is 0."""
         if status == 0:
             return
         limit = self._settings.memory_bytes // MIB
@@ -163,18 +167,19 @@ class Compiler:
             if isinstance(report.get("errno"), int):
                 number = report["errno"]
                 raise trust.explain(OSError(number, os.strerror(number)), "write", str(self._store))
-            raise CompileError(f"{COMPILE_PREFIX}{error}", remedy="check that the file is a whole, valid guest")
+            raise CompileError(f"{COMPILE_PREFIX}{error}", remedy=_remedy(error))
         text = noise.decode(errors="replace")
         if _OUT_OF_MEMORY.search(text):
             raise out_of_memory
         if status in (-signal.SIGXCPU, -signal.SIGKILL):
             raise CompileError(
                 f"{COMPILE_PREFIX}the compiler was killed ({signal.Signals(-status).name})",
-                remedy="the machine may be out of memory, or modules.compileTimeout of processor time was used up",
+                remedy="the machine may be out of memory, or the guest needs more processor time than "
+                "modules.compileTimeout",
             )
-        how = f"ended by {signal.Signals(-status).name}" if status and status < 0 else f"ended with status {status}"
-        last = one_line("\n".join(text.splitlines()[-3:]), 500)
-        raise CompileError(f"{COMPILE_PREFIX}the compiler {how}{': ' if last else ''}{last}")
+        end = f"ended by {signal.Signals(-status).name}" if status and status < 0 else f"ended with status {status}"
+        last = _last_words(noise)
+        raise CompileError(f"{COMPILE_PREFIX}the compiler {end}{': ' if last else ''}{last}")
 
 
 def _fill(fd: int, data: bytes) -> None:
@@ -185,22 +190,19 @@ def _fill(fd: int, data: bytes) -> None:
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-    # -P keeps the working directory out of sys.path; the package may still be a source tree that is not installed.
-    root = str(Path(__file__).resolve().parents[2])
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (root, kept.get("PYTHONPATH"))))
-    # Every arena reserves 64 MiB of address space; with one per thread the memory limit would say nothing.
+    kept = interpreter.environment(kept_environment(os.environ, _KEPT_ENVIRONMENT))
+    # Each malloc arena reserves 64 MiB of address space. With one per thread the memory limit would mean nothing.
     kept["MALLOC_ARENA_MAX"] = "2"
     return kept
 
 
 async def _discard(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
-    with suppress(OSError):  # it could not be started, which no longer matters
+    with suppress(OSError):  # the process could not be started, which no longer matters
         await _end(await starting)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Whatever happened, leave no compiler behind."""
+    """Kill the compiler if it still runs, and reap it."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -209,15 +211,33 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 
 
 async def _head(stream: asyncio.StreamReader) -> bytes:
-    """The first 64 KiB; the rest is read and dropped."""
+    """Return the first 64 KiB of a stream. The rest is read and dropped."""
     kept = b""
     while chunk := await stream.read(65536):
         kept = (kept + chunk)[:65536]
     return kept
 
 
-async def _tail(stream: asyncio.StreamReader) -> bytes:
-    kept = b""
+async def _tail(stream: asyncio.StreamReader, kept: bytearray) -> None:
+    """Read to the end; `kept` always holds the end of what came so far."""
     while chunk := await stream.read(65536):
-        kept = (kept + chunk)[-_STDERR_KEPT:]
-    return kept
+        kept += chunk
+        del kept[:-_STDERR_KEPT]
+
+
+def _last_words(noise: bytes | bytearray) -> str:
+    return one_line("\n".join(noise.decode(errors="replace").splitlines()[-3:]), 500)
+
+
+def _remedy(error: str) -> str:
+    """Return what helps against the compiler's error: another build of a guest that is whole."""
+    if "legacy_exceptions" in error:
+        return (
+            "the guest has exceptions as they were before WebAssembly 3; build it with clang's "
+            "-fwasm-exceptions -mllvm -wasm-use-legacy-eh=false, or convert it with wasm-opt --translate-to-exnref"
+        )
+    if "threads" in error or "shared memor" in error:
+        return "threads are not supported; build without them (target wasm32-wasip1, not -threads)"
+    if ("when" in error and "disabled" in error) or "feature" in error or "proposal" in error:
+        return "the guest uses a part of WebAssembly that sandboxd does not run; build it without, for wasm32-wasip1"
+    return "check that the file is a whole, valid guest"

@@ -1,4 +1,4 @@
-"""One GET of a guest over HTTP: redirects, limits, retries. Knows nothing of the store."""
+"""Downloads one guest over HTTP, with limits, redirects and retries."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sandboxd.limits import MIB
 from sandboxd.modules.errors import SourceError, UnreachableError, one_line
 
 if TYPE_CHECKING:
-    import httpx2 as httpx  # imported below only where there is something to download: it takes a tenth of a warm start
+    import httpx2 as httpx  # imported below, only when something is downloaded: it takes a tenth of a warm start
 
 log = logging.getLogger(__name__)
 
 PREFIX = "wasm: failed to parse metadata: "
-"""Dapr, bindings/wasm/output.go: what precedes every failure to get the bytes."""
+"""Dapr's prefix of every failure to get the bytes (bindings/wasm/output.go)."""
 
-_PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Worth asking again."""
+_TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""The statuses after which a download is tried again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,25 +34,25 @@ class FetchSettings:
     """Limits of a download."""
 
     max_bytes: int = 256 * MIB
-    """Longest guest, downloaded or read from a file."""
+    """The longest guest, downloaded or read from a file."""
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 30.0
-    """Between two pieces of a reply."""
+    """The longest wait for the next bytes of a reply."""
     total_timeout_s: float = 300.0
-    """All attempts and pauses together."""
+    """The time for all attempts and the pauses between them."""
     attempts: int = 4
     backoff_s: float = 0.5
-    """Pause before the second attempt; doubles with each, and a random part up to half of it is taken off."""
+    """The pause before the second attempt. It doubles with each attempt, and is shortened at random by up to half."""
     backoff_max_s: float = 8.0
     max_redirects: int = 10
-    """As Go's http.Client, which Dapr uses."""
+    """As in Go's http.Client, which Dapr uses."""
     revalidate_timeout_s: float = 10.0
-    """In place of total_timeout_s, with two attempts, when a kept copy can stand in."""
+    """Replaces total_timeout_s, with at most two attempts, when a stored copy can be used instead."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What the origin answered. `data` is None for 304: what is kept is still good."""
+    """The origin's answer. `data` is None for 304 Not Modified: the stored copy is still valid."""
 
     data: bytes | None
     etag: str = ""
@@ -60,11 +60,14 @@ class Reply:
 
 
 class Downloader:
-    """An HTTP client for guests. TLS is verified against the system store; the proxies of the environment
-    (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) and SSL_CERT_FILE / SSL_CERT_DIR are honoured, as in Dapr.
+    """An HTTP client for guests.
+
+    As in Dapr, it verifies TLS against the system's certificates and honours SSL_CERT_FILE, SSL_CERT_DIR, HTTP_PROXY,
+    HTTPS_PROXY, ALL_PROXY and NO_PROXY.
 
     Parameters:
-        tls: in place of the system store.
+        settings: its limits.
+        tls: replaces the system's certificates.
     """
 
     def __init__(self, settings: FetchSettings, *, tls: ssl.SSLContext | None = None) -> None:
@@ -85,15 +88,15 @@ class Downloader:
     async def get(
         self, url: str, *, etag: str = "", last_modified: str = "", on_bytes: Callable[[int, int], None] | None = None
     ) -> Reply:
-        """Fetch a guest, asking again after passing failures.
+        """Download a guest. Transient failures are retried.
 
         Parameters:
-            url: http or https; user and password in it are sent as Basic authorization.
-            etag, last_modified: of the kept copy; either makes the request conditional.
-            on_bytes: told how many bytes have come and how many were announced (0: not announced).
+            url: http or https; a user and password in it are sent as Basic authorization.
+            etag, last_modified: the validators of the stored copy; either makes the request conditional.
+            on_bytes: called with the number of bytes received so far, and of those announced (0 if unknown).
         Raises:
-            UnreachableError: the attempts or the time are used up.
-            SourceError: the answer is final and is no guest: status other than 200, too long, a bad certificate.
+            UnreachableError: all attempts, or the time, are used up.
+            SourceError: the answer is final and not a guest: a status other than 200, too long, a bad certificate.
         """
         settings = self._settings
         conditional = bool(etag or last_modified)
@@ -105,12 +108,12 @@ class Downloader:
                 for attempt in range(1, attempts + 1):
                     try:
                         return await self._attempt(url, etag, last_modified, on_bytes)
-                    except _PassingError as passing:
-                        last = passing.error
+                    except _TransientError as transient:
+                        last = transient.error
                         if attempt == attempts:
                             break
-                        pause = self._pause(attempt, passing.retry_after_s)
-                        log.info("%s; asking again in %.1f s", last.message, pause)
+                        pause = self._pause(attempt, transient.retry_after_s)
+                        log.info("%s; trying again in %.1f s", last.message, pause)
                         await asyncio.sleep(pause)
         except TimeoutError:
             why = f" ({last.message.removeprefix(PREFIX)})" if last else ""
@@ -124,7 +127,7 @@ class Downloader:
     def _pause(self, attempt: int, retry_after_s: float) -> float:
         settings = self._settings
         pause = min(settings.backoff_max_s, settings.backoff_s * 2.0 ** (attempt - 1))
-        pause *= random.uniform(0.5, 1.0)  # noqa: S311 -- spreads retries, guards nothing
+        pause *= random.uniform(0.5, 1.0)  # noqa: S311 -- it spreads retries and protects nothing
         return min(settings.backoff_max_s, max(pause, retry_after_s))
 
     def _open(self) -> httpx.AsyncClient:
@@ -179,7 +182,7 @@ class Downloader:
         if request.url.scheme == "https" and following.url.scheme == "http":
             raise SourceError(
                 f'{PREFIX}Get "{shown}": redirected from https to http, which anybody on the way could answer',
-                remedy="use the address it leads to, together with a sha256 pin, if that is meant",
+                remedy="if this is intended, use the http address itself together with a sha256 pin",
             )
 
     async def _reply(
@@ -192,9 +195,9 @@ class Downloader:
             return Reply(data=None, etag=etag, last_modified=last_modified)
         if status != 200:
             text = f'{PREFIX}received {status} status code from "{shown}"'
-            if status in _PASSING_STATUS:
-                raise _PassingError(
-                    UnreachableError(text, remedy="the origin is in trouble; try again later"),
+            if status in _TRANSIENT_STATUS:
+                raise _TransientError(
+                    UnreachableError(text, remedy="the origin failed; try again later"),
                     _seconds(response.headers.get("Retry-After", "")),
                 )
             raise SourceError(text, remedy="check the URL and who may read it")
@@ -206,7 +209,8 @@ class Downloader:
         announced = response.headers.get("Content-Length", "")
         total = int(announced) if announced.isdecimal() and len(announced) < 19 else 0
         too_long = SourceError(
-            f'{PREFIX}Get "{shown}": longer than {most} bytes', remedy="raise modules.maxDownloadSize if that is meant"
+            f'{PREFIX}Get "{shown}": longer than {most} bytes',
+            remedy="if this is intended, raise modules.maxDownloadSize",
         )
         if total > most:
             raise too_long
@@ -222,8 +226,8 @@ class Downloader:
         return bytes(data)
 
 
-class _PassingError(Exception):
-    """A failure after which asking again makes sense."""
+class _TransientError(Exception):
+    """A failure after which the download is tried again."""
 
     def __init__(self, error: UnreachableError, retry_after_s: float = 0.0) -> None:
         super().__init__(error.message)
@@ -232,7 +236,7 @@ class _PassingError(Exception):
 
 
 def redacted(url: str) -> str:
-    """The URL as it may be shown: without user, password and query (which may hold a signature)."""
+    """Return the URL without its user, password and query, which may be secret."""
     scheme, sep, rest = url.partition("://")
     end = min((i for i in map(rest.find, "/?#") if i >= 0), default=len(rest))
     authority, path = rest[:end].rpartition("@")[2], rest[end:]
@@ -242,12 +246,12 @@ def redacted(url: str) -> str:
 
 
 def _seconds(retry_after: str) -> float:
-    """Retry-After in seconds; its date form is not worth a clock comparison here."""
+    """Return Retry-After in seconds; 0 for its date form, which would need a comparison of clocks."""
     return float(retry_after) if retry_after.isdecimal() and len(retry_after) < 9 else 0.0
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what led to it, outermost first; of several attempts to connect, each."""
+    """Yield the error and its causes, the outermost first. An exception group yields each of its members."""
     seen: set[int] = set()
     pending: list[BaseException] = [error]
     while pending:
@@ -264,7 +268,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _failure(shown: str, error: httpx.RequestError) -> Exception:
-    """The one table from httpx's failures to ours. Nothing is recognised by message text."""
+    """Translate a failure of httpx into one of `sandboxd.modules.errors`. It looks at types and errno, not at texts."""
     import httpx2 as httpx
 
     system: OSError | None = None
@@ -275,11 +279,11 @@ def _failure(shown: str, error: httpx.RequestError) -> Exception:
                 remedy="add the authority to the system store, or set SSL_CERT_FILE",
             )
         if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, TimeoutError):
-            system = cause  # the last one is nearest to the system call
+            system = cause  # the last one is closest to the system call
     if isinstance(error, httpx.TimeoutException):
         what = "connect timed out" if isinstance(error, httpx.ConnectTimeout) else "the origin stopped answering"
     elif system is not None and system.errno is not None:
-        # asyncio has texts of its own; getaddrinfo's numbers are negative and mean nothing to strerror.
+        # asyncio words its errors itself. The numbers of getaddrinfo are negative; strerror does not know them.
         text = (
             os.strerror(system.errno) if system.errno > 0 and not isinstance(system, ssl.SSLError) else system.strerror
         )
@@ -287,8 +291,10 @@ def _failure(shown: str, error: httpx.RequestError) -> Exception:
     elif isinstance(error, httpx.ProxyError):
         what = "the proxy refused"
     elif isinstance(error, httpx.RemoteProtocolError):
-        what = "the origin broke off or broke the protocol"
+        what = "the origin closed the connection early or violated HTTP"
     else:
         what = one_line(str(error), 200) or type(error).__name__
     host = urlsplit(shown).hostname or ""
-    return _PassingError(UnreachableError(f'{PREFIX}Get "{shown}": {what}', remedy=f"check that {host} can be reached"))
+    return _TransientError(
+        UnreachableError(f'{PREFIX}Get "{shown}": {what}', remedy=f"check that {host} can be reached")
+    )

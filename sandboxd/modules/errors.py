@@ -1,41 +1,41 @@
-"""Why a guest could not be made ready. Texts of Dapr's binding are kept where it has one."""
+"""The reasons why a guest cannot be made ready. Where Dapr's binding has a message, the message is Dapr's."""
 
 import re
 
 from sandboxd.errors import ExitCode, SandboxdError
 
 _NUMBERED = re.compile(r"^\d+: +")
-"""How wasmtime lists causes."""
+"""The numbers with which wasmtime lists causes."""
 
 
 class ModuleError(SandboxdError):
-    """Base of this room: the guest of one binding cannot be had. The message is one line and holds no secret."""
+    """The guest of one binding cannot be made ready. The message is one line and holds no secret."""
 
     exit_code = ExitCode.COMPONENT
 
 
 class SourceError(ModuleError):
-    """The bytes could not be fetched, or are not the ones that were pinned."""
+    """The bytes could not be fetched, or do not have the pinned digest."""
 
 
 class UnreachableError(SourceError):
-    """The origin could not be asked, or was in trouble itself (5xx, 429): a kept copy may stand in for its answer."""
+    """The origin could not be reached, or failed itself (5xx, 429). A stored copy may be used instead."""
 
 
 class RefusedError(ModuleError):
-    """The bytes are no guest that sandboxd can run."""
+    """The bytes are not a guest that sandboxd can run."""
 
 
 class CompileError(ModuleError):
-    """The compiler refused the guest, crashed, or passed its limits."""
+    """The compiler refused the guest, crashed, or exceeded a limit."""
 
 
 class StoreError(ModuleError):
-    """The artifact store cannot be used: not private, not writable, full, or its content is not what it must be."""
+    """The artifact store cannot be used: it is not private, not writable, full, or damaged."""
 
 
 def one_line(text: str, limit: int = 2000) -> str:
-    """Text from outside as one printable line of at most `limit` characters."""
+    """Return text from outside as one printable line of at most `limit` characters."""
     parts = [_NUMBERED.sub("", part.strip()).removesuffix(":") for part in text.splitlines()]
     line = ": ".join(part for part in parts if part and part != "Caused by")
     line = "".join(c if c.isprintable() else "�" for c in line)

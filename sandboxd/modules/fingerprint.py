@@ -1,4 +1,4 @@
-"""Which compiled code this process can run: the part of an artifact's key that is not the guest."""
+"""The engine fingerprint: which compiled code this process can run. With the guest's digest it keys an artifact."""
 
 import dataclasses
 import hashlib
@@ -12,38 +12,39 @@ from pathlib import Path
 from sandboxd.limits import EngineSettings
 
 _NOT_IN_CODE = frozenset({"wasm_stack_bytes", "max_memories", "keep_resident_bytes"})
-"""Settings of the allocator and of execution. Every other one, a future one included, counts as affecting code."""
+"""The settings that do not affect compiled code. Every other setting, also a future one, is taken to affect it."""
 
 _CRANELIFT_X86 = frozenset(
     """pni ssse3 cx16 sse4_1 sse4_2 popcnt avx avx2 fma bmi1 bmi2 abm
     avx512f avx512dq avx512vl avx512_bitalg avx512vbmi""".split()  # noqa: SIM905 -- a line for each reads no better
 )
-"""The names in /proc/cpuinfo of what Cranelift's x64 backend can make use of."""
+"""The CPU features that Cranelift's x64 backend can use, by their names in /proc/cpuinfo."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
     """The engine and the machine.
 
-    Code compiled for a subset of this machine's CPU features runs on it as well: an image built elsewhere stays useful.
+    Code that was compiled for a subset of this machine's CPU features runs on it too, so an image that was built
+    elsewhere stays useful.
     """
 
     engine: str
-    """Digest over wasmtime's version, the settings, and the text of the file that turns them into a configuration."""
+    """A digest of wasmtime's version, the settings, and the file that makes wasmtime's configuration from them."""
     machine: str
     """platform.machine()."""
     features: frozenset[str]
-    """CPU features Cranelift may use."""
+    """The CPU features that Cranelift may use."""
 
     @property
     def cpu(self) -> str:
-        """Short digest of machine and features, for file names."""
+        """A short digest of machine and features, for file names."""
         text = "\n".join((self.machine, *sorted(self.features)))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def current(settings: EngineSettings) -> Fingerprint:
-    """The fingerprint of an engine built with `settings` in this process."""
+    """Return the fingerprint of an engine built with `settings` in this process."""
     parts = [f"wasmtime {importlib.metadata.version('wasmtime')}", f"builder {_builder_digest()}"]
     for name, value in sorted((f.name, getattr(settings, f.name)) for f in dataclasses.fields(settings)):
         if name not in _NOT_IN_CODE:
@@ -54,8 +55,8 @@ def current(settings: EngineSettings) -> Fingerprint:
 
 @cache
 def _builder_digest() -> str:
-    """A change to how the engine is configured must not find artifacts of the old configuration."""
-    spec = importlib.util.find_spec("sandboxd.worker.engine")
+    """Return a digest of the file that configures the engine, so that a change of it does not find old artifacts."""
+    spec = importlib.util.find_spec("hostfuncs.running.engine")
     if spec is None or spec.origin is None:
         return "none"
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
@@ -63,7 +64,7 @@ def _builder_digest() -> str:
 
 @cache
 def cpu_features(cpuinfo: str = "/proc/cpuinfo") -> frozenset[str]:
-    """Features of the first processor that the compiler may use; empty if the kernel does not tell."""
+    """Return the features of the first processor that the compiler may use; empty if the kernel does not list them."""
     try:
         text = Path(cpuinfo).read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Downloaded guests and what revalidates them, kept in the store (folders `modules` and `downloads`)."""
+"""The download cache: downloaded guests and their HTTP validators, in the store's `modules` and `downloads` folders."""
 
 import hashlib
 import logging
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Download(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is known of a URL: the module it gave, and the validators of that reply."""
+    """The record of a URL: the digest of the module that it gave, and the validators of that reply."""
 
     module: str
     etag: str = ""
@@ -19,30 +19,30 @@ class Download(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def keep_module(store: Store, digest: str, data: bytes) -> None:
-    """Keep a downloaded guest by its sha256. Raises StoreError."""
+    """Store a downloaded guest under its sha256. Raises StoreError."""
     store.write("modules", f"{digest}.wasm", data)
 
 
 def module(store: Store, digest: str, max_bytes: int) -> bytes | None:
-    """A kept guest; None if it is missing, longer than `max_bytes`, or no longer has its digest."""
+    """Return a stored guest; None if it is missing, longer than `max_bytes`, or damaged."""
     name = f"{digest}.wasm"
     data = store.read("modules", name, max_bytes)
     if data is None:
         return None
     if hashlib.sha256(data).hexdigest() != digest:
-        log.warning("%s: kept module %s is damaged and not used", store, name)
+        log.warning("%s: stored module %s is damaged and not used", store, name)
         return None
     store.touch("modules", name)
     return data
 
 
 def keep_download(store: Store, url: str, download: Download) -> None:
-    """Remember what a URL gave. The URL itself is not written: it may hold a password. Raises StoreError."""
+    """Store the record of a URL, under the URL's digest: the URL itself may hold a password. Raises StoreError."""
     store.write("downloads", _name(url), msgspec.json.encode(download))
 
 
 def download(store: Store, url: str) -> Download | None:
-    """What a URL gave last; None if unknown or damaged."""
+    """Return the record of a URL; None if it is missing or damaged."""
     name = _name(url)
     data = store.read("downloads", name, MAX_RECORD_BYTES)
     if data is None:

@@ -1,17 +1,19 @@
-"""What a guest is, read from its own bytes without wasmtime: core module or component, imports, entry points.
+"""Reads a guest's kind, imports and exports from its bytes, without wasmtime, and refuses guests that cannot run here.
 
-This decides nothing about validity (the compiler does, in its subprocess); it tells early and in clear words what
-could never run. Core modules: WebAssembly core specification, section 5.5. Components: component-model,
-design/mvp/Binary.md.
+It does not validate the guest; the compiler does, in its subprocess. It refuses early and in clear words what could
+never run. Formats: WebAssembly core specification, section 5.5; component-model, design/mvp/Binary.md.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
+from hostfuncs.imports import LEGACY_HTTP, WASIP1, WASIP1_FUNCTIONS
 from sandboxd.modules.binary import MalformedError, Reader
 from sandboxd.modules.errors import RefusedError
+from sandboxd.wire.messages import GuestKind
 
 COMPILE_PREFIX = "wasm: error compiling binary: "
-"""Dapr, bindings/wasm/output.go: what precedes the compiler's own text."""
+"""Dapr's prefix of the compiler's messages (bindings/wasm/output.go)."""
 
 MAGIC = b"\0asm"
 CORE_VERSION = b"\x01\0\0\0"
@@ -19,19 +21,6 @@ COMPONENT_LAYER = b"\x01\0"
 
 MAX_IMPORTS = 10_000
 MAX_EXPORTS = 200_000
-
-WASIP1 = "wasi_snapshot_preview1"
-LEGACY_HTTP = frozenset({"default-outgoing-HTTP", "types", "streams"})
-"""The host modules of Dapr's wasi-http for core modules."""
-
-WASIP1_FUNCTIONS = frozenset(
-    """args_get args_sizes_get clock_res_get clock_time_get environ_get environ_sizes_get fd_advise fd_allocate fd_close
-    fd_datasync fd_fdstat_get fd_fdstat_set_flags fd_fdstat_set_rights fd_filestat_get fd_filestat_set_size
-    fd_filestat_set_times fd_pread fd_prestat_dir_name fd_prestat_get fd_pwrite fd_read fd_readdir fd_renumber fd_seek
-    fd_sync fd_tell fd_write path_create_directory path_filestat_get path_filestat_set_times path_link path_open
-    path_readlink path_remove_directory path_rename path_symlink path_unlink_file poll_oneoff proc_exit proc_raise
-    random_get sched_yield sock_accept sock_recv sock_send sock_shutdown""".split()  # noqa: SIM905 -- a line for each would be fifty lines
-)
 
 WASIP2_PACKAGES = frozenset({"io", "http", "cli", "clocks", "filesystem", "sockets", "random"})
 
@@ -41,61 +30,80 @@ _COMPONENT_EXTERNS = ("core module", "func", "value", "type", "component", "inst
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One import. Components have no module name: theirs is empty and `name` is the interface."""
+    """One import. In a component `module` is empty and `name` is the interface."""
 
     module: str
     name: str
     kind: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preamble:
-    """What the bytes say of themselves."""
+class Abi(StrEnum):
+    """The interface by which a guest is run: the `abi` label of `sandboxd_module_info`."""
 
-    kind: str
-    """`module` (core WebAssembly) or `component`."""
-    imports: tuple[Import, ...] = ()
-    exports: frozenset[str] = frozenset()
-    """Names of exported functions (module) or of all exports (component)."""
-    memory64: bool = False
-    """A memory, own or imported, has 64-bit addresses."""
-    memories: int = 0
-    """How many memories a core module has, imported ones included."""
+    NONE = "none"
+    """A module that imports no WASI."""
+    WASIP1 = "wasip1"
+    WASIP1_HTTP = "wasip1-http"
+    """A module that imports Dapr's wasi-http, too."""
+    WASIP2_COMMAND = "wasip2-command"
+    WASIP2_PROXY = "wasip2-proxy"
+    WASIP2_COMMAND_PROXY = "wasip2-command-proxy"
+    """A component that exports both."""
+    WASIP2_OTHER = "wasip2-other"
+    """A component that exports neither; it is refused."""
 
     @property
-    def has_start(self) -> bool:
-        """A core module exports the function `_start`."""
-        return "_start" in self.exports
+    def is_program(self) -> bool:
+        """Whether it can be run as a command. A module without `_start` counts: it loads, and does nothing."""
+        return self not in (Abi.WASIP2_PROXY, Abi.WASIP2_OTHER)
+
+    @property
+    def handles_http(self) -> bool:
+        """Whether it can be called with an HTTP request."""
+        return self in (Abi.WASIP2_PROXY, Abi.WASIP2_COMMAND_PROXY)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preamble:
+    """A guest's kind, imports and exports."""
+
+    kind: GuestKind
+    imports: tuple[Import, ...] = ()
+    exports: frozenset[str] = frozenset()
+    """The names of the exported functions (module) or of all exports (component)."""
+    memory64: bool = False
+    """Whether a memory, defined or imported, has 64-bit addresses."""
+    memories: int = 0
+    """The number of a core module's memories, imported ones included."""
 
     @property
     def imports_http(self) -> bool:
-        """It can make HTTP requests: Dapr's wasi-http (module) or wasi:http (component)."""
-        if self.kind == "component":
+        """Whether it imports HTTP requests: Dapr's wasi-http (module) or wasi:http (component)."""
+        if self.kind is GuestKind.COMPONENT:
             return any(i.name.startswith("wasi:http/") for i in self.imports)
         return any(i.module in LEGACY_HTTP for i in self.imports)
 
     @property
-    def abi(self) -> str:
-        """wasip1, wasip1-http, none, wasip2-command, wasip2-proxy or wasip2-other: a closed set, fit for a label."""
-        if self.kind == "component":
-            if any(e.startswith("wasi:cli/run@") for e in self.exports):
-                return "wasip2-command"
+    def abi(self) -> Abi:
+        """The interface by which it is run."""
+        if self.kind is GuestKind.COMPONENT:
+            command = any(e.startswith("wasi:cli/run@") for e in self.exports)
             if any(e.startswith("wasi:http/incoming-handler@") for e in self.exports):
-                return "wasip2-proxy"
-            return "wasip2-other"
+                return Abi.WASIP2_COMMAND_PROXY if command else Abi.WASIP2_PROXY
+            return Abi.WASIP2_COMMAND if command else Abi.WASIP2_OTHER
         if self.imports_http:
-            return "wasip1-http"
-        return "wasip1" if any(i.module == WASIP1 for i in self.imports) else "none"
+            return Abi.WASIP1_HTTP
+        return Abi.WASIP1 if any(i.module == WASIP1 for i in self.imports) else Abi.NONE
 
 
 def read(data: bytes) -> Preamble:
-    """Tell what a guest is.
+    """Read a guest's kind, imports and exports.
 
     Parameters:
-        data: the whole file; from anywhere.
+        data: the whole file; it may be hostile.
     Raises:
-        RefusedError: it is no WebAssembly binary (Dapr's wording: `invalid magic number`, `invalid version header`),
-            or its import or export section cannot be read.
+        RefusedError: it is not a WebAssembly binary (in Dapr's words: `invalid magic number`, `invalid version
+            header`), or its import or export section cannot be read.
     """
     if data[:4] != MAGIC:
         raise RefusedError(f"{COMPILE_PREFIX}invalid magic number", remedy=_what_it_looks_like(data))
@@ -110,36 +118,39 @@ def read(data: bytes) -> Preamble:
 
 
 def refuse(guest: Preamble, *, strict_sandbox: bool) -> None:
-    """Refuse what could never run here, before time is spent on compiling it.
+    """Refuse a guest that cannot run here, before time is spent on compiling it.
 
+    Parameters:
+        guest: what `read` returned.
+        strict_sandbox: whether the binding has strictSandbox.
     Raises:
-        RefusedError: an ABI or import that sandboxd does not have, 64-bit memory, or wasi-http under strictSandbox
-            (Dapr's text, bindings/wasm/output.go).
+        RefusedError: the guest needs an ABI or import that sandboxd does not provide, or 64-bit or several memories, or
+            wasi-http under strictSandbox (Dapr's message, bindings/wasm/output.go).
     """
-    if guest.kind == "component":
+    if guest.kind is GuestKind.COMPONENT:
         _refuse_component(guest)
     else:
         _refuse_module(guest)
     if strict_sandbox and guest.imports_http:
         raise RefusedError(
             "can not instantiate wasi-http with strict sandbox",
-            remedy="take strictSandbox from the component, or use a guest that imports no HTTP",
+            remedy="remove strictSandbox from the component, or use a guest that imports no HTTP",
         )
 
 
 def _what_it_looks_like(data: bytes) -> str:
     head = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"(module", b"(component", b";;", b"(;")):
-        return "the file is WebAssembly text; translate it with wat2wasm first"
+        return "the file is WebAssembly text; convert it with wat2wasm first"
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "the file is a web page; the URL must lead to the binary itself"
     if data.startswith(b"version https://git-lfs"):
-        return "the file is a Git LFS pointer; fetch the file it stands for"
+        return "the file is a Git LFS pointer; fetch the file to which it points"
     if data.startswith((b"\x1f\x8b", b"PK\x03\x04", b"\x28\xb5\x2f\xfd")):
         return "the file is compressed; unpack it first"
     if data.startswith(b"\x7fELF"):
-        return "the file is a native program or a precompiled artifact; give the .wasm it was made from"
-    return "the file is empty" if not data else "the file is no WebAssembly binary"
+        return "the file is a native program or a precompiled artifact; use the .wasm from which it was made"
+    return "the file is empty" if not data else "the file is not a WebAssembly binary"
 
 
 def _refuse_module(guest: Preamble) -> None:
@@ -156,7 +167,7 @@ def _refuse_module(guest: Preamble) -> None:
             remedy="WASI preview 1 has 32-bit pointers; build for wasm32",
         )
     if guest.memories > 1:
-        # Each would have the limit for itself. WASI preview 1 knows one memory, and wazero supports one.
+        # The memory limit applies to each memory. WASI preview 1 has one memory, and wazero supports one.
         raise RefusedError(
             f"{COMPILE_PREFIX}{guest.memories} memories, and a guest may have one",
             remedy="build it without the multi-memory feature",
@@ -166,7 +177,7 @@ def _refuse_module(guest: Preamble) -> None:
         if not known or i.kind != "func":
             raise RefusedError(
                 f"wasm: error instantiating host functions: {i.kind} {i.module}.{i.name} is imported "
-                "and there is no such host function",
+                f"and there is no such host function{_built_with_threads(i)}",
                 remedy=_import_remedy(i),
             )
 
@@ -178,6 +189,12 @@ def _import_remedy(i: Import) -> str:
         return "the guest was built for browsers (GOOS=js); build it with GOOS=wasip1"
     if i.module in ("wbg", "__wbindgen_placeholder__"):
         return "the guest was built for wasm-bindgen; build it for wasm32-wasip1"
+    if i.module.startswith("wasi:"):
+        return "this is the core module inside a component; make the component of it with wasm-tools component new"
+    if i.module == "env" and i.name == "abort":
+        return "AssemblyScript needs a host for this; build with the package @assemblyscript/wasi-shim (asc --config)"
+    if i.module == "http_handler":
+        return "this is a guest of Dapr's middleware.http.wasm, not of bindings.wasm; leave it to daprd"
     return f"guests may import {WASIP1} and Dapr's wasi-http (types, streams, default-outgoing-HTTP)"
 
 
@@ -197,7 +214,7 @@ def _refuse_component(guest: Preamble) -> None:
                 f"wasm: error instantiating host functions: {i.kind} {i.name} is imported and is not provided",
                 remedy="components may import wasi:io, http, cli, clocks, filesystem, sockets and random of WASI 0.2",
             )
-    if guest.abi == "wasip2-other":
+    if guest.abi is Abi.WASIP2_OTHER:
         raise RefusedError(
             "wasm: the component exports neither wasi:cli/run nor wasi:http/incoming-handler of WASI 0.2",
             remedy="build it as a command (wasi:cli/command) or as an HTTP handler (wasi:http/proxy)",
@@ -234,12 +251,12 @@ def _module(data: bytes) -> Preamble:
                     exports.add(name)
                 section.u32()
     return Preamble(
-        kind="module", imports=tuple(imports), exports=frozenset(exports), memory64=memory64, memories=memories
+        kind=GuestKind.MODULE, imports=tuple(imports), exports=frozenset(exports), memory64=memory64, memories=memories
     )
 
 
 def _core_extern(section: Reader, kind: str) -> bool:
-    """Pass over an import's description; True for a memory with 64-bit addresses."""
+    """Skip an import's description. Return whether it is a memory with 64-bit addresses."""
     if kind == "func":
         section.u32()
     elif kind == "table":
@@ -272,7 +289,7 @@ def _component(data: bytes) -> Preamble:
                 section.u32()
                 if section.byte() == 1:
                     _component_extern(section)
-    return Preamble(kind="component", imports=tuple(imports), exports=frozenset(exports))
+    return Preamble(kind=GuestKind.COMPONENT, imports=tuple(imports), exports=frozenset(exports))
 
 
 def _component_extern(section: Reader) -> str:
@@ -291,3 +308,8 @@ def _component_extern(section: Reader) -> str:
     else:
         section.u32()
     return kind
+
+
+def _built_with_threads(imported: Import) -> str:
+    """Return the likely cause of an imported memory: targets with threads share theirs."""
+    return ": the guest was built with threads, which sandboxd does not have" if imported.kind == "memory" else ""

@@ -1,4 +1,4 @@
-"""Keep the store within bounds: old entries go, least recently used first, never one that is in use."""
+"""Prunes the store: removes old entries, the least recently used first, and never one that is in use."""
 
 import fcntl
 import os
@@ -15,17 +15,17 @@ from sandboxd.modules.errors import StoreError
 from sandboxd.modules.store import MAX_RECORD_BYTES, TEMPORARY, Record, Store
 
 UNFINISHED_S = 3600.0
-"""Temporary files and artifacts without an index entry are left alone for this long: somebody may be writing them."""
+"""Temporary files and artifacts without an index entry stay for this long: a process may be writing them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PruneSettings:
-    """How large and how old the store may get."""
+    """The store's limits."""
 
     max_bytes: int = 4096 * MIB
-    """Artifacts and downloaded modules together."""
+    """The size of artifacts and downloaded modules together."""
     max_age_s: float = 30 * 24 * 3600.0
-    """Since the last start or reload that used the entry."""
+    """The age of an entry since the last start or reload that used it."""
 
 
 @dataclass(slots=True)
@@ -35,14 +35,14 @@ class _Item:
     folder: str
     name: str
     index: tuple[str, ...] = ()
-    """Index entries that lead to it; removed first."""
+    """The index entries that name it; they are removed first."""
 
 
 def prune(store: Store, settings: PruneSettings, *, clock: Callable[[], float] = time.time) -> int:
-    """Remove what is too old, then the least recently used until the rest fits.
+    """Remove the entries that are too old, then the least recently used until the rest fits.
 
     Returns:
-        how many bytes were freed. 0 where the store is only readable.
+        the number of bytes freed; 0 if the store is read-only.
     """
     now = clock()
     freed = 0
@@ -77,7 +77,7 @@ def _plain(store: Store, folder: str, prefix: str = "") -> list[_Item]:
 
 
 def _artifacts(store: Store, now: float) -> list[_Item]:
-    """Artifacts with the index entries that name them; last used when the latest of those was."""
+    """Return the artifacts with the index entries that name them. Their last use is that of the latest entry."""
     by_name = {item.name: item for item in _plain(store, "artifacts")}
     written = {name: item.used for name, item in by_name.items()}
     for item in by_name.values():
@@ -99,7 +99,7 @@ def _artifacts(store: Store, now: float) -> list[_Item]:
 
 
 def _remove(store: Store, item: _Item) -> bool:
-    """Remove one file unless somebody holds a lock on it."""
+    """Remove one file, unless a process holds a lock on it. Return whether it was removed."""
     try:
         with store.folder(item.folder) as folder:
             fd = trust.open_file(item.name, item.name, dir_fd=folder)
@@ -112,5 +112,5 @@ def _remove(store: Store, item: _Item) -> bool:
             finally:
                 os.close(fd)
     except (OSError, StoreError):
-        return False  # in use, only readable, or already gone
+        return False  # in use, read-only, or already removed
     return True

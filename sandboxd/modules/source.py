@@ -1,10 +1,10 @@
-"""A guest's bytes, from file://, http:// or https://, checked against the pin.
+"""Fetches a guest's bytes from file://, http:// or https://, and checks them against the pinned digest.
 
-What downloads leave behind in the store:
-- Every module is kept by its digest, with the ETag and Last-Modified its URL answered.
-- Without a pin each start asks the origin, conditionally. If the origin cannot be asked (no connection, timeout, 5xx,
-  429), the kept copy is used and a warning logged; any other answer is believed, a 404 too.
-- With a pin, a kept module of that digest is used without asking: no other bytes would be accepted anyway.
+Downloads use the store as a cache:
+- Each module is stored under its digest, with the ETag and Last-Modified of its URL's reply.
+- Without a pin, each start revalidates with the origin. If the origin fails (no connection, timeout, 5xx, 429), the
+  stored copy is used and a warning is logged. Any other answer counts, also a 404.
+- With a pin, a stored module of that digest is used without a request: no other bytes would be accepted anyway.
 """
 
 import asyncio
@@ -12,12 +12,12 @@ import errno
 import hashlib
 import logging
 import os
-import posixpath
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from enum import StrEnum
 
+from sandboxd.components.url import UrlError, check_url
 from sandboxd.modules import kept as keeping
 from sandboxd.modules.download import PREFIX, Downloader, FetchSettings, redacted
 from sandboxd.modules.errors import SourceError, StoreError, UnreachableError, one_line
@@ -28,48 +28,44 @@ log = logging.getLogger(__name__)
 _PIECE = 1024 * 1024
 
 
+class CacheStatus(StrEnum):
+    """The part that the store had, as a cache, in getting a guest's bytes."""
+
+    FILE = "file"
+    """Not at all: they were read from a local file."""
+    DOWNLOADED = "downloaded"
+    """Not at all: the origin sent them."""
+    REVALIDATED = "revalidated"
+    """The stored copy was used: the origin answered 304 Not Modified."""
+    PINNED = "pinned"
+    """The stored copy was used without a request: its digest is the pinned one."""
+    STALE = "stale"
+    """The stored copy was used because the origin could not be reached."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """A guest's bytes and where they came from."""
+    """A guest's bytes and their source."""
 
     data: bytes
     digest: str
     """sha256, lower-case hex."""
     scheme: str
     """file, http or https."""
-    how: str
-    """read (file), downloaded, revalidated (304), pinned (kept, not asked) or offline (kept, origin not reachable)."""
+    cache_status: CacheStatus
+    """Whether the bytes came from the store, and why."""
 
 
 def scheme_of(url: str) -> str:
-    """file, http or https, by the same checks and texts as Dapr (common/wasm/wasm.go, GetInitMetadata).
+    """Return a URL's scheme: file, http or https.
 
     Raises:
-        SourceError: missing url, invalid URL, TODO oci, or unsupported URL scheme.
+        SourceError: see `sandboxd.components.url.check_url`.
     """
-    if not url:
-        raise SourceError(f"{PREFIX}missing url", remedy="give the component a metadata item `url`")
-    scheme, colon, rest = url.partition(":")
-    if not colon:
-        raise SourceError(
-            f"{PREFIX}invalid URL: {redacted(url)}", remedy="write file://, http:// or https:// before it"
-        )
-    if scheme == "oci":
-        raise SourceError(f"{PREFIX}TODO oci", remedy="images are not supported; use file://, http:// or https://")
-    if scheme not in ("file", "http", "https"):
-        raise SourceError(
-            f"{PREFIX}unsupported URL scheme: {one_line(scheme, 100)}", remedy="use file://, http:// or https://"
-        )
-    if not rest.startswith("//") or (scheme != "file" and not _host(url)):
-        raise SourceError(f"{PREFIX}invalid URL: {redacted(url)}", remedy=f"write {scheme}:// and where it is")
-    return scheme
-
-
-def guest_name(url: str) -> str:
-    """argv[0]: the URL's base name without `.wasm`, as Dapr (path.Base of the path; of file URLs without decoding)."""
-    path = url[7:] if url.startswith("file://") else unquote(urlsplit(url).path)
-    base = posixpath.basename(path.rstrip("/")) or ("/" if path else ".")
-    return base.removesuffix(".wasm")
+    try:
+        return check_url(url, redacted(url))
+    except UrlError as error:
+        raise SourceError(one_line(str(error)), remedy=error.remedy) from None
 
 
 async def fetch(
@@ -81,27 +77,30 @@ async def fetch(
     settings: FetchSettings,
     on_bytes: Callable[[int, int], None] | None = None,
 ) -> Fetched:
-    """Get a guest.
+    """Fetch a guest's bytes.
 
     Parameters:
-        url: file://PATH (taken literally after `file://`; relative to the working directory unless it begins with /),
-            http:// or https://.
-        pin: sha256 the bytes must have, lower-case hex.
-        on_bytes: progress of a download: bytes so far, bytes announced or 0.
+        url: http://, https:// or file://PATH. PATH is taken literally; it is relative to the working directory unless
+            it begins with /.
+        pin: the required sha256 in lower-case hex; None requires none.
+        store: caches downloads.
+        downloader: the HTTP client.
+        settings: the limits.
+        on_bytes: called during a download with the bytes so far and the bytes announced (0 if unknown).
     Raises:
-        SourceError: it cannot be had, or is not what was pinned.
+        SourceError: the bytes cannot be fetched, or do not have the pinned digest.
     """
     scheme = scheme_of(url)
     if scheme == "file":
         data = await asyncio.to_thread(_read, url[7:], settings.max_bytes)
         digest = await asyncio.to_thread(_sha256, data)
         _check_pin(url, digest, pin)
-        return Fetched(data=data, digest=digest, scheme=scheme, how="read")
+        return Fetched(data=data, digest=digest, scheme=scheme, cache_status=CacheStatus.FILE)
 
     if pin is not None:
         kept = await asyncio.to_thread(keeping.module, store, pin, settings.max_bytes)
         if kept is not None:
-            return Fetched(data=kept, digest=pin, scheme=scheme, how="pinned")
+            return Fetched(data=kept, digest=pin, scheme=scheme, cache_status=CacheStatus.PINNED)
 
     known, kept = await asyncio.to_thread(_kept, store, url, settings.max_bytes)
     try:
@@ -115,13 +114,13 @@ async def fetch(
         if known is None or kept is None:
             raise
         _check_pin(url, known.module, pin)
-        log.warning("%s; going on with the copy kept from the last download", error.message)
-        return Fetched(data=kept, digest=known.module, scheme=scheme, how="offline")
+        log.warning("%s; the copy of the last download is used instead", error.message)
+        return Fetched(data=kept, digest=known.module, scheme=scheme, cache_status=CacheStatus.STALE)
     if reply.data is None:
         assert known is not None
         assert kept is not None
         _check_pin(url, known.module, pin)
-        return Fetched(data=kept, digest=known.module, scheme=scheme, how="revalidated")
+        return Fetched(data=kept, digest=known.module, scheme=scheme, cache_status=CacheStatus.REVALIDATED)
     digest = await asyncio.to_thread(_sha256, reply.data)
     _check_pin(url, digest, pin)
     await asyncio.to_thread(
@@ -131,14 +130,7 @@ async def fetch(
         reply.data,
         keeping.Download(module=digest, etag=reply.etag, last_modified=reply.last_modified),
     )
-    return Fetched(data=reply.data, digest=digest, scheme=scheme, how="downloaded")
-
-
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
+    return Fetched(data=reply.data, digest=digest, scheme=scheme, cache_status=CacheStatus.DOWNLOADED)
 
 
 def _sha256(data: bytes) -> str:
@@ -146,31 +138,31 @@ def _sha256(data: bytes) -> str:
 
 
 def _kept(store: Store, url: str, max_bytes: int) -> tuple[keeping.Download | None, bytes | None]:
-    """What the store knows of a URL; both or neither."""
+    """Return the stored record and module of a URL: both or neither."""
     known = keeping.download(store, url)
     kept = keeping.module(store, known.module, max_bytes) if known else None
     return (known, kept) if kept is not None else (None, None)
 
 
 def _keep(store: Store, url: str, data: bytes, download: keeping.Download) -> None:
-    """Keeping is a convenience: a store that is only readable or full is no reason not to start."""
+    """Store a download. A store that is read-only or full must not keep the server from starting, so it is logged."""
     try:
         keeping.keep_module(store, download.module, data)
         keeping.keep_download(store, url, download)
     except StoreError as error:
-        log.warning("%s is not kept, and a restart will need its origin: %s", redacted(url), error)
+        log.warning("%s is not stored, so the next start needs its origin: %s", redacted(url), error)
 
 
 def _check_pin(url: str, digest: str, pin: str | None) -> None:
     if pin is not None and digest != pin:
         raise SourceError(
             f'{PREFIX}"{redacted(url)}" has sha256 {digest}, and the component pins {pin}',
-            remedy="somebody changed the guest; check it, then change the pin",
+            remedy="the guest has changed; check it, then change the pin",
         )
 
 
 def _read(path: str, max_bytes: int) -> bytes:
-    """A file, with the texts of Go's os.ReadFile."""
+    """Read a file, with the messages of Go's os.ReadFile."""
     shown = one_line(path, 500)
     try:
         # O_NONBLOCK: a FIFO must not make the start wait for a writer.
@@ -180,20 +172,33 @@ def _read(path: str, max_bytes: int) -> bytes:
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(status.st_mode):
-                raise SourceError(f"{PREFIX}open {shown}: no regular file", remedy="name a .wasm file")
-            # One piece where the size is what the file system says, which it need not stay.
+                raise SourceError(f"{PREFIX}open {shown}: not a regular file", remedy="use the path of a .wasm file")
+            # One read suffices if the file still has the size that fstat reported.
             pieces = [file.read(min(status.st_size, max_bytes) + 1)]
             while pieces[-1] and sum(map(len, pieces)) <= max_bytes:
                 pieces.append(file.read(_PIECE))
     except IsADirectoryError:
-        raise SourceError(f"{PREFIX}read {shown}: is a directory", remedy="name a .wasm file") from None
+        raise SourceError(f"{PREFIX}read {shown}: is a directory", remedy="use the path of a .wasm file") from None
     except (OSError, ValueError) as error:
         why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
-        remedy = f"a relative path begins at the working directory, {os.getcwd()}" if not path.startswith("/") else ""
-        raise SourceError(f"{PREFIX}open {shown}: {why}", remedy=remedy) from error
+        raise SourceError(f"{PREFIX}open {shown}: {why}", remedy=_path_remedy(path, error)) from error
     data = pieces[0] if len(pieces) == 2 and not pieces[1] else b"".join(pieces)
     if len(data) > max_bytes:
         raise SourceError(
-            f"{PREFIX}{shown} is longer than {max_bytes} bytes", remedy="raise modules.maxDownloadSize if that is meant"
+            f"{PREFIX}{shown} is longer than {max_bytes} bytes",
+            remedy="if this is intended, raise modules.maxDownloadSize",
         )
     return data
+
+
+def _path_remedy(path: str, error: Exception) -> str:
+    """Return what helps against a path that cannot be opened."""
+    if isinstance(error, PermissionError):
+        return f"let the user of the server, {os.geteuid()}, read the file and enter its folders"
+    if path.startswith("~") or "/~" in path:
+        return "~ is not expanded; write the whole path"
+    if "%" in path:
+        return "what follows file:// is taken as it stands; write the characters themselves, not %20"
+    if not path.startswith("/"):
+        return f"the path is relative to the working directory, {os.getcwd()}"
+    return "write the path of the guest's file as the server sees it"

@@ -1,14 +1,15 @@
-"""The artifact store: compiled guests by content, and downloaded modules with what revalidates them.
+"""The artifact store: compiled guests by their content, and downloaded modules with their HTTP validators.
 
     CACHE/store-1/artifacts/DIGEST.cwasm           machine code; DIGEST is the sha256 of the file itself
-    CACHE/store-1/index/MODULE-ENGINE-CPU.json     which artifact belongs to which guest, engine and CPU
+    CACHE/store-1/index/MODULE-ENGINE-CPU.json     the artifact of a guest for one engine and CPU
+    CACHE/store-1/index.key                        the key of the index, see index_key.py
     CACHE/store-1/modules/DIGEST.wasm              downloaded guests
-    CACHE/store-1/downloads/URLDIGEST.json         ETag and Last-Modified of a URL, and the module it gave
+    CACHE/store-1/downloads/URLDIGEST.json         the ETag, the Last-Modified and the module of a URL
 
-An artifact is named by its own digest, so its name alone says whether it is whole: the process that loads it needs no
-second file, and a path can be handed over. The index is written after the artifact; without it there is nothing to
-find. All files are made as temporary ones, synced, and renamed. Whoever uses an artifact holds a shared lock on it,
-which is what pruning respects. See trust.py for who is believed.
+An artifact is named by its own digest, so its name suffices to verify it: the process that loads it needs no second
+file, and its path can be sent to another process. The index entry is written after the artifact, so an unfinished
+artifact is never found. Each file is written as a temporary file, synced and renamed. Each user of an artifact holds a
+shared lock on it, and pruning leaves locked files alone. trust.py decides which files and folders are trusted.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from pathlib import Path
 
 import msgspec
 
-from sandboxd.modules import trust
+from sandboxd.modules import index_key, trust
 from sandboxd.modules.artifact import FOLDER, digest_of
 from sandboxd.modules.errors import StoreError
 from sandboxd.modules.fingerprint import Fingerprint
+from sandboxd.modules.index_key import IndexKey
+from sandboxd.wire.messages import GuestKind
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +48,24 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     engine: str
     machine: str
     features: tuple[str, ...]
-    kind: str
+    kind: GuestKind
     artifact: str
     bytes: int
+    mac: str = ""
+    """See `sandboxd.modules.index_key`."""
+
+    def signed(self) -> tuple[str, ...]:
+        """Return what the MAC covers."""
+        features = ",".join(self.features)
+        return (self.module, self.engine, self.machine, features, self.kind, self.artifact, str(self.bytes))
 
 
 class Artifact:
-    """A compiled guest, whole and verified. Holds a shared lock until `close`, so that pruning leaves it alone."""
+    """A compiled guest, complete and verified. It holds a shared lock until `close`, so that pruning spares it."""
 
     def __init__(self, path: str, record: Record, lock_fd: int) -> None:
         self.path = path
-        """Where it is, for `sandboxd.modules.artifact.open_verified`."""
+        """Its path, for `sandboxd.modules.artifact.open_verified`."""
         self.kind = record.kind
         """`module` or `component`."""
         self.bytes = record.bytes
@@ -74,7 +84,7 @@ class Artifact:
 
 
 class Draft:
-    """An artifact being written: an open, locked temporary file. Ends by `commit` or `abandon`."""
+    """An artifact that is being written: an open, locked temporary file. End it with `commit` or `abandon`."""
 
     def __init__(self, store: Store, name: str, fd: int) -> None:
         self._store = store
@@ -85,15 +95,15 @@ class Draft:
     def __repr__(self) -> str:
         return f"<Draft {self._name}{', ended' if self.fd < 0 else ''}>"
 
-    def commit(self, module: str, fingerprint: Fingerprint, kind: str) -> Artifact:
-        """Make it an entry.
+    def commit(self, module: str, fingerprint: Fingerprint, kind: GuestKind) -> Artifact:
+        """Make it an artifact of the store.
 
         Parameters:
-            module: sha256 of the guest it was compiled from.
-            fingerprint: of the engine that compiled it.
-            kind: `module` or `component`.
+            module: the sha256 of the guest from which it was compiled.
+            fingerprint: the fingerprint of the engine that compiled it.
+            kind: of the guest.
         Raises:
-            StoreError: the file system is full or failed; the draft is gone.
+            StoreError: the file system is full or failed. The draft is then removed.
         """
         try:
             with self._store.folder(FOLDER, write=True) as folder, trust.explained("write", str(self._store)):
@@ -111,6 +121,7 @@ class Draft:
                 artifact=digest,
                 bytes=size,
             )
+            record = msgspec.structs.replace(record, mac=self._store.mac(record))
             self._store.write(
                 "index", f"{module}-{fingerprint.engine}-{fingerprint.cpu}.json", msgspec.json.encode(record)
             )
@@ -122,7 +133,7 @@ class Draft:
         return Artifact(os.path.join(self._store.path, FOLDER, name), record, fd)
 
     def abandon(self) -> None:
-        """Remove it. Harmless after `commit`."""
+        """Remove it. After `commit` this does nothing."""
         if self.fd >= 0:
             with suppress(OSError, StoreError), self._store.folder(FOLDER) as folder:
                 os.unlink(self._name, dir_fd=folder)
@@ -133,18 +144,19 @@ class Draft:
 
 
 class Store:
-    """The store below a cache folder. Blocking calls; usable from several threads and processes at once.
+    """The store inside a cache folder. Its calls block; several threads and processes may use it at once.
 
     Parameters:
-        cache: the configured folder; made if missing. The store is a folder of its own inside, so that `cache` itself
-            may be a mount point that belongs to somebody else.
+        cache: the configured folder, created if missing. The store is a folder inside it, so that `cache` itself may
+            be a mount point that belongs to another user.
     Raises:
-        StoreError: it cannot be made, or somebody else could have written to it.
+        StoreError: it cannot be created, or another user could have written to it.
     """
 
     def __init__(self, cache: str | Path) -> None:
         self.cache = os.path.abspath(cache)
         self.path = os.path.join(self.cache, LAYOUT)
+        self._key = IndexKey(self.path)
         try:
             with self.folder(None):
                 return
@@ -163,11 +175,14 @@ class Store:
 
     @contextmanager
     def folder(self, name: str | None, *, write: bool = False) -> Iterator[int]:
-        """A checked descriptor of one of its folders, or of the store itself (None).
+        """Yield a checked descriptor of one of the store's folders.
 
+        Parameters:
+            name: the folder; None means the store itself.
+            write: create the folder if it is missing.
         Raises:
-            StoreError: not to be trusted, or `write` and it cannot be made.
-            FileNotFoundError: it is not there and `write` is false.
+            StoreError: the folder is not trusted, or cannot be created.
+            FileNotFoundError: the folder is missing and `write` is false.
         """
         fd = trust.open_folder(self.path, str(self), create=write)
         try:
@@ -182,12 +197,15 @@ class Store:
     # artifacts -------------------------------------------------------------------------------------------------------
 
     def find(self, module: str, fingerprint: Fingerprint) -> Artifact | None:
-        """The artifact of a guest that this machine can run, verified; None if there is none.
+        """Return a verified artifact of a guest that this machine can run; None if there is none.
 
-        An entry that is cut off, changed, or not to be trusted is reported in the log and passed over.
+        An entry that is damaged or not trusted is logged and skipped.
 
+        Parameters:
+            module: the guest's sha256.
+            fingerprint: the fingerprint of this process's engine.
         Raises:
-            StoreError: the store as a whole is not to be trusted.
+            StoreError: the store as a whole is not trusted.
         """
         prefix = f"{module}-{fingerprint.engine}-"
         exact = f"{prefix}{fingerprint.cpu}.json"
@@ -207,7 +225,7 @@ class Store:
         return None
 
     def draft(self) -> Draft:
-        """Begin an artifact.
+        """Begin to write an artifact.
 
         Raises:
             StoreError: the store cannot be written.
@@ -215,6 +233,25 @@ class Store:
         with self.folder(FOLDER, write=True) as folder:
             name, fd = self._temporary(folder)
         return Draft(self, name, fd)
+
+    def mac(self, record: Record) -> str:
+        """Return the MAC of a new index entry. Raises StoreError."""
+        with self.folder(None, write=True) as folder:
+            return self._key.mac(folder, *record.signed())
+
+    def _vouched_for(self, name: str, record: Record) -> bool:
+        """Return whether an index entry was written by a process with the key, or by nobody of this user."""
+        try:
+            with self.folder("index") as index:
+                if index_key.unwritable(index, name):
+                    return True
+            with self.folder(None) as folder:
+                if self._key.matches(folder, record.mac, *record.signed()):
+                    return True
+        except FileNotFoundError:
+            return False
+        log.warning("%s: index entry %s was not written with this store's key; its guest is compiled again", self, name)
+        return False
 
     def _record(self, name: str, module: str, fingerprint: Fingerprint) -> Record | None:
         data = self.read("index", name, MAX_RECORD_BYTES)
@@ -225,15 +262,15 @@ class Store:
         except msgspec.MsgspecError as error:
             log.warning("%s: index entry %s is damaged and not used: %s", self, name, error)
             return None
-        foreign = (
+        mismatched = (
             record.module != module or record.engine != fingerprint.engine or not DIGEST.fullmatch(record.artifact)
         )
-        if foreign or record.kind not in ("module", "component"):
-            log.warning("%s: index entry %s belongs to something else and is not used", self, name)
+        if mismatched:
+            log.warning("%s: index entry %s does not match its name and is not used", self, name)
             return None
         if record.machine != fingerprint.machine or not fingerprint.features.issuperset(record.features):
-            return None  # for another machine: no damage, just not ours
-        return record
+            return None  # compiled for another machine
+        return record if self._vouched_for(name, record) else None
 
     def _open(self, record: Record) -> Artifact | None:
         name = f"{record.artifact}.cwasm"
@@ -265,7 +302,7 @@ class Store:
     # files -----------------------------------------------------------------------------------------------------------
 
     def read(self, folder: str, name: str, max_bytes: int) -> bytes | None:
-        """A file's content; None if it is missing, too long, not to be trusted, or unreadable (the log says which)."""
+        """Return a file's content; None if it is missing, too long, not trusted or unreadable (the log says why)."""
         try:
             with self.folder(folder) as dir_fd:
                 fd = trust.open_file(name, os.path.join(self.path, folder, name), dir_fd=dir_fd)
@@ -283,7 +320,7 @@ class Store:
         return data if len(data) <= max_bytes else None
 
     def write(self, folder: str, name: str, data: bytes) -> None:
-        """Put a file in place atomically: temporary file, fsync, rename, fsync of the folder. Raises StoreError."""
+        """Write a file atomically: temporary file, fsync, rename, fsync of the folder. Raises StoreError."""
         with self.folder(folder, write=True) as dir_fd:
             temporary, fd = self._temporary(dir_fd)
             try:
@@ -310,12 +347,12 @@ class Store:
         return name, fd
 
     def touch(self, folder: str, name: str) -> None:
-        """Note the use, for pruning. Fails silently where the store is only readable: nobody prunes there."""
+        """Record a use, for pruning. A read-only store is never pruned, so a failure there is ignored."""
         with suppress(OSError, StoreError), self.folder(folder) as dir_fd:
             os.utime(name, dir_fd=dir_fd, follow_symlinks=False)
 
 
-def _lock(fd: int, how: int) -> None:
-    """Locks are for pruning only; a file system without them prunes by age alone."""
+def _lock(fd: int, operation: int) -> None:
+    """Lock a file. Only pruning looks at locks; on a file system without them it goes by age alone."""
     with suppress(OSError):
-        fcntl.flock(fd, how)
+        fcntl.flock(fd, operation)

@@ -1,8 +1,8 @@
-"""Which folders and files are believed: loading an artifact executes it, so nobody else may have been able to write it.
+"""Decides which folders and files are trusted. Loading an artifact executes it, so no other user may be able to write.
 
-The rule, checked on the open descriptor and never on a path: owner is this user or root, and neither group nor others
-may write. Everything inside is then opened relative to that descriptor, without following symbolic links. Who may write
-to the folders *above* is of no importance: nobody but this user and root can make a folder that this user owns.
+The rule is checked on the open descriptor, never on a path: the owner is this user or root, and neither group nor
+others may write. Everything inside is then opened relative to that descriptor, without following symbolic links. The
+folders *above* need no check: only this user and root can create a folder that this user owns.
 """
 
 import errno
@@ -20,14 +20,18 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def check(status: os.stat_result, what: str, *, folder: bool) -> None:
-    """Refuse what somebody else could have written.
+    """Refuse a file or folder that another user could have written.
 
+    Parameters:
+        status: the result of fstat.
+        what: its name in errors.
+        folder: whether it must be a folder; else it must be a regular file.
     Raises:
-        StoreError: wrong type, owner, or mode; the remedy is the command that repairs it.
+        StoreError: the type, owner or mode is wrong. The remedy is the command that repairs it.
     """
     right_type = stat.S_ISDIR(status.st_mode) if folder else stat.S_ISREG(status.st_mode)
     if not right_type:
-        raise StoreError(f"{what} is no {'folder' if folder else 'regular file'}", remedy="remove it")
+        raise StoreError(f"{what} is not a {'folder' if folder else 'regular file'}", remedy="remove it")
     user = os.geteuid()
     if status.st_uid not in (user, 0):
         raise StoreError(
@@ -46,11 +50,12 @@ def open_folder(name: str, what: str, *, dir_fd: int | None = None, create: bool
 
     Parameters:
         name: path, or a name relative to `dir_fd`; its last part must not be a symbolic link.
-        what: how errors call it.
-        create: make it, with mode 0700, if it is not there.
+        what: its name in errors.
+        dir_fd: the descriptor of the folder that holds it; None means that `name` is a path.
+        create: create it, with mode 0700, if it is missing.
     Raises:
-        StoreError: it cannot be opened or made, or is not to be trusted.
-        FileNotFoundError: it is not there and `create` is false.
+        StoreError: it cannot be opened or created, or is not trusted.
+        FileNotFoundError: it is missing and `create` is false.
     """
     if create:
         try:
@@ -65,7 +70,7 @@ def open_folder(name: str, what: str, *, dir_fd: int | None = None, create: bool
         raise
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            raise StoreError(f"{what} is a symbolic link or no folder", remedy="remove it") from error
+            raise StoreError(f"{what} is a symbolic link or not a folder", remedy="remove it") from error
         raise explain(error, "open", what) from error
     try:
         check(os.fstat(fd), what, folder=True)
@@ -78,9 +83,13 @@ def open_folder(name: str, what: str, *, dir_fd: int | None = None, create: bool
 def open_file(name: str, what: str, *, dir_fd: int) -> int:
     """Open a file of the store for reading and check it. The caller closes the descriptor.
 
+    Parameters:
+        name: its name in the folder.
+        what: its name in errors.
+        dir_fd: the folder's descriptor.
     Raises:
-        StoreError: it cannot be opened, or is not to be trusted.
-        FileNotFoundError: it is not there.
+        StoreError: it cannot be opened, or is not trusted.
+        FileNotFoundError: it is missing.
     """
     try:
         # O_NONBLOCK: opening a planted FIFO must not wait for a writer.
@@ -101,7 +110,7 @@ def open_file(name: str, what: str, *, dir_fd: int) -> int:
 
 @contextmanager
 def explained(action: str, what: str) -> Iterator[None]:
-    """OSErrors of the block become StoreErrors that say what to do."""
+    """Turn an OSError in the block into a StoreError with a remedy."""
     try:
         yield
     except OSError as error:
@@ -109,18 +118,18 @@ def explained(action: str, what: str) -> Iterator[None]:
 
 
 def explain(error: OSError, action: str, what: str) -> StoreError:
-    """The StoreError for a failed system call on `what`."""
+    """Return the StoreError for a system call that failed on `what`."""
     reason = (error.strerror or str(error)).lower()
     if error.errno == errno.EFBIG:
         return StoreError(
-            f"cannot {action} {what}: {reason}", remedy="the compiled guest passes a limit; use a smaller guest"
+            f"cannot {action} {what}: {reason}", remedy="the compiled guest exceeds a limit; use a smaller guest"
         )
     if error.errno in _FULL:
         remedy = "free space or raise the quota there, or set another cache folder"
     elif error.errno in _READ_ONLY:
         remedy = (
-            "set a cache folder the server's user can write, or fill this one beforehand with `sandboxd compile` "
-            "under the same user and with the same settings"
+            "use a cache folder that the server's user can write, or fill this one beforehand with `sandboxd compile` "
+            "as the same user and with the same settings"
         )
     else:
         remedy = "check the file system, or set another cache folder"

@@ -1,30 +1,47 @@
-"""Why an invocation was not taken. Three refusals with three names, and one for a binding that is not there."""
+"""The reasons why the pool refuses an invocation: three rejections for lack of a worker, and an unavailable binding."""
+
+from enum import StrEnum
 
 
-class Rejected(Exception):  # noqa: N818 - the name of what happened, as in the outcome
-    """No worker could be had. `reason` is the label of `sandboxd_pool_rejected_total`."""
+class RejectReason(StrEnum):
+    """The reason of a rejection: the `reason` label of `sandboxd_pool_rejected_total`."""
 
-    reason = "rejected"
+    QUEUE_FULL = "queue_full"
+    BINDING_SHARE = "binding_share"
+    QUEUE_TIMEOUT = "queue_timeout"
+    DRAINING = "draining"
+
+
+class Rejected(Exception):  # noqa: N818 - named as the outcome is
+    """No worker was available. It is the base of the three rejections, each of which has its `reason`."""
+
+    reason: RejectReason
     retry_after_s = 1
-    """What the caller is told to wait before the next try. Seconds."""
+    """The delay after which the caller may retry, in seconds."""
 
 
 class QueueFull(Rejected):
-    """As many invocations wait as may wait."""
+    """The queue holds as many invocations as it may."""
 
-    reason = "queue_full"
+    reason = RejectReason.QUEUE_FULL
+
+
+class BindingShareReached(QueueFull):
+    """The binding has as many invocations running and waiting as its share allows; there is room for others."""
+
+    reason = RejectReason.BINDING_SHARE
 
 
 class QueueTimeout(Rejected):
-    """No worker became free in the time an invocation may wait."""
+    """No worker became free before the queue timeout."""
 
-    reason = "queue_timeout"
+    reason = RejectReason.QUEUE_TIMEOUT
 
 
 class PoolClosing(Rejected):
     """The server is shutting down."""
 
-    reason = "draining"
+    reason = RejectReason.DRAINING
 
 
 class BindingUnavailable(Exception):  # noqa: N818 - likewise
@@ -32,8 +49,8 @@ class BindingUnavailable(Exception):  # noqa: N818 - likewise
 
     Parameters:
         binding: its name.
-        why: for the caller.
-        loading: it may come up by itself; the caller should try again.
+        why: the reason, for the caller.
+        loading: whether it is still loading, so that the caller should retry.
     """
 
     def __init__(self, binding: str, why: str, *, loading: bool) -> None:

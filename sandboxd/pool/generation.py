@@ -1,47 +1,88 @@
-"""A generation: one set of guests, the zygote that loaded them, and the workers forked from it.
+"""A generation: one set of guests, and the zygote that loaded them and forks its workers.
 
-A reload makes a new generation beside the serving one and swaps; the old one finishes what it has begun.
+A reload starts a new generation beside the serving one and then switches over; the old one finishes what it has begun.
 """
 
-import socket
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Container, Mapping
+from typing import Final
 
+from hostfuncs import texts
+from sandboxd.limits import Limits
+from sandboxd.log import fields
+from sandboxd.pool import faults
+from sandboxd.wall import Layer, Mode
 from sandboxd.wire import messages as m
 from sandboxd.zygote.client import ZygoteClient
 
-if TYPE_CHECKING:
-    from sandboxd.pool.maintenance import Maintenance
-    from sandboxd.pool.worker import Worker
+log = logging.getLogger("sandboxd.pool")
 
 SHORT_NS = 500_000
-"""A binding whose recent runs were shorter than this may be sent ahead to a busy worker."""
+"""Invocations of a binding whose recent runs were shorter than this may be sent ahead to a busy worker."""
 LONG_NS = 4 * SHORT_NS
-"""One run as long as this ends that at once."""
+"""One run of at least this length stops that at once."""
+
+
+_DEFAULT_RULES: Final = ("", "default")
+"""The rules that a record of an outbound request names where no pattern of the operator's matched."""
+_DEFAULT_LIMITS: Final = Limits()
 
 
 class GuestEntry:
-    """What the pool knows of one binding in one generation.
+    """The state of one binding in one generation.
 
     Parameters:
-        index: its place in the zygote's list.
+        index: its position in the zygote's list.
         binding: its name.
-        limit: workers it may hold.
-        why_failed: text if the zygote could not load it, else empty.
-        short_limit: invocations sent at once, those in look-ahead included; 0 means as `limit`.
+        limit: the most workers that it may hold.
+        why_failed: the reason why the zygote could not load it; empty if it has loaded.
+        short_limit: the most invocations sent at once, look-ahead included; 0 means `limit`.
+        limits: of one invocation.
+        warm: how it is started warm; None if it is not.
+        rules: what the records of its outbound requests may name.
     """
 
-    __slots__ = ("average_ns", "binding", "held", "index", "limit", "running", "short_limit", "why_failed")
+    __slots__ = (
+        "average_ns",
+        "binding",
+        "frame_bytes",
+        "held",
+        "index",
+        "limit",
+        "limits",
+        "rules",
+        "running",
+        "short_limit",
+        "warm",
+        "why_failed",
+    )
 
-    def __init__(self, index: int, binding: str, limit: int, why_failed: str = "", short_limit: int = 0) -> None:
+    def __init__(
+        self,
+        index: int,
+        binding: str,
+        limit: int,
+        why_failed: str = "",
+        short_limit: int = 0,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+        rules: frozenset[str] = frozenset(),
+        warm: m.GuestWarm | None = None,
+    ) -> None:
+        self.limits = limits
+        self.warm = warm
+        self.rules = rules
+        self.frame_bytes = faults.frame_bytes(limits, rules)
+        """The longest frame that an honest worker sends for it."""
         self.index = index
         self.binding = binding
         self.limit = limit
         self.short_limit = short_limit or limit
         self.why_failed = why_failed
         self.running = 0
-        """Invocations sent."""
+        """The number of its invocations that are in flight."""
         self.held = 0
-        """Workers they were sent to."""
+        """The number of workers at which they are."""
         self.average_ns = float(SHORT_NS)
 
     def __repr__(self) -> str:
@@ -49,28 +90,33 @@ class GuestEntry:
 
     @property
     def short(self) -> bool:
-        """True if its recent runs were so short that waiting in a busy worker's socket beats waiting here."""
+        """Whether its recent runs were so short that waiting in a busy worker's socket is faster than in the queue."""
         return self.average_ns < SHORT_NS
 
     @property
     def free(self) -> int:
-        """How many more workers it may be sent to."""
+        """The number of further workers to which it may be sent."""
         return min(self.limit - self.held, self.short_limit - self.running)
 
     @property
-    def has_room(self) -> bool:
-        """True if one more worker may be given to it."""
+    def below_limit(self) -> bool:
+        """Whether it may be sent to one more worker."""
         return self.held < self.limit and self.running < self.short_limit
 
-    def may_follow(self, worker: "Worker") -> bool:
-        """True if one more may be sent to a busy worker, there to wait for its turn. A guest that was always quick may
-        hang the next time: so this too gives it no worker beyond its limit."""
+    def may_follow(self, holding: Container[str]) -> bool:
+        """Return whether one more invocation may be sent ahead to a busy worker.
+
+        A guest that was always fast may hang the next time, so it gets no worker beyond its limit this way either.
+
+        Parameters:
+            holding: the bindings whose invocations are at that worker.
+        """
         if not self.short or self.running >= self.short_limit:
             return False
-        return self.held < self.limit or self.binding in worker.holding
+        return self.held < self.limit or self.binding in holding
 
     def observe(self, took_ns: int) -> None:
-        """Take a run's duration into the average. One long run ends look-ahead at once; short ones restore it."""
+        """Add a run's duration to the average. One long run stops look-ahead at once; short runs restore it slowly."""
         if took_ns >= LONG_NS:
             self.average_ns = float(took_ns)
         else:
@@ -78,69 +124,84 @@ class GuestEntry:
 
 
 class Generation:
-    """One zygote and its workers.
+    """One set of guests and its zygote.
 
     Parameters:
-        number: counts up from 1 with every reload.
-        load: what the zygote is given.
-        limits: by binding name, the workers it may hold and the invocations that may be sent at once.
-        maintenance: is told of every event.
+        number: 1 for the first; each reload increases it by one.
+        load: what the zygote loads.
+        limits: for each binding, the most workers that it may hold and the most invocations that may be sent at once.
+        client: the zygote's client, not started.
     """
 
-    def __init__(
-        self, number: int, load: m.Load, limits: dict[str, tuple[int, int]], maintenance: "Maintenance"
-    ) -> None:
+    def __init__(self, number: int, load: m.Load, limits: dict[str, tuple[int, int]], client: ZygoteClient) -> None:
         self.number = number
         self.entries: dict[str, GuestEntry] = {}
-        self.workers: dict[int, Worker] = {}
-        self.client = ZygoteClient(self)
+        self.client = client
         self.boot_failures = 0
-        """Workers in a row that did not get up."""
+        """The number of workers in a row that did not become ready."""
+        self.wall: Mapping[Layer, bool] = dict.fromkeys(Layer, False)
+        """By layer, whether it stands around the workers."""
         self.retiring = False
-        self.lost = False
+        self.brokered = False
+        """Whether its workers connect by the egress broker."""
         self._load = load
         self._limits = limits
-        self._maintenance = maintenance
 
     def __repr__(self) -> str:
-        return f"<Generation {self.number} guests={len(self.entries)} workers={len(self.workers)}>"
+        return f"<Generation {self.number} guests={len(self.entries)}{' lost' if self.lost else ''}>"
 
-    async def start(self) -> tuple[tuple[str, str], ...]:
+    @property
+    def lost(self) -> bool:
+        """Whether its zygote has died."""
+        return self.client.lost
+
+    async def start(self, timeout_s: float) -> tuple[tuple[str, str], ...]:
         """Start the zygote and load the guests.
 
+        Parameters:
+            timeout_s: the time limit.
+
         Returns:
-            (binding, why) for each guest that could not be loaded.
+            (binding, reason) for each guest that could not be loaded.
 
         Raises:
-            ZygoteError: no guest can be run at all.
+            ZygoteError: no guest can run at all.
         """
-        loaded = await self.client.start(self._load)
-        failed = dict(loaded.failed)
+        loaded = await self.client.start(self._load, timeout_s)
+        self.brokered = loaded.brokered
+        self._note_wall(dict(loaded.missing_layers))
+        failed = {binding: texts.bounded(why) for binding, why in loaded.failed}
         for index, spec in enumerate(self._load.guests):
             name = spec.binding
             limit, short_limit = self._limits[name]
-            self.entries[name] = GuestEntry(index, name, limit, failed.get(name, ""), short_limit)
-        return loaded.failed
+            patterns = spec.allowed_outbound_hosts
+            if patterns is None:
+                patterns = self._load.outbound.default_allowed_hosts or ()
+            self.entries[name] = GuestEntry(
+                index,
+                name,
+                limit,
+                failed.get(name, ""),
+                short_limit,
+                limits=spec.limits,
+                rules=frozenset((*_DEFAULT_RULES, *patterns)),
+                warm=spec.warm,
+            )
+        return tuple(failed.items())
+
+    def _note_wall(self, missing: Mapping[str, str]) -> None:
+        self.wall = {layer: layer not in missing for layer in Layer}
+        standing = [layer for layer, stands in self.wall.items() if stands]
+        if missing and self._load.confinement.wall != Mode.OFF:
+            log.warning(
+                "the wall around the workers lacks %s",
+                "; ".join(f"{layer} ({why})" for layer, why in missing.items()),
+                extra=fields(event="wall", detail=" ".join(standing) or "none"),
+            )
+        else:
+            log.info("the wall around the workers: %s", " ".join(standing) or "none", extra=fields(event="wall"))
 
     def runs(self, binding: str) -> bool:
-        """True if it has this guest and could load it."""
+        """Return whether it has loaded this guest."""
         entry = self.entries.get(binding)
         return entry is not None and not entry.why_failed
-
-    # ZygoteEvents -----------------------------------------------------------------------------------------------------
-
-    def on_spawned(self, serial: int, pid: int, channel: socket.socket, page_fd: int, pidfd: int) -> None:
-        self._maintenance.on_spawned(self, serial, pid, channel, page_fd, pidfd)
-
-    def on_spawn_failed(self, serial: int, detail: str) -> None:
-        self._maintenance.on_spawn_failed(self, serial, detail)
-
-    def on_spawned_in_vain(self, serial: int, pid: int) -> None:
-        self._maintenance.on_spawned_in_vain(self, serial, pid)
-
-    def on_exited(self, serial: int, status: int) -> None:
-        self._maintenance.on_exited(self, serial, status)
-
-    def on_zygote_lost(self) -> None:
-        self.lost = True
-        self._maintenance.on_zygote_lost(self)

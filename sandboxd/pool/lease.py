@@ -1,33 +1,49 @@
-"""Leases: which worker runs which invocation. Every step is synchronous; nothing here waits."""
+"""Leases: which worker has which invocation. Every step is synchronous; nothing here waits."""
 
 import time
+from collections.abc import Iterable
 from functools import partial
+from typing import Protocol
 
 from sandboxd.pool.generation import Generation, GuestEntry
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.polling import Polling
 from sandboxd.pool.state import WorkerEvent, WorkerState
 from sandboxd.pool.waiting import WaitingQueue
-from sandboxd.pool.worker import Worker
+from sandboxd.pool.worker import Role, Worker
+
+
+class WarmStarts(Protocol):
+    """Gives invocations to parked children of templates. See `sandboxd.pool.warm.Warm`."""
+
+    def take(self, invocation: Invocation, entry: GuestEntry, now_ns: int) -> Worker | None:
+        """Take a parked child."""
+
+    def expects(self, invocation: Invocation, now_ns: int) -> bool:
+        """Return whether a child is about to be ready, so that waiting is faster than a cold run."""
+
+    def missed(self, invocation: Invocation) -> None:
+        """Count an invocation that runs cold."""
 
 
 class Leases:
-    """Idle and busy workers, and the queue in front of them.
+    """The idle and busy workers, and the queue of invocations that wait for them.
 
     An invocation is in exactly one place: in the queue, or in flight at one worker.
 
     Parameters:
-        queue_limit: invocations that may wait.
-        look_ahead: invocations of short-running bindings sent to a busy worker beforehand.
-        polling: for invocations that are alone.
+        queue_limit: the most invocations that may wait.
+        look_ahead: the most invocations of short-running bindings that are sent ahead to a busy worker.
+        polling: used for invocations that are alone in flight.
+        warm: starts guests warm.
     """
 
-    def __init__(self, queue_limit: int, look_ahead: int, polling: Polling) -> None:
+    def __init__(self, queue_limit: int, look_ahead: int, polling: Polling, warm: WarmStarts) -> None:
         self.queue = WaitingQueue(queue_limit)
         self.idle: list[Worker] = []
         self.busy: dict[int, Worker] = {}
         self.current: Generation | None = None
-        """Only its workers are given work."""
+        """The serving generation: only its workers get work."""
         self.busy_ns = 0
         self.busy_max = 0
         self.queue_max = 0
@@ -35,54 +51,99 @@ class Leases:
         self.redelivered = 0
         self._look_ahead = look_ahead
         self._polling = polling
+        self._warm = warm
+        self._any_warm = False
+        """Whether a guest of the serving generation is started warm."""
+        self._children: set[int] = set()
+        """The serials of the children at work. Each of them has an idle worker stand by, so that no more invocations
+        run at once than there are workers."""
 
     def __repr__(self) -> str:
         return f"<Leases idle={len(self.idle)} busy={len(self.busy)} waiting={len(self.queue)}>"
 
     def waits(self) -> bool:
-        """Whether an invocation waits, in the queue or in the socket of a busy worker."""
+        """Return whether an invocation waits, in the queue or in the socket of a busy worker."""
         return bool(len(self.queue)) or any(len(worker.inflight) > 1 for worker in self.busy.values())
 
     def place(self, invocation: Invocation, entry: GuestEntry) -> bool:
-        """Send it to a worker, or let it wait. False if neither is possible: the queue is full."""
-        if not self.idle:
+        """Send an invocation to a worker, or queue it. Return False if the queue is full."""
+        if entry.warm is not None:
+            return self._place_warm(invocation, entry)
+        if len(self.idle) <= len(self._children):
             self.saturated += 1
         worker = self._pick(entry, ahead=invocation.stream is None)
         if worker is not None:
             self._send(worker, invocation, entry, invocation.queued_ns)
             return True
-        if self.queue.places(invocation.binding) <= 0:
+        return self._enqueue(invocation)
+
+    def _place_warm(self, invocation: Invocation, entry: GuestEntry) -> bool:
+        """As `place`, for a binding that is started warm. Nothing of it is sent ahead to a busy worker."""
+        if len(self.idle) <= len(self._children):
+            self.saturated += 1
+        elif entry.below_limit and not self.queue.waiting(entry.binding):
+            worker = self._choose(invocation, entry, invocation.queued_ns)
+            if worker is not None:
+                self._send(worker, invocation, entry, invocation.queued_ns)
+                return True
+        return self._enqueue(invocation)
+
+    def _choose(self, invocation: Invocation, entry: GuestEntry, now_ns: int) -> Worker | None:
+        """Return a child or an idle worker for an invocation; None if it is to wait for a child. A worker is free."""
+        if entry.warm is not None:
+            if invocation.stream is None and invocation.call.http is None:
+                child = self._warm.take(invocation, entry, now_ns)
+                if child is not None:
+                    self._children.add(child.serial)
+                    return child
+                if self._warm.expects(invocation, now_ns):
+                    return None
+            self._warm.missed(invocation)
+        return self.idle.pop()
+
+    def _enqueue(self, invocation: Invocation) -> bool:
+        if self.queue.free_places(invocation.binding) <= 0:
             return False
         self.queue.append(invocation)
         self.queue_max = max(self.queue_max, len(self.queue))
         return True
 
-    def room(self, entry: GuestEntry) -> int:
-        """How many further invocations of a binding would find a worker that is idle, or may wait."""
-        free = min(len(self.idle), entry.free) if self.idle else 0
-        return max(0, self.queue.places(entry.binding)) + free
+    def capacity(self, entry: GuestEntry) -> int:
+        """Return how many further invocations of a binding could be sent to idle workers or queued."""
+        free = min(max(0, len(self.idle) - len(self._children)), entry.free) if self.idle else 0
+        return max(0, self.queue.free_places(entry.binding)) + free
 
-    def swap(self, generation: Generation) -> list[Invocation]:
-        """Another generation serves from now on.
+    def swap(self, generation: Generation, workers: Iterable[Worker]) -> list[Invocation]:
+        """Let another generation serve from now on.
+
+        Parameters:
+            generation: the new one.
+            workers: its workers.
 
         Returns:
-            waiting invocations it has no guest for; they are in the queue no more.
+            the waiting invocations for which it has no guest; they are no longer in the queue.
         """
         self.current = generation
-        self.idle = [worker for worker in generation.workers.values() if worker.state is WorkerState.IDLE]
+        self.idle = [worker for worker in workers if worker.state is WorkerState.IDLE]
+        self._any_warm = any(entry.warm is not None for entry in generation.entries.values())
+        self._children.clear()
         orphaned = []
         for invocation in self.queue.clear():
             if generation.runs(invocation.binding):
                 self.queue.append(invocation)
             else:
                 orphaned.append(invocation)
-        self.feed_idle()
+        self.dispatch_to_idle()
         return orphaned
 
-    def feed(self, worker: Worker, now_ns: int) -> None:
-        """Give a worker that has room its next work, or let it rest."""
+    def dispatch_to(self, worker: Worker, now_ns: int) -> None:
+        """Send a worker its next invocations, or list it as idle if there are none."""
         if worker.stale:
-            return  # what was taken back might otherwise come to lie in its socket twice
+            return  # otherwise an invocation that was taken back could be in its socket twice
+        if self._any_warm and not worker.inflight:
+            self.set_idle(worker, now_ns)
+            self.dispatch_to_idle()
+            return
         while len(self.queue):
             if worker.inflight and not self._may_look_ahead(worker):
                 break
@@ -90,50 +151,62 @@ class Leases:
             if invocation is None:
                 break
             if worker.inflight and invocation.stream is not None:
-                # What streams begins at once where it is sent. Nothing overtakes it, or it would wait for ever.
-                self.queue.put_off(invocation)
+                # A streaming invocation needs a worker that can begin it at once. It stays first in the queue, so that
+                # it cannot starve.
+                self.queue.defer(invocation)
                 break
             self._send(worker, invocation, entry_of(worker, invocation), now_ns)
         if not worker.inflight:
-            self.rest(worker, now_ns)
+            self.set_idle(worker, now_ns)
 
-    def feed_idle(self) -> None:
-        """Give idle workers what waits. Needed whenever something other than a result made room."""
+    def dispatch_to_idle(self) -> None:
+        """Send waiting invocations to idle workers. Call it whenever capacity was freed by anything but a result."""
         if not self.idle or not len(self.queue):
             return
         now = time.monotonic_ns()
-        while self.idle:
-            invocation = self.queue.take(self._may_run)
+        held: set[str] = set()
+        while len(self.idle) > len(self._children):
+            invocation = self.queue.take(lambda binding: binding not in held and self._may_run(binding))
             if invocation is None:
                 return
-            worker = self.idle.pop()
-            self._send(worker, invocation, entry_of(worker, invocation), now)
+            assert self.current is not None
+            entry = self.current.entries[invocation.binding]
+            worker = self._choose(invocation, entry, now)
+            if worker is None:
+                held.add(invocation.binding)
+                self.queue.requeue(invocation)
+            else:
+                self._send(worker, invocation, entry, now)
 
-    def rest(self, worker: Worker, now_ns: int) -> None:
-        """It has nothing in flight: idle again, unless it is on its way out."""
+    def set_idle(self, worker: Worker, now_ns: int) -> None:
+        """List a worker with nothing in flight as idle again, unless it is draining."""
         self._leave_busy(worker, now_ns)
         if worker.state is WorkerState.BUSY:
             worker.advance(WorkerEvent.EMPTIED)
             self.idle.append(worker)
 
-    def join(self, worker: Worker) -> None:
-        """A new worker is up. It goes to the end of the line: the others' caches are warmer."""
+    def add(self, worker: Worker) -> None:
+        """List a new worker as idle. It is used last, because the caches of the others are warmer."""
         if worker.generation is self.current:
             self.idle.insert(0, worker)
-            self.feed_idle()
+            self.dispatch_to_idle()
 
-    def sit_out(self, worker: Worker) -> None:
-        """No more work for it; what is in flight there stays."""
+    def unlist(self, worker: Worker) -> None:
+        """Give a worker no more work. What is in flight at it stays."""
         if worker in self.idle:
             self.idle.remove(worker)
 
-    def leave(self, worker: Worker) -> None:
-        """It is gone."""
-        self.sit_out(worker)
+    def end_child(self, child: Worker) -> None:
+        """Take a child off the list of those at work: its invocation is over."""
+        self._leave_busy(child, time.monotonic_ns())
+
+    def remove(self, worker: Worker) -> None:
+        """Remove a worker that is dead."""
+        self.unlist(worker)
         self._leave_busy(worker, time.monotonic_ns())
 
-    def let_go(self, worker: Worker, invocation: Invocation) -> GuestEntry:
-        """The invocation is no longer in flight at this worker."""
+    def end_lease(self, worker: Worker, invocation: Invocation) -> GuestEntry:
+        """End the lease: the invocation is no longer in flight at this worker."""
         entry = entry_of(worker, invocation)
         entry.running -= 1
         left = worker.holding[entry.binding] - 1
@@ -145,27 +218,27 @@ class Leases:
         return entry
 
     def redeliver(self, worker: Worker, invocation: Invocation) -> bool:
-        """Give an invocation that its worker did not begin to another one, before all that wait.
+        """Put an invocation that its worker did not begin back at the head of its binding's queue.
 
         Returns:
-            False if the serving generation cannot run such a guest any more.
+            False if the serving generation no longer has its guest.
         """
-        self.let_go(worker, invocation)
-        invocation.worker = None
+        self.end_lease(worker, invocation)
+        invocation.worker_serial = 0
         if invocation.future.done():
             return True
         if self.current is None or not self.current.runs(invocation.binding):
             return False
         self.redelivered += 1
         invocation.queued_ns = time.monotonic_ns()
-        self.queue.give_back(invocation)
+        self.queue.requeue(invocation)
         return True
 
     # ------------------------------------------------------------------------------------------------------------------
 
     def _pick(self, entry: GuestEntry, *, ahead: bool) -> Worker | None:
-        if self.idle and entry.has_room:
-            # Last in, first out: its caches are warm, and the others may sleep.
+        if len(self.idle) > len(self._children) and entry.below_limit:
+            # The last one that was used: its caches are warm, and the others may sleep.
             return self.idle.pop()
         if not ahead or not self._look_ahead or not entry.short or len(self.queue):
             return None
@@ -173,25 +246,27 @@ class Leases:
         for worker in self.busy.values():
             if best is not None and len(worker.inflight) >= len(best.inflight):
                 continue
-            if entry.may_follow(worker) and self._may_look_ahead(worker):
+            if entry.may_follow(worker.holding) and self._may_look_ahead(worker):
                 best = worker
         return best
 
     def _may_look_ahead(self, worker: Worker) -> bool:
-        if worker.state is not WorkerState.BUSY or not worker.room(self._look_ahead):
+        if worker.state is not WorkerState.BUSY or not worker.may_accept(self._look_ahead):
+            return False
+        if worker.role is not Role.WORKER:
             return False
         if worker.inflight and worker.inflight[0].stream is not None:
-            return False  # it is alone there: nothing is sent ahead to follow it, nor is it sent ahead
+            return False  # nothing may wait behind a streaming invocation
         entries = worker.generation.entries
         return all(entries[binding].short for binding in worker.holding)
 
     def _may_run(self, binding: str) -> bool:
         entry = self.current.entries.get(binding) if self.current is not None else None
-        return entry is not None and entry.has_room
+        return entry is not None and entry.below_limit
 
     def _may_follow(self, worker: Worker, binding: str) -> bool:
         entry = self.current.entries.get(binding) if self.current is not None else None
-        return entry is not None and entry.may_follow(worker)
+        return entry is not None and entry.warm is None and entry.may_follow(worker.holding)
 
     def _send(self, worker: Worker, invocation: Invocation, entry: GuestEntry, now_ns: int) -> None:
         if worker.state is not WorkerState.BUSY:
@@ -209,12 +284,14 @@ class Leases:
             entry.held += 1
         invocation.sent_ns = now_ns
         if worker.inflight or len(self.busy) > 1:
-            worker.send(invocation, entry.index)
+            worker.send(invocation, entry)
         else:
-            worker.send(invocation, entry.index, self._polling.worker_ns(now_ns))
+            worker.send(invocation, entry, self._polling.worker_ns(now_ns))
             self._polling.watch(invocation.future, entry, now_ns)
 
     def _leave_busy(self, worker: Worker, now_ns: int) -> None:
+        if self._children:
+            self._children.discard(worker.serial)
         if self.busy.pop(worker.serial, None) is not None:
             self.busy_ns += now_ns - worker.busy_since_ns
             if not self.busy:
@@ -222,5 +299,5 @@ class Leases:
 
 
 def entry_of(worker: Worker, invocation: Invocation) -> GuestEntry:
-    """What is known of the invocation's binding in the generation of the worker it is at."""
+    """Return the state of the invocation's binding in the generation of its worker."""
     return worker.generation.entries[invocation.binding]

@@ -1,8 +1,9 @@
-"""Keeps the pool at its size: spawns, replaces, retires, kills; notices when that is no longer possible."""
+"""Maintenance of the pool: spawns, replaces, retires and kills workers, and reports when it no longer can."""
 
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 import time
@@ -11,66 +12,77 @@ from collections.abc import Coroutine
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from sandboxd.errors import ComponentError, ExitCode, SandboxdError
+import msgspec
+
+from sandboxd.broker.client import BrokerClient
+from sandboxd.errors import ComponentError, SandboxdError
+from sandboxd.pool import starting
 from sandboxd.pool.generation import Generation
-from sandboxd.pool.state import WorkerEvent, WorkerState
-from sandboxd.pool.worker import Worker, WorkerEvents
+from sandboxd.pool.state import ExitReason, WorkerEvent, WorkerState
+from sandboxd.pool.worker import Role, Worker, WorkerEvents
 from sandboxd.wire import messages as m
+from sandboxd.zygote import hardening
+from sandboxd.zygote.client import ZygoteClient
 
 log = logging.getLogger("sandboxd.pool")
 
 BOOT_TIMEOUT_S = 10.0
-"""READY must arrive within this."""
-BOOT_FAILURES_MAX = 8
-"""Boots failed in a row after which the server gives up."""
-BACKOFF_FIRST_S = 0.05
-BACKOFF_MAX_S = 2.0
+"""A worker that has not sent READY after this time is killed."""
 EXIT_TIMEOUT_S = 2.0
-"""A worker whose socket was closed must be gone after this; then it is killed."""
+"""A worker that has not ended this long after its socket was closed is killed."""
 REAP_TIMEOUT_S = 10.0
-"""A killed worker must be reaped after this; then the zygote, whose task that is, counts as dead."""
+"""If a killed worker is not reaped after this time, the zygote, which reaps, counts as dead."""
 
-_NOT_TAKING_OVER = "its workers were to take over, and do not"
+_NEVER_READY = "its workers never became ready"
+_UNEXPECTED = (ExitReason.BOOT_FAILED, ExitReason.KILLED, ExitReason.CRASHED, ExitReason.PROTOCOL)
 _LIVE = (WorkerState.STARTING, WorkerState.IDLE, WorkerState.BUSY)
 
 
-class Crew(Protocol):
+class PoolEvents(Protocol):
     """What maintenance asks of the pool."""
 
     def on_worker_ready(self, worker: Worker) -> None:
         """The worker may get work."""
 
     def on_worker_unusable(self, worker: Worker) -> None:
-        """The worker gets no more work; its invocations that it had not begun go to others."""
+        """The worker gets no more work. The invocations that it has not begun go to other workers."""
 
     def on_worker_gone(self, worker: Worker, why: str) -> None:
-        """The worker is dead; whatever it had begun is lost."""
+        """The worker is dead. The invocation that it had begun is lost."""
 
 
 class Maintenance:
-    """Owns generations and workers.
+    """Owns the generations, the workers and the egress broker. It implements ZygoteEvents and BrokerEvents.
 
     Parameters:
-        workers: how many the current generation keeps.
-        crew: the pool.
-        worker_events: who hears what workers say.
+        workers: the number of workers that the current generation keeps.
+        pool_events: the pool.
+        worker_events: receives the workers' messages.
+        load_timeout_s: the longest time in which a zygote must load the guests.
     """
 
-    def __init__(self, workers: int, crew: Crew, worker_events: WorkerEvents) -> None:
+    def __init__(
+        self, workers: int, pool_events: PoolEvents, worker_events: WorkerEvents, load_timeout_s: float = 120.0
+    ) -> None:
         self.size = workers
+        self._readiness = starting.Readiness()
+        self._load_timeout_s = load_timeout_s
         self.current: Generation | None = None
         self.generations: list[Generation] = []
+        self.workers: dict[int, Worker] = {}
+        """All workers that are not reaped yet, by serial."""
         self.starts_total = 0
-        self.exits: Counter[str] = Counter()
+        self.exits: Counter[ExitReason] = Counter()
         self.boot_seconds = 0.0
         self.failure: asyncio.Future[SandboxdError] = asyncio.get_running_loop().create_future()
-        """Set once the pool cannot go on; the server then drains and exits with the error's code."""
-        self._crew = crew
+        """Set once workers can no longer be replaced. The server then drains and exits with the error's exit code."""
+        self._pool_events = pool_events
         self._worker_events = worker_events
         self._serial = 0
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._all_ready: dict[int, asyncio.Future[None]] = {}
+        self.broker = BrokerClient(self, hardening.environment(os.environ))
 
     def __repr__(self) -> str:
         return f"<Maintenance of {self.size} workers, generations {[g.number for g in self.generations]}>"
@@ -81,22 +93,23 @@ class Maintenance:
         """Start a generation beside the current one and wait until all of its workers are READY.
 
         Parameters:
-            load: what its zygote is given.
-            limits: by binding, the workers it may hold and the invocations that may be sent at once.
-            required: bindings that must load.
+            load: what its zygote loads.
+            limits: for each binding, the most workers that it may hold and the most invocations sent at once.
+            required: the bindings that must load.
 
         Returns:
-            the generation, which does not serve yet, and (binding, why) for guests that failed to load.
+            the generation, which does not serve yet, and (binding, reason) for each guest that failed to load.
 
         Raises:
-            ZygoteError: the zygote could not load; nothing was changed.
-            ComponentError: a required guest could not be loaded; likewise.
-            SandboxdError: its workers do not start; it was taken down again.
+            ZygoteError: the zygote could not load the guests. Nothing has changed.
+            ComponentError: a required guest could not be loaded. Nothing has changed.
+            SandboxdError: the workers do not start. The generation was ended again.
         """
         number = self.generations[-1].number + 1 if self.generations else 1
-        generation = Generation(number, load, limits, self)
+        generation = Generation(number, load, limits, ZygoteClient(self))
+        self._readiness.begin(f"the zygote of generation {number} loads {len(load.guests)} guests")
         try:
-            failed = await generation.start()
+            failed = await generation.start(self._load_timeout_s)
             for binding, why in failed:
                 if binding in required:
                     raise ComponentError(f"binding {binding} cannot be loaded: {why}")
@@ -105,13 +118,16 @@ class Maintenance:
             raise
         self.generations.append(generation)
         ready = self._all_ready[number] = asyncio.get_running_loop().create_future()
+        self._readiness.begin(f"{self.size} workers of generation {number} start")
         try:
+            if generation.brokered:
+                self.broker.learn(number, load)
             for _ in range(self.size):
                 self._spawn(generation)
             await ready
             if generation.lost:
-                # In the same turn of the loop as the last READY: it must not take over what it cannot keep up.
-                raise _zygote_lost(_NOT_TAKING_OVER)
+                # It died in the same turn of the event loop as the last READY. It cannot replace workers any more.
+                raise starting.zygote_lost(_NEVER_READY)
         except BaseException:
             await self._take_down(generation)
             raise
@@ -119,194 +135,285 @@ class Maintenance:
             del self._all_ready[number]
         return generation, failed
 
+    async def discard(self, generation: Generation) -> None:
+        """End a generation that does not serve, and its workers."""
+        await self._take_down(generation)
+
     def promote(self, generation: Generation) -> None:
-        """Make it the serving one and let the former one finish."""
+        """Make this the current generation, and let the former one finish what it has begun."""
         former, self.current = self.current, generation
         if former is not None:
             former.retiring = True
-            for worker in list(former.workers.values()):
-                self.retire(worker, "reload")
+            for worker in self.workers_of(former):
+                self.retire(worker, ExitReason.RELOAD)
             self._end_if_empty(former)
 
-    def ready_workers(self) -> int:
-        """Workers of the current generation that are up."""
-        if self.current is None:
-            return 0
-        states = (WorkerState.IDLE, WorkerState.BUSY)
-        return sum(1 for worker in self.current.workers.values() if worker.state in states)
+    def workers_of(self, generation: Generation) -> list[Worker]:
+        """Return a generation's workers, templates and children that are not reaped yet."""
+        return [worker for worker in self.workers.values() if worker.generation is generation]
 
-    def retire(self, worker: Worker, reason: str) -> None:
-        """Let it finish what is in flight, then end. A replacement starts now."""
+    def ready_workers(self) -> int:
+        """Return the number of the current generation's workers that are READY."""
+        states = (WorkerState.IDLE, WorkerState.BUSY)
+        return sum(
+            1
+            for worker in self.workers.values()
+            if worker.generation is self.current and worker.state in states and worker.role is Role.WORKER
+        )
+
+    @property
+    def waits_for(self) -> tuple[str, float]:
+        """What the pool waits for before guests can run, and since which time.monotonic(); empty if they can run."""
+        return self._readiness.waits_for(loaded=self.current is not None, ready=self.ready_workers() > 0)
+
+    def retire(self, worker: Worker, reason: ExitReason | None) -> None:
+        """Let a worker finish what is in flight and then end. Its replacement starts now."""
         if worker.state in (WorkerState.KILLED, WorkerState.GONE, WorkerState.DRAINING):
             return
-        starting = worker.state is WorkerState.STARTING
+        was_starting = worker.state is WorkerState.STARTING
         worker.exit_reason = reason
         worker.advance(WorkerEvent.RETIRE)
-        self._crew.on_worker_unusable(worker)
-        if not worker.inflight and not starting:
-            self.dismiss(worker)
+        self._pool_events.on_worker_unusable(worker)
+        self._note_readiness()
+        if not worker.inflight and not was_starting:
+            self.end_drained(worker)
         self._fill(worker.generation)
 
-    def dismiss(self, worker: Worker) -> None:
-        """A draining worker has nothing left to do: it ends as soon as it notices."""
+    def end_drained(self, worker: Worker) -> None:
+        """Close the socket of a draining worker with nothing in flight; it then ends by itself."""
         worker.disconnect()
-        if worker.generation.lost:
+        if worker.exited:
+            # It was reaped before its socket was read to the end, which now nobody does.
+            self._remove(worker, worker.exited)
+        elif worker.generation.lost:
             worker.kill_orphan()
-            self._bury(worker, "lost with the zygote")
+            self._remove(worker, "lost with the zygote")
         else:
-            asyncio.get_running_loop().call_later(EXIT_TIMEOUT_S, self._check_dismissed, worker)
+            asyncio.get_running_loop().call_later(EXIT_TIMEOUT_S, self._check_ended, worker)
 
-    def kill(self, worker: Worker, reason: str) -> None:
-        """End it now. A replacement starts before it is reaped."""
+    def kill(self, worker: Worker, reason: ExitReason | None) -> None:
+        """Kill a worker. Its replacement starts before it is reaped."""
         if worker.state in (WorkerState.KILLED, WorkerState.GONE):
             return
-        starting = worker.state is WorkerState.STARTING
+        was_starting = worker.state is WorkerState.STARTING
         worker.exit_reason = reason
         worker.advance(WorkerEvent.KILL)
-        self._crew.on_worker_unusable(worker)
+        self._pool_events.on_worker_unusable(worker)
+        self._note_readiness()
         if worker.generation.lost:
             worker.kill_orphan()
-            self._bury(worker, "was killed")
+            self._remove(worker, "was killed")
             return
         worker.generation.client.kill(worker.serial)
         asyncio.get_running_loop().call_later(REAP_TIMEOUT_S, self._check_reaped, worker)
-        if not starting:
-            # One that never got up is replaced when it is reaped, after a pause that grows.
+        if not was_starting:
+            # One that never became ready is replaced when it is reaped, after a growing delay.
             self._fill(worker.generation)
 
     async def close(self) -> None:
-        """End every worker and zygote. Nothing is left afterwards."""
+        """End every worker and zygote."""
         self._closing = True
         for generation in list(self.generations):
             await self._take_down(generation)
-        # Former generations that are being taken down. To cancel that would leave a zygote that hangs behind.
+        # The tasks that end former generations. Cancelling one would leave a hung zygote behind.
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.broker.close()
 
-    # from generations -------------------------------------------------------------------------------------------------
+    # ZygoteEvents -----------------------------------------------------------------------------------------------------
 
     def on_spawned(
-        self, generation: Generation, serial: int, pid: int, channel: socket.socket, page_fd: int, pidfd: int
+        self,
+        serial: int,
+        pid: int,
+        channel: socket.socket,
+        page_fd: int,
+        pidfd: int,
+        broker: socket.socket | None = None,
     ) -> None:
-        """A worker process exists."""
-        worker = generation.workers[serial]
+        """Adopt a new worker process."""
+        worker = self.workers[serial]
+        if broker is not None:
+            worker.place = self.broker.attach(serial, worker.generation.number, broker)
         try:
             worker.adopt(pid, page_fd, pidfd)
         except OSError as error:
-            log.error("worker %d (pid %d) cannot be used: %s", serial, pid, error)
-            worker.turned_away = error.errno in (errno.EMFILE, errno.ENFILE)
+            log.error("%s (pid %d) cannot be used: %s", worker.name, pid, error)
+            worker.out_of_descriptors = error.errno in (errno.EMFILE, errno.ENFILE)
             channel.close()
-            self.kill(worker, "boot_failed")
+            self.kill(worker, ExitReason.BOOT_FAILED)
         else:
             self._run(worker.connect(channel))
 
-    def on_spawn_failed(self, generation: Generation, serial: int, detail: str) -> None:
-        """No process could be had."""
-        log.error("worker %d could not be forked: %s", serial, detail)
-        worker = generation.workers[serial]
-        worker.exit_reason = "boot_failed"
-        self._bury(worker, f"could not be forked: {detail}")
+    def on_spawn_failed(self, serial: int, detail: str) -> None:
+        """Count a worker that could not be forked as a failed start."""
+        worker = self.workers[serial]
+        if worker.role is not Role.CHILD:
+            log.error("%s could not be forked: %s", worker.name, detail)
+        elif worker.state is WorkerState.STARTING:
+            # Its template has most likely just ended, which is logged itself; requests run cold.
+            log.info("%s could not be forked: %s", worker.name, detail)
+        worker.exit_reason = ExitReason.BOOT_FAILED
+        self._remove(worker, f"could not be forked: {detail}")
 
-    def on_spawned_in_vain(self, generation: Generation, serial: int, pid: int) -> None:
-        """A worker process exists, but there was no room for its descriptors here."""
-        log.error("worker %d (pid %d) came without its descriptors: too many are open (see ulimit -n)", serial, pid)
-        worker = generation.workers[serial]
+    def on_spawned_without_descriptors(self, serial: int, pid: int) -> None:
+        """Kill a new worker whose descriptors this process could not receive."""
+        log.error(
+            "worker %d (pid %d) cannot be used: this process has too many open files (see ulimit -n)", serial, pid
+        )
+        worker = self.workers[serial]
         worker.pid = pid
-        worker.turned_away = True
-        self.kill(worker, "boot_failed")
+        worker.out_of_descriptors = True
+        self.kill(worker, ExitReason.BOOT_FAILED)
 
-    def on_exited(self, generation: Generation, serial: int, status: int) -> None:
-        """A worker was reaped."""
-        worker = generation.workers[serial]
+    def on_exited(self, serial: int, status: int) -> None:
+        """Record how a worker ended that was reaped."""
+        worker = self.workers[serial]
         if not worker.exit_reason:
             if worker.state is WorkerState.STARTING:
-                worker.exit_reason = "boot_failed"
+                worker.exit_reason = ExitReason.BOOT_FAILED
             else:
-                worker.exit_reason = "killed" if status == -signal.SIGKILL else "crashed"
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-        if worker.exit_reason in ("boot_failed", "killed", "crashed", "protocol"):
-            log.error("worker %d (pid %d) %s after %d invocations", serial, worker.pid, how, worker.served)
-        worker.exited = worker.fault or how
+                worker.exit_reason = ExitReason.KILLED if status == -signal.SIGKILL else ExitReason.CRASHED
+        end = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        if worker.exit_reason in _UNEXPECTED:
+            log.error("%s (pid %d) %s after %d invocations", worker.name, worker.pid, end, worker.served)
+        worker.exited = worker.fault or end
         if not worker.connected:
-            # Otherwise there may be answers in its socket; the end of it follows them.
-            self._bury(worker, worker.exited)
+            # If it is connected, results may still be in its socket; end-of-file follows them.
+            self._remove(worker, worker.exited)
 
-    def on_zygote_lost(self, generation: Generation) -> None:
-        """Nobody can fork from this generation any more."""
-        if self._closing:
-            return
+    def on_zygote_lost(self, client: ZygoteClient) -> None:
+        """End what depends on a zygote that has died: nothing can be forked from its generation any more."""
+        generation = next((one for one in self.generations if one.client is client), None)
+        if self._closing or generation is None:
+            return  # one that has just loaded has no workers yet; `start` notices
         waiting = self._all_ready.get(generation.number)
         if waiting is not None and not waiting.done():
-            waiting.set_exception(_zygote_lost(_NOT_TAKING_OVER))
+            waiting.set_exception(starting.zygote_lost(_NEVER_READY))
         elif generation is self.current:
-            error = _zygote_lost("in-flight invocations finish, then the server exits")
+            error = starting.zygote_lost("in-flight invocations finish, then the server exits")
             log.critical("%s", error)
             self._fail(error)
-        for worker in list(generation.workers.values()):
+        for worker in self.workers_of(generation):
             at_work = worker.state in (WorkerState.IDLE, WorkerState.BUSY, WorkerState.DRAINING) and worker.connected
             if not at_work:
                 worker.kill_orphan()
-                self._bury(worker, worker.exited or "was lost with the zygote")
+                self._remove(worker, worker.exited or "was lost with the zygote")
+
+    # BrokerEvents -----------------------------------------------------------------------------------------------------
+
+    def binding_run_by(self, serial: int, invocation: int) -> str | None:
+        """Return the binding for which a worker runs an invocation now; None if it does not."""
+        worker = self.workers.get(serial)
+        if worker is None or not worker.inflight or worker.inflight[0].id != invocation:
+            return None
+        return worker.inflight[0].binding
+
+    def on_broker_accuses(self, serial: int, what: str) -> None:
+        """Kill a worker that sent the broker what no honest one sends."""
+        worker = self.workers.get(serial)
+        if worker is not None:
+            self.on_channel_lost(worker, f"sent {what}")
+
+    def on_broker_out_of_descriptors(self, serial: int) -> None:
+        """Replace a worker that the broker cannot serve, once it has done what it was given."""
+        worker = self.workers.get(serial)
+        if worker is not None:
+            log.error(
+                "worker %d (pid %d) cannot call out: the egress broker has too many open files (see ulimit -n)",
+                serial,
+                worker.pid,
+            )
+            self.retire(worker, ExitReason.BOOT_FAILED)
 
     # from workers, through the pool -----------------------------------------------------------------------------------
 
     def on_ready(self, worker: Worker) -> None:
-        """READY arrived."""
+        """Make a worker that has sent READY usable."""
         if worker.state is WorkerState.DRAINING:
             if not worker.inflight:
-                self.dismiss(worker)
+                self.end_drained(worker)
             return
-        if worker.state is not WorkerState.STARTING:
-            return
+        if worker.state is not WorkerState.STARTING or worker.role is Role.TEMPLATE:
+            return  # a template that runs is of no use before its guest is parked
         worker.advance(WorkerEvent.READY)
+        if worker.role is Role.CHILD:
+            self._pool_events.on_worker_ready(worker)
+            return
         self.boot_seconds = (time.monotonic_ns() - worker.asked_ns) / 1e9
         generation = worker.generation
         generation.boot_failures = 0
+        self._note_readiness()
         waiting = self._all_ready.get(generation.number)
         if waiting is not None and not waiting.done():
-            states = [w.state for w in generation.workers.values()]
+            states = [w.state for w in self.workers_of(generation) if w.role is Role.WORKER]
             if states.count(WorkerState.IDLE) >= self.size:
                 waiting.set_result(None)
-        self._crew.on_worker_ready(worker)
+        self._pool_events.on_worker_ready(worker)
 
     def on_channel_lost(self, worker: Worker, why: str) -> None:
-        """Its socket closed or is of no use. The reap that follows says how it died; a live one is killed."""
+        """Kill a worker whose socket has closed or carries a protocol error. The reap that follows tells how it ended.
+
+        Parameters:
+            worker: the worker.
+            why: the protocol error; empty if the socket has closed.
+        """
+        if why and worker.state not in (WorkerState.KILLED, WorkerState.GONE):
+            log.error("%s (pid %d) %s", worker.name, worker.pid, why)
+            worker.fault = why
+            worker.exit_reason = ExitReason.PROTOCOL
+            worker.disconnect()  # ignore everything else that it has sent
         if worker.exited:
-            self._bury(worker, worker.exited)
+            self._remove(worker, worker.fault or worker.exited)
             return
         if worker.state in (WorkerState.KILLED, WorkerState.GONE):
             return
         if worker.generation.lost:
             worker.kill_orphan()
-            self._bury(worker, why or "died")
+            self._remove(worker, why or "died")
             return
         if why:
-            log.error("worker %d (pid %d) %s", worker.serial, worker.pid, why)
-            worker.fault = why
-            worker.disconnect()  # nothing more it says counts
-            self.kill(worker, "protocol")
+            self.kill(worker, ExitReason.PROTOCOL)
         else:
-            # Why it died is read off its exit status; only a boot that failed can be told from here.
-            self.kill(worker, "boot_failed" if worker.state is WorkerState.STARTING else worker.exit_reason)
+            # Its exit status tells why it died. Only a failed start is known already.
+            self.kill(worker, ExitReason.BOOT_FAILED if worker.state is WorkerState.STARTING else worker.exit_reason)
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _spawn(self, generation: Generation) -> None:
-        self._serial += 1
-        worker = Worker(self._serial, generation, self._worker_events)
-        generation.workers[worker.serial] = worker
-        self.starts_total += 1
-        generation.client.spawn(worker.serial)
-        asyncio.get_running_loop().call_later(BOOT_TIMEOUT_S, self._check_boot, worker)
+    def _note_readiness(self) -> None:
+        self._readiness.note(ready=self.ready_workers() > 0)
 
-    def _check_boot(self, worker: Worker) -> None:
+    def spawn_template(self, generation: Generation, order: m.SpawnTemplate) -> Worker:
+        """Start a template. See `sandboxd.pool.warm.Processes`."""
+        worker = self._new(generation, Role.TEMPLATE, order.boot_ms / 1000 + BOOT_TIMEOUT_S)
+        generation.client.spawn_template(msgspec.structs.replace(order, serial=worker.serial))
+        return worker
+
+    def spawn_child(self, template: Worker) -> Worker:
+        """Have a template forked. See `sandboxd.pool.warm.Processes`."""
+        worker = self._new(template.generation, Role.CHILD, BOOT_TIMEOUT_S)
+        template.generation.client.spawn_child(worker.serial, template.serial)
+        return worker
+
+    def _spawn(self, generation: Generation) -> None:
+        self.starts_total += 1
+        generation.client.spawn(self._new(generation, Role.WORKER, BOOT_TIMEOUT_S).serial)
+
+    def _new(self, generation: Generation, role: Role, boot_timeout_s: float) -> Worker:
+        self._serial += 1
+        worker = Worker(self._serial, generation, self._worker_events, role)
+        self.workers[worker.serial] = worker
+        asyncio.get_running_loop().call_later(boot_timeout_s, self._check_boot, worker, boot_timeout_s)
+        return worker
+
+    def _check_boot(self, worker: Worker, timeout_s: float) -> None:
         if worker.state is WorkerState.STARTING and not self._closing:
-            log.error("worker %d did not become ready within %.0f s", worker.serial, BOOT_TIMEOUT_S)
-            self.kill(worker, "boot_failed")
+            log.error("%s did not become ready within %.0f s", worker.name, timeout_s)
+            self.kill(worker, ExitReason.BOOT_FAILED)
         elif worker.state is WorkerState.DRAINING and worker.connected and not worker.inflight:
-            # Told to go before it was up, and it never got up.
+            # It was retired while it started, and never became ready.
             self.kill(worker, worker.exit_reason)
 
-    def _check_dismissed(self, worker: Worker) -> None:
+    def _check_ended(self, worker: Worker) -> None:
         if worker.state is WorkerState.DRAINING:
             self.kill(worker, worker.exit_reason)
 
@@ -318,8 +425,8 @@ class Maintenance:
     def _fill(self, generation: Generation) -> None:
         if self._closing or generation.retiring or generation.lost:
             return
-        if generation.boot_failures:
-            delay = min(BACKOFF_FIRST_S * 2**generation.boot_failures, BACKOFF_MAX_S)
+        delay = starting.delay_s(generation)
+        if delay:
             asyncio.get_running_loop().call_later(delay, self._fill_now, generation)
         else:
             self._fill_now(generation)
@@ -327,40 +434,34 @@ class Maintenance:
     def _fill_now(self, generation: Generation) -> None:
         if self._closing or generation.retiring or generation.lost or generation not in self.generations:
             return
-        live = sum(1 for worker in generation.workers.values() if worker.state in _LIVE)
+        live = sum(w.state in _LIVE for w in self.workers_of(generation) if w.role is Role.WORKER)
         for _ in range(self.size - live):
             self._spawn(generation)
 
-    def _bury(self, worker: Worker, why: str) -> None:
+    def _remove(self, worker: Worker, why: str) -> None:
         generation = worker.generation
-        if generation.workers.pop(worker.serial, None) is None:
+        if self.workers.pop(worker.serial, None) is None:
             return
         was_live = worker.state in _LIVE
         worker.advance(WorkerEvent.EXITED)
         if was_live:
-            self._crew.on_worker_unusable(worker)
-        self.exits[worker.exit_reason or "crashed"] += 1
-        self._crew.on_worker_gone(worker, why)
+            self._pool_events.on_worker_unusable(worker)
+        if worker.role is Role.WORKER:
+            self._readiness.lost(worker.serial, why)
+            self._note_readiness()
+            self.exits[worker.exit_reason or ExitReason.CRASHED] += 1
+        self._pool_events.on_worker_gone(worker, why)
         worker.release()
-        if worker.exit_reason == "boot_failed":
+        self.broker.detach(worker.serial)
+        if worker.exit_reason == ExitReason.BOOT_FAILED and worker.role is Role.WORKER:
             self._count_boot_failure(generation, worker, why)
         self._fill(generation)
         self._end_if_empty(generation)
 
     def _count_boot_failure(self, generation: Generation, worker: Worker, why: str) -> None:
-        if worker.turned_away and generation is self.current:
-            # Callers can bring that about, by as many connections as may be open. It ends when they leave, so it must
-            # not end the server.
-            generation.boot_failures = min(generation.boot_failures + 1, BOOT_FAILURES_MAX - 1)
+        error = starting.count_failure(generation, worker, why, serves=generation is self.current)
+        if error is None:
             return
-        generation.boot_failures += 1
-        if generation.boot_failures < BOOT_FAILURES_MAX:
-            return
-        error = SandboxdError(
-            f"{generation.boot_failures} workers in a row failed to start; the last one {why}",
-            remedy="see the lines before; lower pool.workers if the machine is out of memory or processes",
-            exit_code=ExitCode.WORKERS,
-        )
         waiting = self._all_ready.get(generation.number)
         if waiting is not None and not waiting.done():
             waiting.set_exception(error)
@@ -372,32 +473,25 @@ class Maintenance:
             self.failure.set_result(error)
 
     def _end_if_empty(self, generation: Generation) -> None:
-        if generation.retiring and not generation.workers and generation in self.generations:
+        if generation.retiring and generation in self.generations and not self.workers_of(generation):
             self._run(self._take_down(generation))
 
     async def _take_down(self, generation: Generation) -> None:
         if generation in self.generations:
             self.generations.remove(generation)
         generation.retiring = True
-        for worker in list(generation.workers.values()):
+        for worker in self.workers_of(generation):
             if not worker.exit_reason:
-                worker.exit_reason = "shutdown" if self._closing else "reload"
+                worker.exit_reason = ExitReason.SHUTDOWN if self._closing else ExitReason.RELOAD
             worker.disconnect()
         await generation.client.close()
-        for worker in list(generation.workers.values()):
-            # The zygote has ended them, unless it had to be killed itself.
+        self.broker.forget(generation.number)
+        for worker in self.workers_of(generation):
+            # The zygote has killed them, unless it had to be killed itself.
             worker.kill_orphan()
-            self._bury(worker, "ended with its generation")
+            self._remove(worker, "ended with its generation")
 
     def _run(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _zygote_lost(consequence: str) -> SandboxdError:
-    return SandboxdError(
-        f"the zygote process died; {consequence}",
-        remedy="restart sandboxd; if it happens again look for the kernel's out-of-memory messages",
-        exit_code=ExitCode.ZYGOTE_LOST,
-    )

@@ -1,190 +1,242 @@
-"""The pool: takes invocations, gives each to exactly one worker, answers every caller exactly once."""
+"""The pool: accepts invocations, gives each to exactly one worker, and answers each caller exactly once."""
 
 import asyncio
 import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import msgspec
 
 from sandboxd.errors import SandboxdError
 from sandboxd.outcome import Outcome
-from sandboxd.pool.errors import BindingUnavailable, PoolClosing, QueueFull, QueueTimeout, Rejected
-from sandboxd.pool.generation import LONG_NS
+from sandboxd.pool import faults
+from sandboxd.pool.errors import (
+    BindingShareReached,
+    BindingUnavailable,
+    PoolClosing,
+    QueueFull,
+    QueueTimeout,
+    Rejected,
+    RejectReason,
+)
+from sandboxd.pool.generation import LONG_NS, Generation
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.lease import Leases
 from sandboxd.pool.maintenance import Maintenance
 from sandboxd.pool.polling import Polling
 from sandboxd.pool.settings import PoolSettings
-from sandboxd.pool.state import WorkerState
-from sandboxd.pool.stats import PoolStats
+from sandboxd.pool.state import ExitReason, WorkerState
+from sandboxd.pool.stats import BindingLoad, PoolStats
 from sandboxd.pool.stream import FromGuest, Stream
-from sandboxd.pool.worker import Worker
+from sandboxd.pool.sweep import SWEEP_S, Sweeper
+from sandboxd.pool.warm import Warm
+from sandboxd.pool.worker import Role, Worker
+from sandboxd.wall import Layer
 from sandboxd.wire import messages as m
 from sandboxd.wire.codec import ProtocolError
 
-SWEEP_S = 0.01
-"""Between sweeps while something waits that a sweep may set going."""
-CALM_SWEEP_S = 0.05
-"""Between sweeps while only deadlines are to be watched: a sweep costs the front about as much as a request."""
-GRACE_NS = 200_000_000
-"""A worker that has not answered this long after its invocation's deadline is killed: at most 250 ms with the sweep."""
-BLOCKED_NS = 5_000_000
-"""After a worker has run one invocation for this long, the next sweep takes back what waits in its socket."""
+LOSSES_MAX = 3
+"""An invocation that so many workers in a row had as their next one when they ended is answered as lost."""
+
+_NOT_BEGUN = "spoke for an invocation that it had not begun"
 
 
 class Pool:
-    """Workers, and who waits for them. Everything happens on one event loop, in synchronous steps.
+    """The workers and the invocations that wait for them. It runs on one event loop, in synchronous steps.
 
     Parameters:
-        settings: sizes and times.
+        settings: sizes and timeouts.
     """
 
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
-        self._leases = Leases(settings.queue_limit, settings.look_ahead, Polling(settings.polling))
-        self._maintenance = Maintenance(settings.workers, self, self)
+        self._maintenance = Maintenance(settings.workers, self, self, load_timeout_s=settings.load_timeout_s)
+        self._warm = Warm(self._maintenance, settings.warm_memory_bytes)
+        self._leases = Leases(settings.queue_limit, settings.look_ahead, Polling(settings.polling), self._warm)
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
-        self._rejected: Counter[str] = Counter()
-        self._sweeping = False
+        self._rejected: Counter[RejectReason] = Counter()
+        self._sweeper = Sweeper(
+            self._leases, self._maintenance, settings.queue_timeout_s, redeliver=self._redeliver, expire=self._expire
+        )
         self._closing = False
+        self.elsewhere: Mapping[str, Pool] = {}
+        """The bindings that have a pool of their own. They are looked for last, so that the others pay nothing."""
         self._loading = asyncio.Lock()
-        """One generation is started at a time: that asked for last is the one that serves in the end."""
+        """Held while a generation starts, so that the most recent request for one wins."""
 
     def __repr__(self) -> str:
         return f"<Pool of {self._settings.workers} {self._leases!r}>"
 
     @property
+    def workers(self) -> int:
+        """The number of worker processes that it keeps."""
+        return self._settings.workers
+
+    @property
+    def worker_processes(self) -> Mapping[int, Worker]:
+        """All workers that are not reaped yet, by serial."""
+        return self._maintenance.workers
+
+    @property
+    def generations(self) -> Sequence[Generation]:
+        """The generations that have workers, the serving one last."""
+        return self._maintenance.generations
+
+    @property
     def failure(self) -> "asyncio.Future[SandboxdError]":
-        """Completes if the pool can no longer replace workers."""
+        """Completes with an error if the pool can no longer replace workers."""
         return self._maintenance.failure
 
     async def load(
         self, load: m.Load, max_concurrency: Mapping[str, int], required: AbstractSet[str] = frozenset()
     ) -> tuple[tuple[str, str], ...]:
-        """Start a generation with these guests, warm it up, and let it take over. Also how a reload is done.
+        """Start a generation with these guests, wait for its workers, and switch over to it. A reload does the same.
 
         Parameters:
-            load: engine, outbound settings and guests.
-            max_concurrency: per binding; 0 or absent means the pool's share rule alone.
-            required: bindings without which the generation must not take over.
+            load: the settings of wasmtime's engine, the outbound settings and the guests.
+            max_concurrency: the limit of each binding; 0 or absent leaves only the binding share of the settings.
+            required: the bindings that must load.
 
         Returns:
-            (binding, why) for guests that could not be loaded; calls to them are answered BindingUnavailable.
+            (binding, reason) for each guest that could not be loaded; its invocations raise BindingUnavailable.
 
         Raises:
-            ZygoteError, SandboxdError: nothing was changed; a former generation serves on.
+            ZygoteError, SandboxdError: the generation could not start. A former one still serves.
         """
         async with self._loading:
-            names = [spec.binding for spec in load.guests]
-            generation, failed = await self._maintenance.start(
-                load,
-                {name: self._sent_limits(max_concurrency.get(name, 0), len(names)) for name in names},
-                required,
-            )
-            self._maintenance.promote(generation)
-            share = self._settings.max_binding_share if len(names) > 1 else 1.0
-            self._leases.queue.line_limit = math.ceil(self._settings.queue_limit * share)
-            for invocation in self._leases.swap(generation):
-                self._refuse(invocation, self._unavailable(invocation.binding))
+            generation, failed = await self.start(load, max_concurrency, required)
+            self.switch(generation)
             return failed
 
+    async def start(
+        self, load: m.Load, max_concurrency: Mapping[str, int], required: AbstractSet[str]
+    ) -> tuple[Generation, tuple[tuple[str, str], ...]]:
+        """Start a generation and wait for its workers. It serves nothing until `switch`; `discard` ends it again.
+
+        Parameters, errors: as for `load`.
+
+        Returns:
+            the generation, and (binding, reason) for each guest that could not be loaded.
+        """
+        names = [spec.binding for spec in load.guests]
+        limits = {name: self._sent_limits(max_concurrency.get(name, 0), len(names)) for name in names}
+        return await self._maintenance.start(load, limits, required)
+
+    def switch(self, generation: Generation) -> None:
+        """Serve with this generation from now on. The former one finishes what it has begun."""
+        self._warm.serve(generation)
+        self._maintenance.promote(generation)
+        share = self._settings.max_binding_share if len(generation.entries) > 1 else 1.0
+        self._leases.queue.binding_limit = math.ceil(self._settings.queue_limit * share)
+        workers = [worker for worker in self._maintenance.workers_of(generation) if worker.role is Role.WORKER]
+        for invocation in self._leases.swap(generation, workers):
+            self._hand_over(invocation)
+
+    def take_over(self, invocation: Invocation) -> None:
+        """Take an invocation that waited in another pool when its binding moved here. It queues anew."""
+        current = self._leases.current
+        entry = current.entries.get(invocation.binding) if current is not None else None
+        if self._closing:
+            self._refuse(invocation, self._reject(PoolClosing("the server is shutting down")))
+        elif entry is None or entry.why_failed:
+            self._refuse(invocation, self._unavailable(invocation.binding))
+        elif not invocation.future.done():
+            invocation.id = next(self._ids)
+            invocation.moved_to = self
+            if not self._leases.place(invocation, entry):
+                self._refuse(invocation, self._queue_full())
+            self._sweeper.start()
+
+    async def discard(self, generation: Generation) -> None:
+        """End a generation that was started and is not to serve."""
+        await self._maintenance.discard(generation)
+
+    @property
+    def waits_for(self) -> tuple[str, float]:
+        """What the pool waits for before guests can run, and since which time.monotonic(); empty if they can run."""
+        return self._maintenance.waits_for
+
     def ready(self) -> bool:
-        """True if at least one worker of the serving generation is up and the pool is not closing."""
+        """Return whether a worker of the serving generation is READY and the pool is not closing."""
         return not self._closing and not self.failure.done() and self._maintenance.ready_workers() > 0
 
-    async def invoke(
-        self,
-        binding: str,
-        *,
-        args: tuple[bytes, ...] = (),
-        env: tuple[tuple[bytes, bytes], ...] = (),
-        stdin: bytes = b"",
-        deadline_ns: int,
-        http: m.HttpRequest | None = None,
-        stream: Stream | None = None,
-    ) -> m.Result:
+    async def invoke(self, binding: str, call: m.Call, stream: Stream | None = None) -> m.Result:
         """Run a guest once. Cancelling the awaiting task cancels the invocation.
 
         Parameters:
-            binding: its name.
-            args: argv without argv[0].
-            env: variables on top of the operator's.
-            stdin: all of it.
-            deadline_ns: CLOCK_MONOTONIC instant by which it must be over, waiting included.
-            http: for guests that handle requests.
-            stream: through it the response flows; closed when the invocation is over.
+            binding: the binding's name.
+            call: what the guest is called with.
+            stream: carries the bodies of a streaming invocation; it is closed when the invocation is over.
 
         Raises:
-            QueueFull, QueueTimeout, PoolClosing: no worker could be had.
-            BindingUnavailable: no such guest in the serving generation.
+            QueueFull, QueueTimeout, PoolClosing: no worker was available.
+            BindingUnavailable: the serving generation has no such guest.
         """
         if self._closing:
             raise self._reject(PoolClosing("the server is shutting down"))
         current = self._leases.current
         entry = current.entries.get(binding) if current is not None else None
         if entry is None or entry.why_failed:
+            if binding in self.elsewhere:
+                return await self.elsewhere[binding].invoke(binding, call, stream)
             raise self._unavailable(binding)
-        invocation = Invocation(
-            next(self._ids),
-            binding,
-            self._loop.create_future(),
-            deadline_ns,
-            args,
-            env,
-            stdin,
-            http,
-            time.monotonic_ns(),
-            stream,
-        )
+        invocation = Invocation(next(self._ids), binding, call, self._loop.create_future(), time.monotonic_ns(), stream)
+        if stream is not None:
+            stream.bound(entry.limits.http_body_bytes, head_only=call.http is not None and call.http.method == "HEAD")
         if not self._leases.place(invocation, entry):
             raise self._queue_full()
-        if not self._sweeping:
-            self._sweeping = True
-            self._loop.call_later(SWEEP_S, self._sweep)
+        self._sweeper.start()
         try:
             return await invocation.future
         except asyncio.CancelledError:
-            self._abandon(invocation)
+            (invocation.moved_to or self).abandon(invocation)
             raise
         finally:
             if stream is not None:
                 stream.close()
 
-    def room(self, binding: str) -> int:
-        """How many further invocations of a binding would be taken now: by idle workers, or to wait.
+    def capacity(self, binding: str) -> int:
+        """Return how many further invocations of a binding would be accepted now: sent to idle workers or queued.
 
-        For what `invoke` refuses for another reason there is always room: to be told the reason.
+        It is 1 if `invoke` refuses the binding for another reason, so that the caller learns that reason.
         """
         current = self._leases.current
         entry = current.entries.get(binding) if current is not None else None
-        return 1 if self._closing or entry is None or entry.why_failed else self._leases.room(entry)
+        if entry is None and binding in self.elsewhere:
+            return self.elsewhere[binding].capacity(binding)
+        return 1 if self._closing or entry is None or entry.why_failed else self._leases.capacity(entry)
 
-    def brisk(self) -> bool:
-        """Whether a guest is running that takes so little time that its worker soon waits for the front."""
+    def has_short_runs(self) -> bool:
+        """Return whether a guest is running whose runs are so short that its worker soon waits for the front."""
         current = self._leases.current
         return current is not None and any(entry.running and entry.short for entry in current.entries.values())
 
-    def turn_away(self) -> Rejected:
-        """Count a refusal for want of room that was decided without `invoke`; the error to answer it with."""
-        self._leases.saturated += 1
+    def reject_queue_full(self, binding: str) -> Rejected:
+        """Count a rejection that was decided without `invoke`. Return the error for the caller."""
+        if binding in self.elsewhere:
+            return self.elsewhere[binding].reject_queue_full(binding)
+        if not self._leases.idle:
+            self._leases.saturated += 1
         return self._queue_full()
 
     def stats(self) -> PoolStats:
-        """A reading for the metrics."""
+        """Return the statistics for the metrics."""
         now = time.monotonic_ns()
         leases, maintenance = self._leases, self._maintenance
-        states = Counter(w.state for g in maintenance.generations for w in g.workers.values())
+        present = [w for w in maintenance.workers.values() if w.generation in maintenance.generations]
+        states = Counter(w.state for w in present if w.role is Role.WORKER)
+        # Each child at work has an idle worker stand by.
+        warm = sum(w.role is Role.CHILD and w.state is WorkerState.BUSY for w in present)
         running = sum(now - w.busy_since_ns for w in leases.busy.values())
         return PoolStats(
             workers_limit=self._settings.workers,
             workers_starting=states[WorkerState.STARTING],
-            workers_idle=states[WorkerState.IDLE],
-            workers_busy=states[WorkerState.BUSY],
+            workers_idle=max(0, states[WorkerState.IDLE] - warm),
+            workers_busy=states[WorkerState.BUSY] + warm,
             workers_draining=states[WorkerState.DRAINING] + states[WorkerState.KILLED],
             busy_max=leases.busy_max,
             busy_seconds_total=(leases.busy_ns + running) / 1e9,
@@ -197,17 +249,24 @@ class Pool:
             worker_exits_total=dict(maintenance.exits),
             worker_boot_seconds=maintenance.boot_seconds,
             redelivered_total=leases.redelivered,
+            broker_restarts_total=maintenance.broker.restarts,
+            wall=maintenance.current.wall if maintenance.current else dict.fromkeys(Layer, False),
+            warm=self._warm.stats(),
             generation=maintenance.current.number if maintenance.current else 0,
+            bindings={
+                name: BindingLoad(entry.held, entry.limit, leases.queue.waiting(name))
+                for name, entry in (leases.current.entries if leases.current is not None else {}).items()
+            },
         )
 
     async def drain(self, timeout_s: float) -> bool:
-        """Take nothing more and finish what was taken.
+        """Accept no more invocations and finish those that were accepted.
 
         Parameters:
-            timeout_s: after this, what still waits is rejected and what still runs is ended as cancelled.
+            timeout_s: after this time, waiting invocations are rejected and running ones are cancelled.
 
         Returns:
-            True if everything finished by itself.
+            True if all finished by themselves.
         """
         self._closing = True
         leases = self._leases
@@ -221,46 +280,54 @@ class Pool:
             for invocation in worker.inflight:
                 detail = "the server shut down before the invocation was over"
                 invocation.answer(m.Result(id=invocation.id, outcome=Outcome.CANCELLED, detail=detail))
-            self._maintenance.kill(worker, "shutdown")
+            self._maintenance.kill(worker, ExitReason.SHUTDOWN)
         return clean
 
     async def close(self) -> None:
-        """End every worker and zygote. Call `drain` before."""
+        """End every worker and zygote. Call `drain` first."""
         self._closing = True
         await self._maintenance.close()
 
-    # what workers say -------------------------------------------------------------------------------------------------
+    # WorkerEvents -----------------------------------------------------------------------------------------------------
 
     def on_ready(self, worker: Worker) -> None:
-        """READY arrived."""
+        """Pass READY on to maintenance."""
         self._maintenance.on_ready(worker)
 
     def on_result(self, worker: Worker, result: m.Result) -> None:
-        """An answer arrived; it must be to the oldest invocation in flight there."""
+        """Answer the caller. The result must be that of the oldest invocation in flight at the worker."""
         if not worker.inflight or worker.inflight[0].id != result.id:
             self._maintenance.on_channel_lost(worker, f"answered invocation {result.id}, which was not its next")
             return
         now = time.monotonic_ns()
-        invocation = worker.inflight.popleft()
+        invocation = worker.inflight[0]
+        fault = self._fault(worker, invocation, result, now)
+        if fault:
+            self._disbelieve(worker, invocation, fault)
+            return
+        worker.leave(invocation)
         worker.head_since_ns = now
-        worker.settle(invocation)
+        worker.forget_revocation(invocation)
         worker.served += 1
-        entry = self._leases.let_go(worker, invocation)
+        entry = self._leases.end_lease(worker, invocation)
+        if worker.role is Role.CHILD:
+            self._warm.on_served(worker)
+            self._answer(invocation, result)
+            self._end_child(worker)
+            return
         took_ns = result.guest_ns + result.instantiate_ns
         if result.outcome is Outcome.DEADLINE_EXCEEDED:
-            # How long it would have taken nobody knows: after a long wait for a worker it may have had no time at all.
+            # Its full duration is unknown: after a long wait in the queue it may have had no time at all.
             took_ns = max(took_ns, LONG_NS)
         entry.observe(took_ns)
-        # The struct is frozen for everyone else; copying it would cost more than the whole step.
-        msgspec.structs.force_setattr(result, "queue_ns", invocation.sent_ns - invocation.queued_ns)
-        invocation.answer(result)
+        self._answer(invocation, result)
         recycle_after = self._settings.recycle_after
         if result.retire or (recycle_after and worker.served >= recycle_after):
-            self._maintenance.retire(worker, "recycled")
-        self._go_on(worker, now)
+            self._maintenance.retire(worker, ExitReason.RECYCLED)
+        self._next_work(worker, now)
 
     def on_skipped(self, worker: Worker, invocation_id: int) -> None:
-        """It left out a frame we had taken back, or both sides let go of at once."""
+        """Take note of a skipped frame: one that was taken back, or whose revocation and start coincided."""
         try:
             invocation = worker.skipped(invocation_id)
         except ProtocolError as error:
@@ -268,52 +335,75 @@ class Pool:
             return
         if invocation is not None:
             self._redeliver(worker, invocation)
-        self._go_on(worker, time.monotonic_ns())
-        self._leases.feed_idle()
+        if worker.role is Role.CHILD:
+            self._end_child(worker)
+            return
+        self._next_work(worker, time.monotonic_ns())
+        self._leases.dispatch_to_idle()
 
     def on_streamed(self, worker: Worker, message: FromGuest) -> None:
-        """Something of a streaming invocation arrived; it must be the one in flight there."""
+        """Pass on a frame of a streaming invocation, which must be the one in flight at the worker."""
         head = worker.inflight[0] if worker.inflight else None
         if head is None or head.id != message.id or head.stream is None:
             wrong = f"sent {type(message).__name__} for invocation {message.id}, which does not stream there"
+            self._maintenance.on_channel_lost(worker, wrong)
+            return
+        wrong = head.stream.take(worker, message) if worker.has_begun(head) else _NOT_BEGUN
+        if wrong:
+            self._disbelieve(worker, head, wrong)
+
+    def on_template(self, worker: Worker, message: m.Parked | m.NotParked) -> None:
+        """Take note of whether a template's guest is parked."""
+        if isinstance(message, m.Parked):
+            wrong = self._warm.on_parked(worker, message)
         else:
-            wrong = head.stream.take(worker, message)
+            wrong = self._warm.on_not_parked(worker, message)
         if wrong:
             self._maintenance.on_channel_lost(worker, wrong)
 
     def on_channel_lost(self, worker: Worker, why: str) -> None:
-        """Its socket is of no use any more."""
+        """Pass the loss of a worker's socket on to maintenance."""
         self._maintenance.on_channel_lost(worker, why)
 
-    # what maintenance says --------------------------------------------------------------------------------------------
+    # PoolEvents -------------------------------------------------------------------------------------------------------
 
     def on_worker_ready(self, worker: Worker) -> None:
-        """It may get work, if its generation serves already."""
-        self._leases.join(worker)
+        """List a worker as idle, if its generation serves already."""
+        if worker.role is Role.CHILD:
+            self._warm.on_child_ready(worker)
+            self._leases.dispatch_to_idle()
+            return
+        self._leases.add(worker)
 
     def on_worker_unusable(self, worker: Worker) -> None:
-        """No more work for it. One that is to die gives back what it has not begun; one that drains finishes it."""
-        self._leases.sit_out(worker)
+        """Give a worker no more work. One that is killed loses what it has not begun; one that drains finishes it."""
+        self._leases.unlist(worker)
+        if worker.role is not Role.WORKER:
+            self._warm.on_unusable(worker)
         if worker.state is not WorkerState.DRAINING:
+            head = worker.inflight[0] if worker.inflight else None
             for invocation in reversed(list(worker.inflight)):
                 if worker.revoke(invocation):
-                    self._redeliver(worker, invocation)
+                    self._redeliver(worker, invocation, held=invocation is head)
                 elif invocation.stream is not None:
-                    invocation.stream.close()  # or a slow caller would keep its end from being noticed
-            self._leases.feed_idle()
+                    invocation.stream.close()  # otherwise a slow caller would hide the worker's end
+            self._leases.dispatch_to_idle()
 
     def on_worker_gone(self, worker: Worker, why: str) -> None:
-        """It is dead. What it had begun is lost and not repeated; what it never began runs elsewhere."""
-        self._leases.leave(worker)
+        """Answer for a dead worker: what it had begun is lost and not repeated, the rest runs elsewhere."""
+        self._leases.remove(worker)
+        if worker.role is not Role.WORKER:
+            self._warm.on_gone(worker)
+        head = worker.inflight[0] if worker.inflight else None
         for invocation in reversed(list(worker.inflight)):
             if worker.has_begun(invocation):
-                self._leases.let_go(worker, invocation)
+                self._leases.end_lease(worker, invocation)
                 detail = f"the worker process running it {why}"
                 invocation.answer(m.Result(id=invocation.id, outcome=Outcome.WORKER_LOST, detail=detail))
             else:
-                self._redeliver(worker, invocation)
+                self._redeliver(worker, invocation, held=invocation is head)
         worker.inflight.clear()
-        self._leases.feed_idle()
+        self._leases.dispatch_to_idle()
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -324,76 +414,107 @@ class Pool:
         workers = max(1, math.ceil(self._settings.workers * share))
         return workers, workers * (1 + self._settings.look_ahead)
 
-    def _go_on(self, worker: Worker, now_ns: int) -> None:
+    def _fault(self, worker: Worker, invocation: Invocation, result: m.Result, now_ns: int) -> str:
+        """Return what is wrong with a result; empty if nothing is."""
+        if not worker.has_begun(invocation):
+            return _NOT_BEGUN
+        entry = worker.generation.entries[invocation.binding]
+        stream = invocation.stream
+        if stream is not None and result.outcome is Outcome.COMPLETED:
+            fault = stream.incomplete()
+            if fault:
+                return fault
+        span_ns = now_ns - invocation.sent_ns
+        return faults.of_result(result, entry.limits, entry.rules, span_ns, streams=stream is not None)
+
+    def _disbelieve(self, worker: Worker, invocation: Invocation, fault: str) -> None:
+        """Answer for an invocation whose worker has sent a frame with a fault, and have the worker killed.
+
+        The invocation may have run, whatever the status page says: it is not repeated.
+        """
+        worker.leave(invocation)
+        self._leases.end_lease(worker, invocation)
+        detail = f"the worker process running it {fault}"
+        invocation.answer(m.Result(id=invocation.id, outcome=Outcome.WORKER_LOST, detail=detail))
+        self._maintenance.on_channel_lost(worker, fault)
+
+    def _answer(self, invocation: Invocation, result: m.Result) -> None:
+        # The struct is frozen for all other code. A copy would cost more than this whole step.
+        msgspec.structs.force_setattr(result, "queue_ns", invocation.sent_ns - invocation.queued_ns)
+        invocation.answer(result)
+
+    def _end_child(self, child: Worker) -> None:
+        """End a template's child whose invocation is over."""
+        self._leases.end_child(child)
+        if child.state is WorkerState.DRAINING:
+            self._maintenance.end_drained(child)
+        else:
+            self._maintenance.retire(child, ExitReason.RECYCLED)
+        self._leases.dispatch_to_idle()
+
+    def _next_work(self, worker: Worker, now_ns: int) -> None:
         if worker.state is WorkerState.BUSY:
-            self._leases.feed(worker, now_ns)
+            self._leases.dispatch_to(worker, now_ns)
         elif worker.state is WorkerState.DRAINING and not worker.inflight:
-            self._leases.rest(worker, now_ns)
-            self._maintenance.dismiss(worker)
+            self._leases.set_idle(worker, now_ns)
+            self._maintenance.end_drained(worker)
 
-    def _abandon(self, invocation: Invocation) -> None:
-        """Its caller went away."""
-        worker = invocation.worker
-        if worker is None:
+    def abandon(self, invocation: Invocation) -> None:
+        """Cancel an invocation whose caller has gone away."""
+        if not invocation.worker_serial:
             self._leases.queue.remove(invocation)
-        elif worker.state in (WorkerState.BUSY, WorkerState.DRAINING) and invocation in worker.inflight:
+            return
+        worker = self._leases.busy.get(invocation.worker_serial)
+        if worker is None or worker.state not in (WorkerState.BUSY, WorkerState.DRAINING):
+            return  # the worker is dead or dying
+        if invocation in worker.inflight:
             if worker.revoke(invocation):
-                self._leases.let_go(worker, invocation)
+                self._leases.end_lease(worker, invocation)
             else:
-                self._maintenance.kill(worker, "cancelled")
+                self._maintenance.kill(worker, ExitReason.CANCELLED)
 
-    def _sweep(self) -> None:
-        """Enforce what no event announces: deadlines passed, waits too long, work stuck behind a long run."""
-        try:
-            self._sweep_once()
-        finally:
-            # Even after a failure, which the loop reports: without sweeps no deadline would count any more.
-            if self._leases.busy or len(self._leases.queue):
-                self._loop.call_later(SWEEP_S if self._leases.waits() else CALM_SWEEP_S, self._sweep)
-            else:
-                self._sweeping = False
-
-    def _sweep_once(self) -> None:
-        now = time.monotonic_ns()
-        for worker in list(self._leases.busy.values()):
-            if worker.stalled(now):
-                self._maintenance.kill(worker, "stalled")
-            if not worker.inflight:
-                continue
-            head = worker.inflight[0]
-            if now > head.deadline_ns + GRACE_NS:
-                detail = "the guest did not stop at its deadline; its worker was killed"
-                head.answer(m.Result(id=head.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=detail))
-                self._maintenance.kill(worker, "timeout_killed")
-            elif len(worker.inflight) > 1 and now - worker.head_since_ns > BLOCKED_NS:
-                for invocation in reversed(list(worker.inflight)[1:]):
-                    if worker.revoke(invocation):
-                        self._redeliver(worker, invocation)
-        patience_ns = int(self._settings.queue_timeout_s * 1e9)
-        for late in self._leases.queue.take_expired(
-            lambda one: now >= one.deadline_ns or now - one.queued_ns >= patience_ns
-        ):
-            self._give_up(late, now)
-        self._leases.feed_idle()
-
-    def _give_up(self, late: Invocation, now_ns: int) -> None:
-        """It waited until its deadline, or longer than may be waited."""
-        if now_ns >= late.deadline_ns:
+    def _expire(self, late: Invocation, now_ns: int) -> None:
+        """Answer an invocation that has waited until its deadline or for the queue timeout."""
+        if now_ns >= late.call.deadline_ns:
             detail = "the deadline passed while waiting for a worker"
             late.answer(m.Result(id=late.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=detail))
         else:
             waited = f"no worker became free within {self._settings.queue_timeout_s:g} s"
             self._refuse(late, self._reject(QueueTimeout(waited)))
 
-    def _redeliver(self, worker: Worker, invocation: Invocation) -> None:
+    def _redeliver(self, worker: Worker, invocation: Invocation, *, held: bool = False) -> None:
+        """Give an invocation that its worker did not begin to another worker.
+
+        Parameters:
+            held: whether it was the next one of a worker that had to be killed, or died. The worker may have run it
+                without saying so; this must not be repeated for ever.
+        """
+        if held:
+            invocation.losses += 1
+            if invocation.losses >= LOSSES_MAX:
+                self._leases.end_lease(worker, invocation)
+                detail = f"{invocation.losses} worker processes in a row ended with it unread"
+                invocation.answer(m.Result(id=invocation.id, outcome=Outcome.WORKER_LOST, detail=detail))
+                return
         if not self._leases.redeliver(worker, invocation):
+            self._hand_over(invocation)
+
+    def _hand_over(self, invocation: Invocation) -> None:
+        """Give an invocation whose binding is here no more to the pool that it has now. Refuse it if there is none."""
+        pool = self.elsewhere.get(invocation.binding)
+        if pool is None:
             self._refuse(invocation, self._unavailable(invocation.binding))
+        else:
+            pool.take_over(invocation)
 
     def _refuse(self, invocation: Invocation, error: Exception) -> None:
         if not invocation.future.done():
             invocation.future.set_exception(error)
 
     def _queue_full(self) -> Rejected:
+        queue = self._leases.queue
+        if len(queue) < queue.limit:
+            return self._reject(BindingShareReached("as many invocations of the binding wait as its share allows"))
         return self._reject(QueueFull("as many invocations are waiting for a worker as may wait"))
 
     def _reject(self, refusal: Rejected) -> Rejected:

@@ -1,24 +1,27 @@
-"""How large the pool is, and how patient. Defaults are those of sandboxd.config."""
+"""The pool's settings. The defaults are those of sandboxd.config."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolSettings:
-    """How large, and how patient."""
+    """Sizes and timeouts of the pool."""
 
     workers: int
-    """Worker processes kept."""
+    """The number of worker processes."""
+    load_timeout_s: float = 120.0
+    """The longest time in which a zygote must load the guests."""
     queue_limit: int = 1000
-    """Invocations that may wait for a worker."""
+    """The most invocations that may wait for a worker."""
     queue_timeout_s: float = 10.0
-    """How long one may wait. Seconds."""
+    """The longest time that an invocation may wait for a worker."""
     look_ahead: int = 8
-    """Invocations of short-running bindings sent to a busy worker beforehand; 0 switches it off."""
+    """The most invocations of short-running bindings that are sent ahead to a busy worker; 0 disables it."""
     recycle_after: int = 0
-    """Invocations after which a worker is replaced; 0 means never."""
+    """The number of invocations after which a worker is replaced; 0 means never."""
     polling: bool = False
     """Poll while requests come one at a time; see `sandboxd.pool.polling`."""
+    warm_memory_bytes: int = 1 << 30
+    """What the templates of warm starts may touch together."""
     max_binding_share: float = 0.75
-    """Part of the workers, and of the queue, that one binding may hold where several are served, in (0, 1], rounded
-    up."""
+    """The share of the workers, and of the queue, that one of several bindings may hold: in (0, 1], rounded up."""

@@ -1,19 +1,19 @@
-"""The life of a worker as one table."""
+"""The states of a worker, the table of its transitions, and the reasons for its end."""
 
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 
 
 class WorkerState(Enum):
-    """Where a worker is in its life.
+    """The state of a worker.
 
     =========  =====================================  ==================
     state      meaning                                may it get work?
     =========  =====================================  ==================
-    STARTING   asked of the zygote, not READY yet     no
+    STARTING   requested, not READY yet               no
     IDLE       READY, nothing in flight               yes
     BUSY       at least one invocation in flight      look-ahead only
-    DRAINING   finishes what is in flight, then goes  no
-    KILLED     SIGKILL asked for, not reaped yet      no
+    DRAINING   finishes what is in flight, then ends  no
+    KILLED     SIGKILL requested, not reaped yet      no
     GONE       reaped, or lost with the zygote        no
     =========  =====================================  ==================
     """
@@ -25,9 +25,12 @@ class WorkerState(Enum):
     KILLED = auto()
     GONE = auto()
 
+    # Enum's own is a function in Python, and the table is asked twice for each invocation. The members are singletons.
+    __hash__ = object.__hash__
+
 
 class WorkerEvent(Enum):
-    """What can happen to a worker."""
+    """The events that change a worker's state."""
 
     READY = auto()
     SENT = auto()
@@ -36,9 +39,32 @@ class WorkerEvent(Enum):
     KILL = auto()
     EXITED = auto()
 
+    __hash__ = object.__hash__
+
+
+class ExitReason(StrEnum):
+    """The reason why a worker ended: the `reason` label of `sandboxd_worker_exits_total`."""
+
+    RECYCLED = "recycled"
+    """It ran `pool.recycleAfter` invocations, or asked to be replaced."""
+    TIMEOUT_KILLED = "timeout_killed"
+    """It did not answer after its invocation's deadline."""
+    CANCELLED = "cancelled"
+    """Its caller went away."""
+    STALLED = "stalled"
+    """It left its frames unread."""
+    CRASHED = "crashed"
+    KILLED = "killed"
+    """SIGKILL came from outside, often from the kernel for lack of memory."""
+    PROTOCOL = "protocol"
+    """It violated the protocol between front and worker."""
+    BOOT_FAILED = "boot_failed"
+    RELOAD = "reload"
+    SHUTDOWN = "shutdown"
+
 
 class IllegalTransitionError(Exception):
-    """An event that cannot happen in that state: a bug of the pool. Nothing was changed."""
+    """The event cannot happen in this state: a bug of the pool. The state is unchanged."""
 
 
 _S, _E = WorkerState, WorkerEvent
@@ -60,10 +86,10 @@ TRANSITIONS: dict[tuple[WorkerState, WorkerEvent], WorkerState] = {
 
 
 def advance(state: WorkerState, event: WorkerEvent) -> WorkerState:
-    """The state that follows.
+    """Return the state that follows an event.
 
     Raises:
-        IllegalTransitionError: the event cannot happen there.
+        IllegalTransitionError: the event cannot happen in this state.
     """
     try:
         return TRANSITIONS[state, event]

@@ -1,23 +1,24 @@
-"""What flows between a caller and the worker that runs its streaming invocation, bounded in both directions."""
+"""The flow of bodies between a caller and the worker that runs its streaming invocation, bounded in both directions."""
 
 import asyncio
 from collections import deque
 from typing import Final, Protocol
 
 from sandboxd.limits import KIB
+from sandboxd.pool import faults
 from sandboxd.wire import messages as m
 
 HIGH_BYTES: Final = 256 * KIB
-"""Of a response, once this much waits for the caller, its worker's socket is read no further."""
+"""High-water mark: when this much of a response waits for the caller, the worker's socket is no longer read."""
 LOW_BYTES: Final = 64 * KIB
-"""It is read on when only this much waits."""
+"""Low-water mark: when only this much waits, the socket is read again."""
 PIECE_BYTES: Final = 64 * KIB
-"""Of a request's body, the most that one frame carries."""
-CREDIT_MAX_BYTES: Final = 16 * 1024 * KIB
-"""More credit than any worker gives."""
+"""The most bytes of a request's body in one frame."""
+_BODILESS: Final = frozenset((204, 304))
+"""The statuses of responses without a body (RFC 9110, 6.4.1)."""
 
 _COST_BYTES: Final = 128
-"""What a piece costs beside its bytes: guests may write them one by one."""
+"""The overhead counted for each chunk, because a guest may write single bytes."""
 
 FromGuest = m.RequestCredit | m.ResponseHead | m.ResponseBody
 
@@ -30,28 +31,31 @@ class Carrier(Protocol):
         ...
 
     def pause(self) -> None:
-        """Read nothing more from it for now."""
+        """Stop reading from it."""
         ...
 
     def resume(self) -> None:
-        """Read on."""
+        """Read from it again."""
         ...
 
 
 class Stream:
-    """One streaming invocation between its caller and its worker. All of it happens on one event loop.
+    """The bodies of one streaming invocation between its caller and its worker. Use it on one event loop.
 
-    The caller makes it, hands it to `Pool.invoke`, and then uses `send` and `receive`; the pool closes it when the
+    The caller makes it, passes it to `Pool.invoke`, and then uses `send` and `receive`. The pool closes it when the
     invocation is over.
 
     Parameters:
-        body_follows: the request's body comes through `send`; otherwise it is the invocation's stdin.
+        body_follows: whether the request's body comes through `send`; otherwise it is the invocation's stdin.
     """
 
     def __init__(self, *, body_follows: bool) -> None:
         self.body_follows = body_follows
         self.received_bytes = 0
-        """Of the response's body, what has come from the worker."""
+        """The number of bytes of the response's body that the worker has sent."""
+        self._most_bytes: int | None = None
+        self._head_only = False
+        self._expected: int | None = None
         self._carrier: Carrier | None = None
         self._id = 0
         self._credit = 0
@@ -71,10 +75,11 @@ class Stream:
     # the caller -------------------------------------------------------------------------------------------------------
 
     async def send(self, data: bytes, *, last: bool) -> None:
-        """Pass on a piece of the request's body, as the guest takes it. Returns at once when the invocation is over.
+        """Send a part of the request's body, as fast as the guest reads it. Return at once if the invocation is over.
 
         Parameters:
-            last: nothing follows.
+            data: the part.
+            last: whether it is the last one.
         """
         if not data and not last:
             return
@@ -95,7 +100,7 @@ class Stream:
             await self._changed_for_sender.wait()
 
     async def receive(self) -> m.ResponseHead | bytes | None:
-        """What the guest has answered next: the head, then pieces of the body; None when the invocation is over."""
+        """Return the next part of the response: the head, then parts of the body; None when the invocation is over."""
         while not self._waiting:
             if self._over:
                 return None
@@ -110,17 +115,41 @@ class Stream:
 
     # the pool ---------------------------------------------------------------------------------------------------------
 
+    def bound(self, most_bytes: int, *, head_only: bool) -> None:
+        """Say what the response may have, before the invocation is sent.
+
+        Parameters:
+            most_bytes: the limit of its body.
+            head_only: whether it is the response to a HEAD request, which has no body.
+        """
+        self._most_bytes = most_bytes
+        self._head_only = head_only
+
+    def incomplete(self) -> str:
+        """Return the fault of a worker that tells of a completed run now; empty if the response is complete."""
+        if self._over:
+            return ""
+        if not self._answered:
+            return "completed without a response"
+        if self._expected is not None and self.received_bytes != self._expected:
+            return "completed with another length of body than its Content-Length"
+        return ""
+
     def take(self, carrier: Carrier, message: FromGuest) -> str:
-        """A frame of the invocation has come from its worker.
+        """Take a frame of the invocation from its worker.
+
+        Parameters:
+            carrier: the worker.
+            message: the frame.
 
         Returns:
-            what is wrong with it; empty if nothing is.
+            how the frame violates the protocol; empty if it does not.
         """
         if self._over:
             return ""
         if isinstance(message, m.RequestCredit):
-            if not self.body_follows or not 0 < message.size <= CREDIT_MAX_BYTES - self._credit:
-                return "gave credit out of place"
+            if not self.body_follows or not 0 < message.size <= m.WINDOW_BYTES - self._credit:
+                return "gave credit that the protocol does not allow"
             self._carrier, self._id = carrier, message.id
             self._credit += message.size
             self._changed_for_sender.set()
@@ -128,12 +157,23 @@ class Stream:
         if isinstance(message, m.ResponseHead):
             if self._answered:
                 return "sent a second head"
+            fault = faults.of_head(message.status, message.headers)
+            if fault:
+                return fault
             self._answered = True
+            if self._head_only or message.status in _BODILESS:
+                self._most_bytes = 0
+            else:
+                self._expected = faults.announced(message.headers)
+                if self._expected is not None:
+                    self._most_bytes = min(self._expected, self._most_bytes or self._expected)
             self._waiting.append(message)
         else:
             if not self._answered:
                 return "sent a body without a head"
             self.received_bytes += len(message.data)
+            if self._most_bytes is not None and self.received_bytes > self._most_bytes:
+                return "sent a longer body than the response may have"
             self._waiting.append(message.data)
             self._waiting_bytes += len(message.data) + _COST_BYTES
             if self._waiting_bytes > HIGH_BYTES and not self._paused:
@@ -144,7 +184,7 @@ class Stream:
         return ""
 
     def close(self) -> None:
-        """The invocation is over. What has come can still be received."""
+        """End the flow: the invocation is over. What has arrived can still be received."""
         self._over = True
         if self._paused:
             self._read_on()

@@ -1,117 +1,119 @@
-"""Who waits for a worker: bounded, first in first out within a binding, bindings in turn."""
+"""The queue of invocations that wait for a worker: bounded, FIFO within a binding, round-robin between bindings."""
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sandboxd.pool.invocation import Invocation
+from sandboxd.pool.invocation import Invocation
 
 
 class WaitingQueue:
     """Invocations without a worker.
 
     Parameters:
-        limit: how many may wait; 0 means none.
+        limit: the most invocations that may wait; 0 means none.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.line_limit = limit
-        """How many of one binding may wait."""
-        self._lines: OrderedDict[str, deque[Invocation]] = OrderedDict()
+        self.binding_limit = limit
+        """The most invocations of one binding that may wait."""
+        self._queues: OrderedDict[str, deque[Invocation]] = OrderedDict()
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
     def __repr__(self) -> str:
-        return f"<WaitingQueue {self._size}/{self.limit} in {len(self._lines)} lines>"
+        return f"<WaitingQueue {self._size}/{self.limit} of {len(self._queues)} bindings>"
 
-    def places(self, binding: str) -> int:
-        """How many further invocations of a binding may wait. Negative where some were given back to a full queue."""
-        line = self._lines.get(binding)
-        return min(self.limit - self._size, self.line_limit - (len(line) if line is not None else 0))
+    def free_places(self, binding: str) -> int:
+        """Return how many further invocations of a binding may wait; negative if a full queue took some back."""
+        queue = self._queues.get(binding)
+        return min(self.limit - self._size, self.binding_limit - (len(queue) if queue is not None else 0))
+
+    def waiting(self, binding: str) -> int:
+        """Return how many invocations of a binding wait."""
+        return len(self._queues.get(binding, ()))
 
     def append(self, invocation: "Invocation") -> None:
-        """Wait at the end of the binding's line."""
-        self._line(invocation).append(invocation)
+        """Add an invocation at the end of its binding's queue."""
+        self._queue_of(invocation).append(invocation)
         self._size += 1
 
-    def give_back(self, invocation: "Invocation") -> None:
-        """Wait at the head of the line again: the worker it was sent to did not begin it. Never refused."""
-        self._line(invocation).appendleft(invocation)
+    def requeue(self, invocation: "Invocation") -> None:
+        """Put back an invocation that was taken out: at the head of its binding's queue, even a full one."""
+        self._queue_of(invocation).appendleft(invocation)
         self._size += 1
 
-    def put_off(self, invocation: "Invocation") -> None:
-        """Wait at the head of everything again: it is its turn, but not at this worker."""
-        line = self._line(invocation)
-        line.appendleft(invocation)
-        self._lines.move_to_end(invocation.binding, last=False)
+    def defer(self, invocation: "Invocation") -> None:
+        """Put an invocation back so that it is the next one of all: it is its turn, but not at this worker."""
+        queue = self._queue_of(invocation)
+        queue.appendleft(invocation)
+        self._queues.move_to_end(invocation.binding, last=False)
         self._size += 1
 
     def remove(self, invocation: "Invocation") -> bool:
-        """Leave the queue. False if it was not there."""
-        line = self._lines.get(invocation.binding)
-        if line is None or invocation not in line:
+        """Remove an invocation. Return whether it was in the queue."""
+        queue = self._queues.get(invocation.binding)
+        if queue is None or invocation not in queue:
             return False
-        line.remove(invocation)
-        self._drop_if_empty(invocation.binding, line)
+        queue.remove(invocation)
+        self._drop_if_empty(invocation.binding, queue)
         self._size -= 1
         return True
 
     def take(self, may_run: Callable[[str], bool]) -> "Invocation | None":
-        """The next one to run: the first of the line whose turn it is among the bindings that may run.
+        """Take out the next invocation to run: the first of the next binding that may run; None if there is none.
 
         Parameters:
-            may_run: says of a binding whether one more of its invocations may run now.
+            may_run: returns whether one more invocation of a binding may run now.
         """
-        for binding, line in self._lines.items():
+        for binding, queue in self._queues.items():
             if may_run(binding):
-                invocation = line.popleft()
+                invocation = queue.popleft()
                 self._size -= 1
-                if line:
-                    self._lines.move_to_end(binding)
+                if queue:
+                    self._queues.move_to_end(binding)
                 else:
-                    del self._lines[binding]
+                    del self._queues[binding]
                 return invocation
         return None
 
     def take_expired(self, expired: Callable[["Invocation"], bool]) -> "list[Invocation]":
-        """Take out those whose time is over.
+        """Take out the invocations whose time is over.
 
         Parameters:
-            expired: says so. Lines are in order of arrival, so behind one whose time is not over none is looked at,
-                unless that one was given back: it waits anew.
+            expired: returns whether an invocation's time is over. A binding's invocations are in order of arrival, so
+                the search stops at the first that is not expired, unless that one was put back: it waits anew.
         """
         out = []
-        for binding, line in list(self._lines.items()):
+        for binding, queue in list(self._queues.items()):
             kept = []
-            while line:
-                if expired(line[0]):
-                    out.append(line.popleft())
-                elif line[0].sent_ns:
-                    kept.append(line.popleft())
+            while queue:
+                if expired(queue[0]):
+                    out.append(queue.popleft())
+                elif queue[0].sent_ns:
+                    kept.append(queue.popleft())
                 else:
                     break
-            line.extendleft(reversed(kept))
-            self._drop_if_empty(binding, line)
+            queue.extendleft(reversed(kept))
+            self._drop_if_empty(binding, queue)
         self._size -= len(out)
         return out
 
     def clear(self) -> "list[Invocation]":
-        """Take all out."""
-        out = [invocation for line in self._lines.values() for invocation in line]
-        self._lines.clear()
+        """Take out all invocations."""
+        out = [invocation for queue in self._queues.values() for invocation in queue]
+        self._queues.clear()
         self._size = 0
         return out
 
-    def _line(self, invocation: "Invocation") -> "deque[Invocation]":
-        line = self._lines.get(invocation.binding)
-        if line is None:
-            line = self._lines[invocation.binding] = deque()
-        return line
+    def _queue_of(self, invocation: "Invocation") -> "deque[Invocation]":
+        queue = self._queues.get(invocation.binding)
+        if queue is None:
+            queue = self._queues[invocation.binding] = deque()
+        return queue
 
-    def _drop_if_empty(self, binding: str, line: "deque[Invocation]") -> None:
-        if not line:
-            del self._lines[binding]
+    def _drop_if_empty(self, binding: str, queue: "deque[Invocation]") -> None:
+        if not queue:
+            del self._queues[binding]

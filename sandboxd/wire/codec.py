@@ -9,24 +9,27 @@ import msgspec
 from sandboxd.wire import messages as m
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
-"""Longest frame accepted; far above any configured body or output limit."""
+"""The longest frame that is accepted: far longer than any configured limit of bodies or output."""
 
 HEADER = struct.Struct("<I")
 
 ToWorker = m.Invoke | m.RequestBody
-FromWorker = m.Ready | m.Result | m.Skipped | m.RequestCredit | m.ResponseHead | m.ResponseBody
-ToZygote = m.Load | m.Spawn | m.Kill
+FromWorker = m.Ready | m.Result | m.Skipped | m.RequestCredit | m.ResponseHead | m.ResponseBody | m.Parked | m.NotParked
+ToZygote = m.Load | m.Spawn | m.SpawnTemplate | m.SpawnChild | m.Kill
 FromZygote = m.Loaded | m.LoadFailed | m.Spawned | m.SpawnFailed | m.Exited
+
+ToTemplate = m.Fork
+FromTemplate = m.Forked
 
 _encoder = msgspec.msgpack.Encoder()
 
 
 class ProtocolError(Exception):
-    """The peer sent bytes that are no frame of this protocol. The connection is of no further use."""
+    """The peer sent bytes that are not a frame of this protocol. The connection cannot be used any further."""
 
 
 def encode(message: m.Message) -> bytes:
-    """One message as one frame.
+    """Encode a message as a frame.
 
     Raises:
         ProtocolError: the frame would be longer than MAX_FRAME_BYTES.
@@ -39,7 +42,7 @@ def encode(message: m.Message) -> bytes:
 
 @functools.cache
 def _decoding(kind: Any) -> Any:
-    """Made once per type: it costs half a megabyte, which workers share if it was made before they were forked."""
+    """Return the decoder of a type. It costs half a megabyte, which workers share if it was made before the fork."""
     return msgspec.msgpack.Decoder(kind).decode
 
 
@@ -51,6 +54,8 @@ class Decoder:
     """
 
     def __init__(self, kind: Any) -> None:
+        self.most_bytes = MAX_FRAME_BYTES
+        """The longest frame that is accepted. It may be changed at any time."""
         self._decode = _decoding(kind)
         self._buffer = bytearray()
 
@@ -58,7 +63,7 @@ class Decoder:
         return f"<Decoder holding {len(self._buffer)} bytes>"
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[Any]:
-        """Take in bytes and give back the messages they complete, in order.
+        """Add bytes. Return the messages that they complete, in order.
 
         Raises:
             ProtocolError: a length is out of range or a body does not decode.
@@ -75,13 +80,13 @@ class Decoder:
         try:
             while end - at >= 4:
                 (length,) = HEADER.unpack_from(view, at)
-                if length > MAX_FRAME_BYTES:
-                    raise ProtocolError(f"frame of {length} bytes announced, at most {MAX_FRAME_BYTES} allowed")
+                if length > self.most_bytes:
+                    raise ProtocolError(f"frame of {length} bytes announced, at most {self.most_bytes} allowed")
                 if end - at - 4 < length:
                     break
                 out.append(self._decode(view[at + 4 : at + 4 + length]))
                 at += 4 + length
-            # Only what is new is copied: a long frame arrives in hundreds of pieces.
+            # Only new bytes are copied: a long frame arrives in hundreds of pieces.
             rest = b"" if buffer else bytes(view[at:])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ProtocolError(f"frame does not decode: {error}") from error

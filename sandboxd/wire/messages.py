@@ -1,12 +1,16 @@
-"""What the processes say to each other: frozen structs, encoded as MessagePack arrays by `sandboxd.wire.codec`.
+"""The messages between the processes: frozen structs, encoded as MessagePack arrays by `sandboxd.wire.codec`.
 
-Two conversations share them: front <-> worker (one stream socket per worker) and front <-> zygote
-(one seqpacket socket). Every instant is CLOCK_MONOTONIC nanoseconds, which all processes of a machine share.
+Two conversations share them, both over stream sockets: front and worker (one socket per worker), and front and zygote
+(one socket, on which descriptors travel, too). Every instant is CLOCK_MONOTONIC nanoseconds, which all processes of a
+machine share.
 """
+
+from enum import StrEnum
+from typing import Annotated, Final
 
 import msgspec
 
-from sandboxd.limits import MIB, EngineSettings, Limits
+from sandboxd.limits import KIB, MIB, EngineSettings, Limits, OutboundSettings
 from sandboxd.outcome import Outcome
 
 
@@ -14,12 +18,47 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """Base of all messages."""
 
 
+class GuestKind(StrEnum):
+    """The kinds of guests."""
+
+    MODULE = "module"
+    """Core WebAssembly."""
+    COMPONENT = "component"
+
+
+class GuestMount(Message, frozen=True, kw_only=True, tag="mount"):
+    """A folder of the host that a guest finds. See `sandboxd.components.mounts.MountSettings`."""
+
+    anchor: str
+    source: str
+    target: str
+    read_only: bool = True
+    reach: str
+    """The folder that a worker must be able to reach to follow changes of the source."""
+
+
+class GuestTmp(Message, frozen=True, kw_only=True, tag="tmp"):
+    """A folder in memory that each run finds empty."""
+
+    target: str
+    size: int
+    files: int
+
+
+class GuestWarm(Message, frozen=True, kw_only=True, tag="warm"):
+    """How a guest is started warm. See `sandboxd.pool.templates`."""
+
+    instances: int = 0
+    """The parked children that are kept ready for each template; 0 adapts their number to the demand."""
+    templates: int = 8
+    """The most templates of the binding: the most sets of arguments that are started warm at once."""
+
+
 class GuestSpec(Message, frozen=True, kw_only=True, tag="guest"):
-    """One binding as a worker needs it."""
+    """The part of a binding that a worker needs."""
 
     binding: str
-    kind: str
-    """`module` (core WebAssembly), or `component`."""
+    kind: GuestKind
     artifact: str
     """Path of the compiled artifact in the store."""
     argv0: bytes
@@ -27,33 +66,19 @@ class GuestSpec(Message, frozen=True, kw_only=True, tag="guest"):
     strict_sandbox: bool = False
     limits: Limits = Limits()
     allowed_outbound_hosts: tuple[str, ...] | None = None
-
-
-class OutboundSettings(Message, frozen=True, kw_only=True, tag="outbound"):
-    """Server-wide settings of outbound HTTP."""
-
-    block_networks: tuple[str, ...] = ()
-    """CIDRs, or the names private, loopback, link-local, metadata: never connected to, whatever a binding allows."""
-    default_allowed_hosts: tuple[str, ...] | None = None
-    """Used by bindings without a list of their own; None allows public and private addresses, as Dapr does."""
-    ca_files: tuple[str, ...] = ()
-    """Extra CA bundles (PEM) trusted beside the system store."""
-    client_certificates: tuple[tuple[str, str, str], ...] = ()
-    """(origin pattern, certificate chain file, key file)."""
-    proxy: str | None = None
-    http2: bool = False
-    connections: int = 64
-    """Connections a worker may hold."""
-    connect_timeout_ms: int = 10_000
-    first_byte_timeout_ms: int = 60_000
-    between_bytes_timeout_ms: int = 60_000
+    own_ports: tuple[int, ...] = ()
+    """Ports the server listens on; its guests do not reach them unless the operator names address and port."""
+    mounts: tuple[GuestMount, ...] = ()
+    tmp: GuestTmp | None = None
+    warm: GuestWarm | None = None
+    """None: every run begins with a fresh instance."""
 
 
 # front -> worker -----------------------------------------------------------------------------------------------------
 
 
 class HttpRequest(Message, frozen=True, kw_only=True, tag="http-request"):
-    """The request a `wasi:http/proxy` guest gets."""
+    """The request for a `wasi:http/proxy` guest."""
 
     method: str
     scheme: str
@@ -63,35 +88,43 @@ class HttpRequest(Message, frozen=True, kw_only=True, tag="http-request"):
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
+class Call(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """The input of an invocation. The front makes it, the pool carries it, and the worker receives it unchanged."""
+
+    deadline_ns: int
+    """CLOCK_MONOTONIC instant by which the invocation must be over, waiting for a worker included."""
+    args: tuple[bytes, ...] = ()
+    """argv without argv[0]."""
+    env: tuple[tuple[bytes, bytes], ...] = ()
+    """Variables beside the operator's. Names that the operator set have been removed."""
+    stdin: bytes = b""
+    """All of standard input."""
+    http: HttpRequest | None = None
+    """Set for guests that handle requests instead of running a command."""
+
+
 class Invoke(Message, frozen=True, kw_only=True, tag="invoke"):
     """Run a guest once."""
 
     id: int
     guest: int
     """Index into the list of guests the zygote loaded."""
-    deadline_ns: int
-    args: tuple[bytes, ...] = ()
-    """argv without argv[0]."""
-    env: tuple[tuple[bytes, bytes], ...] = ()
-    """From the request; names the operator set have been removed."""
-    stdin: bytes = b""
-    http: HttpRequest | None = None
-    """Set for guests that handle requests instead of running a command."""
+    call: Call
     streaming: bool = False
-    """The response is to flow: ResponseHead, ResponseBody ..., and then a Result without it."""
+    """The response is sent as ResponseHead and ResponseBody messages; the Result that follows does not contain it."""
     body_follows: bool = False
-    """Of a streaming invocation: its request's body is not `stdin` but comes as RequestBody, after RequestCredit."""
+    """The request's body is not in `stdin`: it comes as RequestBody messages, as RequestCredit allows."""
     poll_ns: int = 0
-    """After the result, look for the next frame for this long before going to sleep: one is likely to come."""
+    """The time for which to poll for the next frame after the result, before sleeping. A frame is then likely."""
 
 
 class RequestBody(Message, frozen=True, tag="request-body"):
-    """A piece of a streaming invocation's request body. Never more than the worker gave credit for."""
+    """A piece of a streaming invocation's request body, at most as long as the worker gave credit for."""
 
     id: int
     data: bytes
     last: bool
-    """Nothing follows. `data` may be empty."""
+    """Whether the body ends here. `data` may then be empty."""
 
 
 # worker -> front -----------------------------------------------------------------------------------------------------
@@ -101,6 +134,17 @@ class Ready(Message, frozen=True, tag="ready"):
     """The worker can take frames."""
 
     pid: int
+    private_bytes: int = 0
+    """Of a template's child: the memory that it has touched, estimated as for `Parked`."""
+
+
+# The decoder refuses longer arrays before it makes anything of them: a worker that was taken over could otherwise hold
+# the front up for seconds with one frame of empty elements.
+RECORDS_MAX: Final = 20_000
+"""The most records of outbound requests in one result. A worker leaves out those that come after."""
+FIELDS_MAX: Final = 2048
+"""The most fields of a response: 128 KiB, with 64 bytes counted for each beside its name and value."""
+ResponseFields = Annotated[tuple[tuple[bytes, bytes], ...], msgspec.Meta(max_length=FIELDS_MAX)]
 
 
 class OutboundUsage(Message, frozen=True, kw_only=True, tag="outbound-usage"):
@@ -112,17 +156,19 @@ class OutboundUsage(Message, frozen=True, kw_only=True, tag="outbound-usage"):
     duration_ns: int
     denied: str = ""
     """If the policy refused it: host, address, scheme, method or limit."""
+    target: str = ""
+    """If the policy refused it: the scheme and authority that the guest asked for. Hostile: for texts, never labels."""
 
 
 class HttpResponse(Message, frozen=True, kw_only=True, tag="http-response"):
-    """The head a `wasi:http/proxy` guest answered with; its body is the result's stdout."""
+    """The head of a `wasi:http/proxy` guest's response. The body is the result's stdout."""
 
     status: int
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: ResponseFields = ()
 
 
 class Result(Message, frozen=True, kw_only=True, tag="result"):
-    """How an invocation ended."""
+    """The result of an invocation."""
 
     id: int
     outcome: Outcome
@@ -130,39 +176,47 @@ class Result(Message, frozen=True, kw_only=True, tag="result"):
     exit_code: int = 0
     detail: str = ""
     """For the caller: the trap's text, or which limit was passed. Never host paths or tracebacks."""
+    trace: str = ""
+    """The place where the guest trapped: its functions, to follow `detail`. See `hostfuncs.running.traps.trace`."""
     stderr: bytes = b""
-    """The end of what the guest wrote there, at most `stderr_bytes`."""
+    """The end of the guest's standard error, at most `stderr_bytes` long."""
     stderr_total: int = 0
+    texts_cut: int = 0
+    """The number of texts of this run that were cut to `hostfuncs.texts.MAX_BYTES`."""
     instantiate_ns: int = 0
     guest_ns: int = 0
     memory_bytes: int = 0
-    outbound: tuple[OutboundUsage, ...] = ()
+    outbound: Annotated[tuple[OutboundUsage, ...], msgspec.Meta(max_length=RECORDS_MAX)] = ()
     http: HttpResponse | None = None
     limit: str = ""
-    """Key of the limit that was passed (see `sandboxd.limit_keys.key_of`); empty if none was."""
+    """Key of the limit that was passed (see `sandboxd.limits.keys.key_of`); empty if none was."""
     retire: bool = False
-    """The worker asks to be replaced: it holds a state it cannot vouch for."""
+    """The worker asks to be replaced, because its state may be damaged."""
     queue_ns: int = 0
     """Time the invocation waited for the worker. Set by the pool, not by the worker."""
 
 
+WINDOW_BYTES: Final = 256 * KIB
+"""The most bytes of a streaming invocation's request body that may be on their way, or lie unread in the worker."""
+
+
 class RequestCredit(Message, frozen=True, tag="request-credit"):
-    """A streaming invocation takes this many bytes more of its request's body. The first says that it has begun."""
+    """The number of further bytes that a streaming invocation accepts. The first credit tells that it began."""
 
     id: int
     size: int
 
 
 class ResponseHead(Message, frozen=True, tag="response-head"):
-    """A streaming invocation's guest has answered. At most one, before any ResponseBody."""
+    """The head of a streaming invocation's response. At most one is sent, before any ResponseBody."""
 
     id: int
     status: int
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: ResponseFields
 
 
 class ResponseBody(Message, frozen=True, tag="response-body"):
-    """A piece of a streaming invocation's response body. That it is complete is told by a `completed` Result."""
+    """A piece of a streaming invocation's response body. A `completed` Result tells that the body is complete."""
 
     id: int
     data: bytes
@@ -174,17 +228,40 @@ class Skipped(Message, frozen=True, tag="skipped"):
     id: int
 
 
+# template -> front ---------------------------------------------------------------------------------------------------
+
+
+class Parked(Message, frozen=True, kw_only=True, tag="parked"):
+    """The template's guest has run up to the first thing that depends on its input. Children can be forked from it."""
+
+    at: str
+    """See `hostfuncs.running.parking.ParkPoint`."""
+    boot_ns: int
+    """The time from the start of the run."""
+    private_bytes: int
+    """The memory that the template has touched since it was forked. An estimate: page faults times the page size."""
+
+
+class NotParked(Message, frozen=True, kw_only=True, tag="not-parked"):
+    """The template's guest ended without needing any input, or could not be parked. The template ends."""
+
+    outcome: Outcome
+    detail: str = ""
+
+
 # front -> zygote -----------------------------------------------------------------------------------------------------
 
 
 class Confinement(Message, frozen=True, kw_only=True, tag="confinement"):
-    """What workers give up beyond what all of them do."""
+    """The configurable part of the workers' confinement."""
 
     uid: int | None = None
     """Change to this user; None keeps the server's."""
     gid: int | None = None
     host_memory_bytes: int = 4096 * MIB
     """Address space a worker may take beside guests' memories and the copies of their output."""
+    wall: str = "auto"
+    """See `sandboxd.wall.Mode`."""
 
 
 class Load(Message, frozen=True, kw_only=True, tag="load"):
@@ -202,6 +279,28 @@ class Spawn(Message, frozen=True, tag="spawn"):
     serial: int
 
 
+class SpawnTemplate(Message, frozen=True, kw_only=True, tag="spawn-template"):
+    """Fork a template: a process in which a guest runs until it needs its input. Answered as Spawn is."""
+
+    serial: int
+    guest: int
+    """Index into the list of guests."""
+    args: tuple[bytes, ...] = ()
+    """argv without argv[0]."""
+    env: tuple[tuple[bytes, bytes], ...] = ()
+    """Variables on top of the operator's, without those of the trace context."""
+    boot_ms: int
+    """The longest time that the guest may run before it needs its input."""
+
+
+class SpawnChild(Message, frozen=True, tag="spawn-child"):
+    """Have a parked template forked. Answered as Spawn is."""
+
+    serial: int
+    template: int
+    """The template's serial."""
+
+
 class Kill(Message, frozen=True, tag="kill"):
     """SIGKILL a worker. Answered, as every death is, by Exited."""
 
@@ -216,16 +315,24 @@ class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):
 
     failed: tuple[tuple[str, str], ...] = ()
     """(binding, why)."""
+    missing_layers: tuple[tuple[str, str], ...] = ()
+    """Layers of the wall that do not stand around the workers, and why: (`sandboxd.wall.Layer`, reason)."""
+    brokered: bool = False
+    """Whether guests call out, by the egress broker: each worker has a socket pair for it."""
 
 
 class LoadFailed(Message, frozen=True, tag="load-failed"):
-    """The engine could not be built; the zygote exits."""
+    """The engine could not be built, or the workers not be prepared; the zygote exits."""
 
     detail: str
+    remedy: str = ""
+    setting: bool = False
+    """Whether a setting is at fault."""
 
 
 class Spawned(Message, frozen=True, tag="spawned"):
-    """A worker was forked. Attached: the front's end of its socket, and its status page (a memfd)."""
+    """A worker was forked. Attached: the front's end of its socket, its status page (a memfd), its pidfd, and the
+    egress broker's end of its socket pair if there is one."""
 
     serial: int
     pid: int
@@ -244,3 +351,20 @@ class Exited(Message, frozen=True, tag="exited"):
     serial: int
     pid: int
     status: int
+
+
+# zygote <-> template -------------------------------------------------------------------------------------------------
+
+
+class Fork(Message, frozen=True, tag="fork"):
+    """Fork a child. Attached: its end of its socket to the front, its status page, and its end of the socket pair to
+    the egress broker if there is one. Answered by Forked."""
+
+    serial: int
+
+
+class Forked(Message, frozen=True, tag="forked"):
+    """A child was forked. The zygote is its parent, and makes sure of that."""
+
+    serial: int
+    pid: int

@@ -1,26 +1,24 @@
-"""The status page: 4 KiB of memory a worker shares with the front, for what must be known after its death.
+"""The status page: 4 KiB of memory that a worker shares with the front. The front can read it after the worker's death.
 
 Frames to a worker are numbered 1, 2, 3, ... by both sides. The worker notes the number of the frame it begins
-before it runs it; the front marks frames it takes back. Each side writes its own word first and reads the
-other's after, with a full memory barrier between, so they never both own a frame. Both may let go of it at
-the same instant, though: so a worker that skips a frame says so (`Skipped`), and a front that was told
-"begun" and then hears `Skipped` has it back.
+before it runs it; the front marks the frames that it revokes. Each side writes its own word first and reads the
+other's word afterwards, with a full memory barrier between. So never do both sides own a frame. Both may give it up
+at the same instant, though. Therefore a worker reports a frame that it skips (`Skipped`); the front then owns the
+frame again, even if it had found it begun.
 """
 
 import mmap
-import struct
 import threading
 
 PAGE_BYTES = 4096
 SLOTS = 64
-"""Frames that may be outstanding; the front sends fewer."""
+"""More than the front ever has outstanding at one worker."""
 
-_BEGUN = struct.Struct("=Q")
 _FLAGS_AT = 64
 
 
 class StatusPage:
-    """One worker's page, mapped from the memfd both sides hold.
+    """One worker's page, mapped from the memfd that both sides hold.
 
     Parameters:
         fd: the memfd, at least PAGE_BYTES long. Not closed; the mapping outlives it.
@@ -28,6 +26,8 @@ class StatusPage:
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, PAGE_BYTES)
+        # One store of eight bytes. struct's pack_into clears the bytes first, and the front could read that 0.
+        self._begun = memoryview(self._map).cast("Q")
         # An uncontended lock is two atomic read-modify-write instructions: the barrier Python has.
         self._barrier = threading.Lock()
 
@@ -35,8 +35,8 @@ class StatusPage:
         return f"<StatusPage begun={self.begun()}>"
 
     def begin(self, number: int) -> bool:
-        """Worker: frame `number` is about to run. False if the front took it back; then it must not run."""
-        _BEGUN.pack_into(self._map, 0, number)
+        """In the worker: announce that a frame begins. Return False if the front revoked it: it must not run then."""
+        self._begun[0] = number
         with self._barrier:
             pass
         at = _FLAGS_AT + number % SLOTS
@@ -46,12 +46,11 @@ class StatusPage:
         return True
 
     def begun(self) -> int:
-        """Number of the last frame the worker began; 0 before the first."""
-        number: int = _BEGUN.unpack_from(self._map, 0)[0]
-        return number
+        """Return the number of the last frame that the worker began; 0 before the first."""
+        return self._begun[0]
 
     def revoke(self, number: int) -> bool:
-        """Front: take frame `number` back. True: it will not be run. False: it was begun, or Skipped will follow."""
+        """In the front: revoke a frame. Return True if it will not run; otherwise it was begun, or Skipped follows."""
         if self.begun() >= number:
             return False
         self._map[_FLAGS_AT + number % SLOTS] = 1
@@ -60,9 +59,10 @@ class StatusPage:
         return self.begun() < number
 
     def restore(self, number: int) -> None:
-        """Front: forget a mark that came too late, once the frame's result is there."""
+        """In the front: clear a mark that came too late, once the frame's result has arrived."""
         self._map[_FLAGS_AT + number % SLOTS] = 0
 
     def close(self) -> None:
         """Unmap."""
+        self._begun.release()
         self._map.close()

@@ -3,63 +3,56 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
-from hostfuncs.outbound import Outbound, OutboundLimits, Policy, Settings, UsageRecord, warm
-from sandboxd.limits import Limits
-from sandboxd.wire.messages import GuestSpec, OutboundSettings, OutboundUsage
+from hostfuncs.outbound import Outbound, OutboundLimits, Settings, UsageRecord, warm
+from hostfuncs.running.egress import Egress, TransportEgress
+from sandboxd.broker.dialer import BrokerDialer
+from sandboxd.broker.policies import policy_for
+from sandboxd.limits import OutboundSettings
+from sandboxd.limits.keys import converted
+from sandboxd.wire.messages import RECORDS_MAX, GuestSpec, OutboundUsage
+
+__all__ = ["BrokerDialer", "egress_for", "outbound_for", "prepare", "usage_of"]
 
 
 @functools.cache
 def outbound_for(settings: OutboundSettings) -> Outbound:
-    """The engine all guests of this process share, so that they share its connections. For use after the fork."""
-    return Outbound(_settings(settings))
+    """Make the outbound client that all guests of this process share, connections included. For use after the fork."""
+    return Outbound(converted(settings, Settings))
 
 
 def prepare(settings: OutboundSettings) -> None:
-    """Before the fork: read the CA certificates, which takes tens of milliseconds and is then shared by all workers.
+    """Read the CA certificates. Before the fork: it takes tens of milliseconds, and all workers share the result.
 
     Raises:
         ValueError: a file cannot be read or is no PEM, or a pattern is wrong; names the file or pattern.
     """
-    warm(_settings(settings))
+    warm(converted(settings, Settings))
 
 
-def _settings(settings: OutboundSettings) -> Settings:
-    return Settings(
-        ca_files=settings.ca_files,
-        client_certificates=settings.client_certificates,
-        proxy=settings.proxy,
-        http2=settings.http2,
-        connections=settings.connections,
-        connect_timeout_ms=settings.connect_timeout_ms,
-        first_byte_timeout_ms=settings.first_byte_timeout_ms,
-        between_bytes_timeout_ms=settings.between_bytes_timeout_ms,
-    )
-
-
-def policy_for(spec: GuestSpec, settings: OutboundSettings) -> Policy:
-    """Who a binding's guest may call.
+def egress_for(spec: GuestSpec, settings: OutboundSettings) -> Egress:
+    """Make the way of a binding's guest to outbound HTTP.
 
     Raises:
         ValueError: a pattern is wrong.
+        ConfigError: the factory of `egress.transport` cannot be used.
     """
-    allowed = spec.allowed_outbound_hosts
-    return Policy.parse(settings.default_allowed_hosts if allowed is None else allowed, settings.block_networks)
+    outbound = functools.partial(outbound_for, settings)
+    policy = policy_for(spec.binding, spec.allowed_outbound_hosts, spec.own_ports, settings)
+    limits = converted(spec.limits, OutboundLimits, prefix="outbound_")
+    if settings.transport is None:
+        return Egress(outbound=outbound, policy=policy, limits=limits)
+    from sandboxd.worker.transport import BindingSettings, make_border
+
+    binding = BindingSettings(name=spec.binding, allowed_outbound_hosts=spec.allowed_outbound_hosts)
+    border = make_border(settings.transport, binding)
+    return TransportEgress(outbound=outbound, policy=policy, limits=limits, border=lambda: border)
 
 
-def limits_for(limits: Limits) -> OutboundLimits:
-    """The outbound part of a binding's limits."""
-    return OutboundLimits(
-        requests=limits.outbound_requests,
-        concurrency=limits.outbound_concurrency,
-        header_bytes=limits.outbound_header_bytes,
-        header_count=limits.outbound_header_count,
-        body_bytes=limits.outbound_body_bytes,
-    )
-
-
-def usage_of(records: list[UsageRecord]) -> tuple[OutboundUsage, ...]:
-    """What goes to the front."""
+def usage_of(records: Sequence[UsageRecord]) -> tuple[OutboundUsage, ...]:
+    """Return the records of an invocation's outbound requests as the front gets them."""
     return tuple(
-        OutboundUsage(rule=r.rule, outcome=r.outcome, duration_ns=r.duration_ns, denied=r.denied) for r in records
+        OutboundUsage(rule=r.rule, outcome=r.outcome, duration_ns=r.duration_ns, denied=r.denied, target=r.target)
+        for r in records[:RECORDS_MAX]
     )

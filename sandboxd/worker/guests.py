@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-import wasmtime
-
-from sandboxd.limits import EngineSettings
-from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings, Result
-
-if TYPE_CHECKING:
-    from sandboxd.worker.deadline import Watch
-    from sandboxd.worker.link import Link
-
-
-class GuestError(Exception):
-    """A guest cannot be loaded; the text is for the operator and names the cause."""
+from hostfuncs.running.deadline import DeadlineThread
+from hostfuncs.running.errors import GuestError
+from hostfuncs.running.parking import Wait
+from sandboxd.limits import OutboundSettings
+from sandboxd.wire.messages import GuestSpec, Invoke, Result
+from sandboxd.worker.channel import Channel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
-    """What a guest uses of its worker."""
+    """The parts of its worker that a guest uses."""
 
-    engine: wasmtime.Engine
-    watch: Watch
+    deadlines: DeadlineThread
     outbound: OutboundSettings
-    link: Link
+    channel: Channel
     """The worker's socket, for invocations that stream."""
-    stack_bytes: int = EngineSettings().wasm_stack_bytes
-    """What the engine gives guests, for messages."""
 
 
 class Guest(Protocol):
@@ -37,29 +28,27 @@ class Guest(Protocol):
 
     spec: GuestSpec
 
+    @property
+    def runs(self) -> bool:
+        """Whether the guest has anything to call."""
+
+    @property
+    def calls_out(self) -> bool:
+        """Whether the guest can make outbound requests."""
+
+    def fault(self) -> str:
+        """Return why its limits allow no run; empty if they do. Not after `prepare`; runs no guest code."""
+
     def prepare(self, services: Services) -> None:
-        """Once, before the fork: lay out what all invocations share. Runs no guest code and starts no thread."""
+        """Lay out what all invocations share. Once, before the fork; runs no guest code and starts no thread."""
 
-    def run(self, invoke: Invoke) -> Result:
-        """One invocation, to its end. Raises nothing for anything a guest does."""
+    def run(self, invoke: Invoke, wait: Wait | None = None) -> Result:
+        """Run one invocation to its end. Raises nothing for anything a guest does.
+
+        Parameters:
+            invoke: the invocation.
+            wait: parks the run when the guest needs its input. See `hostfuncs.running.parking`.
+        """
 
 
-def load(engine: wasmtime.Engine, spec: GuestSpec) -> Guest:
-    """Deserialise and link a guest. Before the fork; runs no guest code and starts no thread.
-
-    Parameters:
-        engine: from `sandboxd.worker.engine.build`.
-        spec: its artifact must come from the private store: loading one is executing it.
-
-    Raises:
-        GuestError: the artifact does not load, or the guest imports what this host does not have.
-    """
-    if spec.kind == "module":
-        from sandboxd.worker.invocation import CoreGuest
-
-        return CoreGuest(engine, spec)
-    if spec.kind == "component":
-        from sandboxd.worker.component import ComponentGuest
-
-        return ComponentGuest(engine, spec)
-    raise GuestError(f"a guest of kind {spec.kind!r} is neither a module nor a component")
+__all__ = ["Guest", "GuestError", "Services"]

@@ -1,4 +1,4 @@
-"""Everything a worker process has: its socket, the deadline thread and the guests, ready to run."""
+"""The parts of a worker process: its socket, the deadline thread and the guests, ready to run."""
 
 from __future__ import annotations
 
@@ -6,28 +6,33 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import wasmtime
 
-from sandboxd.limits import EngineSettings
+from hostfuncs import texts
+from hostfuncs.running.deadline import DeadlineThread
+from sandboxd.limits import OutboundSettings
 from sandboxd.outcome import Outcome
-from sandboxd.wire.messages import Invoke, OutboundSettings, Result
-from sandboxd.worker.deadline import Watch
+from sandboxd.wire.messages import Invoke, Result
+from sandboxd.worker.channel import Channel
 from sandboxd.worker.guests import Guest, Services
-from sandboxd.worker.link import Link
+
+if TYPE_CHECKING:
+    from hostfuncs.running.parking import Wait
+    from sandboxd.broker.dialer import BrokerDialer
 
 
 class Runtime:
     """Runs invocations, one at a time.
 
-    Made before the fork, so that what workers have in common is laid out once; started in the worker.
+    It is made before the fork, so that workers share what they have in common, and started in the worker.
 
     Parameters:
-        engine: the guests'.
-        guests: as loaded, None where loading failed; `Invoke.guest` is an index into it.
+        engine: the engine of the guests.
+        guests: as loaded; None where loading failed. `Invoke.guest` is an index into it.
         outbound: the server's settings for outbound HTTP.
-        settings: what the engine was built with.
     """
 
     def __init__(
@@ -35,45 +40,67 @@ class Runtime:
         engine: wasmtime.Engine,
         guests: Sequence[Guest | None],
         outbound: OutboundSettings,
-        settings: EngineSettings | None = None,
     ) -> None:
-        self._watch = Watch(engine)
+        self._deadlines = DeadlineThread(engine)
         self._guests = guests
-        self.link = Link()
-        """To the front, for a worker that has one."""
-        stack_bytes = (settings or EngineSettings()).wasm_stack_bytes
-        services = Services(
-            engine=engine, watch=self._watch, outbound=outbound, link=self.link, stack_bytes=stack_bytes
-        )
+        self.channel = Channel()
+        """The socket to the front, once `start` was given one."""
+        services = Services(deadlines=self._deadlines, outbound=outbound, channel=self.channel)
         for guest in guests:
             if guest is not None:
                 guest.prepare(services)
         # Loaded only along with guests that make requests.
         egress = sys.modules.get("sandboxd.worker.egress")
         self._outbound = egress.outbound_for(outbound) if egress is not None else None
+        self._dialer: BrokerDialer | None = egress.BrokerDialer() if egress is not None else None
 
     def __repr__(self) -> str:
-        return f"<Runtime guests={len(self._guests)} {self._watch!r}>"
+        return f"<Runtime guests={len(self._guests)} {self._deadlines!r}>"
 
-    def start(self, channel: socket.socket | None = None) -> Runtime:
-        """Start the deadline thread. In the process that runs guests: after the fork, where there is one.
+    def start(self, channel: socket.socket | None = None, broker: socket.socket | None = None) -> Runtime:
+        """Start the deadline thread, in the process that runs guests: after the fork if there is one.
 
         Parameters:
-            channel: to the front; without one no invocation may stream.
+            channel: the socket to the front. Without one no invocation may stream.
+            broker: the socket to the egress broker. Without one, this process connects by itself.
 
         Returns:
-            itself.
+            This object.
 
         Raises:
             RuntimeError: the system gives no thread.
         """
-        self._watch.start()
+        self._deadlines.start()
         if channel is not None:
-            self.link.connect(channel)
+            self.channel.connect(channel)
+        if broker is not None:
+            assert self._outbound is not None
+            assert self._dialer is not None
+            self._dialer.connect(broker)
+            self._outbound.dialer = self._dialer
         return self
 
-    def run(self, invoke: Invoke) -> Result:
+    def pause(self) -> None:
+        """End the deadline thread, so that this process can be forked. `start` starts another one."""
+        self._deadlines.close()
+
+    def note_invocation(self, id: int) -> None:
+        """Take note of the invocation for which this process connects from now on."""
+        if self._dialer is not None:
+            self._dialer.invocation = id
+
+    def calls_out(self, guest: int) -> bool:
+        """Return whether a guest can make outbound requests."""
+        found = self._guests[guest]
+        return found is not None and found.calls_out
+
+    def run(self, invoke: Invoke, wait: Wait | None = None) -> Result:
         """Run a guest once.
+
+        Parameters:
+            invoke: the invocation.
+            wait: called when the guest needs its input, which is then not that of the invocation. None gives the guest
+                its input from the beginning.
 
         Returns:
             How it ended; `retire` is set if this process should not run another.
@@ -81,22 +108,28 @@ class Runtime:
         guest = self._guests[invoke.guest] if 0 <= invoke.guest < len(self._guests) else None
         if guest is None:
             return Result(id=invoke.id, outcome=Outcome.HOST_FAILED, detail="the guest is not loaded")
+        if self._dialer is not None:
+            self._dialer.invocation = invoke.id
+        cut = texts.cuts.total
         try:
-            result = guest.run(invoke)
+            result = guest.run(invoke) if wait is None else guest.run(invoke, wait)
         except Exception:  # noqa: BLE001 - whatever went wrong in here, the caller gets an answer and the process goes
             print(
-                f"invocation {invoke.id} of {guest.spec.binding}:", traceback.format_exc(), file=sys.stderr, flush=True
+                f"invocation {invoke.id} of {guest.spec.binding}:",
+                texts.ending(traceback.format_exc().encode("utf-8", "replace")),
+                file=sys.stderr,
+                flush=True,
             )
             return Result(id=invoke.id, outcome=Outcome.HOST_FAILED, detail="internal error", retire=True)
+        if len(result.detail) > texts.PART_BYTES // 4:
+            msgspec.structs.force_setattr(result, "detail", texts.bounded(result.detail))
+        if texts.cuts.total != cut:
+            msgspec.structs.force_setattr(result, "texts_cut", texts.cuts.total - cut)
         if self._outbound is not None and self._outbound.looking_up:
-            # Name look-ups cannot be interrupted, and as many threads as there are could be held by this guest's.
+            # Name look-ups cannot be interrupted. Those of this guest could hold all threads that there are for them.
             msgspec.structs.force_setattr(result, "retire", True)
         return result
 
-    def interrupt(self, invocation: int) -> None:
-        """End an invocation as cancelled, if it is the one that runs; from any thread."""
-        self._watch.cancel(invocation)
-
     def close(self) -> None:
         """End the deadline thread."""
-        self._watch.close()
+        self._deadlines.close()

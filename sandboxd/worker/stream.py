@@ -1,7 +1,7 @@
-"""Streaming invocations, the worker's side: the request's body comes through the worker's socket, the response leaves.
+"""The worker's side of streaming invocations: request bodies arrive and responses leave through the worker's socket.
 
-The front sends body bytes only for credit it was given, so what lies here unread is bounded; the response is written as
-the socket takes it, so a caller that reads slowly slows the guest down.
+The front sends body bytes only for credit that it was given, so the unread bytes here are bounded. The response is
+written as fast as the socket takes it, so a caller that reads slowly slows the guest down.
 """
 
 from __future__ import annotations
@@ -10,54 +10,58 @@ from collections import deque
 from typing import Final
 
 from hostfuncs.abi import HostTrap
-from hostfuncs.outbound import OutboundError
 from hostfuncs.outbound.fields import content_length
+from hostfuncs.running.endings import Ending
+from hostfuncs.running.response import ResponseRecorder
 from hostfuncs.wasip2 import BytesSource, Source
-from sandboxd.limit_keys import shown
 from sandboxd.limits import KIB, Limits
-from sandboxd.outcome import Outcome
+from sandboxd.limits.keys import shown
 from sandboxd.wire import messages as m
-from sandboxd.worker.component_response import ResponseKeeper
-from sandboxd.worker.link import Link
+from sandboxd.worker.channel import Channel
 
-WINDOW_BYTES: Final = 256 * KIB
-"""Of a request's body, what may be on its way or lie here unread."""
 HELD_BYTES: Final = 1024 * KIB
-"""Of a response's body, what a guest may write before it has set the response: as much as wasmtime's host takes."""
+"""The most of a response's body that a guest may write before it sets the response, as in wasmtime's host."""
 BODY_LIMIT: Final = "http_body_bytes"
 _PIECE: Final = 64 * KIB
 _BODILESS: Final = frozenset((204, 304))
 
 
 class RequestFlow:
-    """The body of a request that arrives while the guest runs. A `hostfuncs.wasip2.Source` and its `Inlet`.
+    """The body of a request that arrives while the guest runs. A `hostfuncs.wasip2.Source` and its `InputPump`.
 
     Parameters:
-        link: where it comes from. Giving the first credit tells the front that the invocation has begun.
+        channel: where it comes from.
         invocation: its id.
     """
 
-    def __init__(self, link: Link, invocation: int) -> None:
-        self._link = link
+    def __init__(self, channel: Channel, invocation: int) -> None:
+        self._channel = channel
         self._id = invocation
         self._pieces: deque[bytes] = deque()
         self._at = 0
         self._ended = False
         self._taken = 0
-        self.wait = link.wait
-        self.fileno = link.fileno
-        link.tell(m.RequestCredit(invocation, WINDOW_BYTES))
+        self.wait = channel.wait
+        self.fileno = channel.fileno
 
     def __repr__(self) -> str:
         return f"<RequestFlow {len(self._pieces)} pieces{' ended' if self._ended else ''}>"
 
-    def pump(self) -> None:
-        """Take in what has arrived, without waiting.
+    def open(self) -> None:
+        """Give the first credit, which tells the front that the invocation has begun.
 
         Raises:
             Cancelled: the front is gone.
         """
-        for message in self._link.take(self._id):
+        self._channel.tell(m.RequestCredit(self._id, m.WINDOW_BYTES))
+
+    def pump(self) -> None:
+        """Take in what has arrived. Does not wait.
+
+        Raises:
+            Cancelled: the front is gone.
+        """
+        for message in self._channel.take(self._id):
             if message.data:
                 self._pieces.append(message.data)
             self._ended = self._ended or message.last
@@ -81,26 +85,26 @@ class RequestFlow:
             self._pieces.popleft()
             self._at = 0
         self._taken += len(data)
-        if self._taken >= WINDOW_BYTES // 2 and not self._ended:
-            self._link.tell(m.RequestCredit(self._id, self._taken))
+        if self._taken >= m.WINDOW_BYTES // 2 and not self._ended:
+            self._channel.tell(m.RequestCredit(self._id, self._taken))
             self._taken = 0
         return data
 
 
-class StreamedResponse(ResponseKeeper):
+class StreamedResponse(ResponseRecorder):
     """A `hostfuncs.wasip2.Responder` that sends the response while the guest writes it.
 
     Parameters:
-        link: where it goes.
-        invoke: the invocation; its request's method decides whether there is a body.
+        channel: where it goes.
+        invoke: the invocation. The method of its request decides whether there is a body.
         limit: bytes of the body.
     """
 
-    def __init__(self, link: Link, invoke: m.Invoke, limit: int) -> None:
+    def __init__(self, channel: Channel, invoke: m.Invoke, limit: int) -> None:
         super().__init__()
-        self._link = link
+        self._channel = channel
         self._id = invoke.id
-        self._head_only = invoke.http is not None and invoke.http.method == "HEAD"
+        self._head_only = invoke.call.http is not None and invoke.call.http.method == "HEAD"
         self._limit = limit
         self._expected: int | None = None
         self._bodiless = False
@@ -114,20 +118,21 @@ class StreamedResponse(ResponseKeeper):
         return self
 
     def head(self, status: int, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-        """See Responder. An answer that cannot be one is kept from the caller; `outcome` tells why."""
+        """See Responder. A head that is not valid is not sent; `conclude` tells why."""
         super().head(status, headers)
-        if self.unfit():
+        if self.has_failed() or self._head is None:
             return
+        headers = self._head.headers
         self._bodiless = self._head_only or status in _BODILESS
-        try:
-            self._expected = None if self._bodiless else content_length(headers)
-        except OutboundError:
-            self.abort("its Content-Length is no number")
-            return
+        self._expected = None if self._bodiless else content_length(headers)
+        if self._expected and self.finished and not self.total:
+            # It has no body at all, so what it announced cannot come. wasmtime says the truth in its place.
+            headers = tuple(line for line in headers if line[0].lower() != b"content-length")
+            self._expected = None
         self._sent_head = True
         held = [] if self._bodiless else [m.ResponseBody(self._id, data) for data in self._held]
         self._held = []
-        self._link.tell(m.ResponseHead(self._id, status, headers), *held)
+        self._channel.tell(m.ResponseHead(self._id, status, headers), *held)
 
     def ready(self) -> bool:
         """See Sink."""
@@ -135,7 +140,7 @@ class StreamedResponse(ResponseKeeper):
 
     def permit(self) -> int:
         """See Sink."""
-        if self._sent_head or self.unfit():
+        if self._sent_head or self.has_failed():
             return _PIECE
         return max(0, min(_PIECE, HELD_BYTES - self.total))
 
@@ -145,34 +150,33 @@ class StreamedResponse(ResponseKeeper):
         if self.total > self._limit:
             most = shown(BODY_LIMIT, self._limit)
             raise HostTrap(f"the response's body is longer than {most}", limit=BODY_LIMIT)
-        if not data or self._bodiless or self.unfit():
+        if not data or self._bodiless or self.has_failed():
             return
         if self._sent_head:
-            self._link.tell(m.ResponseBody(self._id, data))
+            self._channel.tell(m.ResponseBody(self._id, data))
         else:
             self._held.append(data)
 
-    def outcome(self) -> tuple[Outcome, int, str, m.HttpResponse | None]:
-        """As ResponseKeeper; the head has gone ahead."""
-        if self._expected is not None and self.finished and self.total != self._expected:
+    def conclude(self) -> Ending:
+        """See ResponseRecorder. The head was sent before."""
+        if self._expected is not None and self.total != self._expected:
             self.abort(f"{self.total} bytes of a body of {self._expected}")
-        outcome, code, detail, _ = super().outcome()
-        return outcome, code, detail, None
+        return super().conclude()
 
 
 class Flow:
     """Both directions of one streaming invocation.
 
     Parameters:
-        link: the worker's.
+        channel: the worker's.
         invoke: the invocation.
         limits: the binding's.
     """
 
-    def __init__(self, link: Link, invoke: m.Invoke, limits: Limits) -> None:
-        self.response = StreamedResponse(link, invoke, limits.http_body_bytes)
-        self.inlet = RequestFlow(link, invoke.id) if invoke.body_follows else None
-        self.request: Source = self.inlet or BytesSource(invoke.stdin)
+    def __init__(self, channel: Channel, invoke: m.Invoke, limits: Limits) -> None:
+        self.response = StreamedResponse(channel, invoke, limits.http_body_bytes)
+        self.input_pump = RequestFlow(channel, invoke.id) if invoke.body_follows else None
+        self.request: Source = self.input_pump or BytesSource(invoke.call.stdin)
 
     def __repr__(self) -> str:
-        return f"<Flow {self.response!r} {self.inlet!r}>"
+        return f"<Flow {self.response!r} {self.input_pump!r}>"

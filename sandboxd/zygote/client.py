@@ -1,4 +1,4 @@
-"""The front's end of the zygote: starts it, asks it for workers, hears of their deaths."""
+"""The front's client of the zygote: starts it, requests workers, and is told of their ends."""
 
 import asyncio
 import contextlib
@@ -6,22 +6,24 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from sandboxd.errors import SHORT_OF, ExitCode, SandboxdError
+from hostfuncs import texts
+from sandboxd.errors import SHORT_OF, ConfigError, ExitCode, SandboxdError
+from sandboxd.processes import interpreter
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
+from sandboxd.wire.standard_error import StandardError
 from sandboxd.zygote import hardening
 
 log = logging.getLogger("sandboxd.worker")
 
 RECEIVE_BYTES = 1 << 16
-MAX_LINE = 8192
 MAX_FDS = 48
-FDS_PER_WORKER = 3
+FDS_PER_WORKER = (3, 4)
+"""Without and with the broker's end of a worker's socket pair."""
 
 
 class ZygoteError(SandboxdError):
@@ -30,59 +32,57 @@ class ZygoteError(SandboxdError):
     exit_code = ExitCode.WORKERS
 
 
-class _StandardError(asyncio.Protocol):
-    """What the zygote and its workers print (tracebacks, fatal signals) becomes lines of the server's log."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > MAX_LINE:
-            lines.append(self._rest)
-            self._rest = b""
-        for line in lines:
-            if line:
-                log.error("%s", line.decode("utf-8", "replace"))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._rest:
-            log.error("%s", self._rest.decode("utf-8", "replace"))
+class _DiedError(Exception):
+    """The zygote's socket closed while it loaded. The message says how the process ended."""
 
 
 class ZygoteEvents(Protocol):
-    """Who hears what the zygote says. Called on the event loop, never re-entrantly from a method of the client."""
+    """Receives the zygote's events. It is called on the event loop, never from within a method of the client."""
 
-    def on_spawned(self, serial: int, pid: int, channel: socket.socket, page_fd: int, pidfd: int) -> None:
-        """A worker was forked. The callee owns the socket and both descriptors."""
+    def on_spawned(
+        self,
+        serial: int,
+        pid: int,
+        channel: socket.socket,
+        page_fd: int,
+        pidfd: int,
+        broker: socket.socket | None = None,
+    ) -> None:
+        """A worker was forked. The callee owns the sockets and both descriptors.
+
+        `broker` is the end of the worker's socket pair that is for the egress broker, if there is one.
+        """
 
     def on_spawn_failed(self, serial: int, detail: str) -> None:
-        """No worker could be forked."""
+        """A worker could not be forked."""
 
-    def on_spawned_in_vain(self, serial: int, pid: int) -> None:
-        """A worker was forked, but this process could not hold its descriptors. `on_exited` follows if it is killed."""
+    def on_spawned_without_descriptors(self, serial: int, pid: int) -> None:
+        """A worker was forked, but this process could not receive its descriptors. The callee kills it."""
 
     def on_exited(self, serial: int, status: int) -> None:
-        """A worker was reaped; status as in os.waitstatus_to_exitcode."""
+        """A worker was reaped. The status is that of os.waitstatus_to_exitcode."""
 
-    def on_zygote_lost(self) -> None:
-        """The zygote died without being asked to. Its workers live on, but nobody replaces, kills or reaps them."""
+    def on_zygote_lost(self, client: "ZygoteClient") -> None:
+        """The zygote died unexpectedly. Its workers still run, but nothing replaces, kills or reaps them."""
 
 
 class ZygoteClient:
     """One zygote process.
 
     Parameters:
-        events: who is told.
+        events: receives its events.
     """
 
     def __init__(self, events: ZygoteEvents) -> None:
+        self.lost = False
+        """Whether the process died unexpectedly after it had loaded its guests."""
         self._events = events
         self._decoder = codec.Decoder(codec.FromZygote)
         self._arrived: deque[list[int]] = deque()
-        """The descriptors of each worker that has been announced, or is about to be."""
+        """The received descriptors of each worker whose `Spawned` message is not handled yet."""
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._errors = StandardError(log, "stderr of workers")
         self._loaded: asyncio.Future[m.Loaded] | None = None
         self._closing = False
 
@@ -92,26 +92,30 @@ class ZygoteClient:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the zygote; None before `start`."""
+        """The zygote's process id; None before `start`."""
         return self._process.pid if self._process else None
 
-    async def start(self, load: m.Load) -> m.Loaded:
+    async def start(self, load: m.Load, timeout_s: float) -> m.Loaded:
         """Start the process and have it load the guests.
 
+        Parameters:
+            load: what it loads.
+            timeout_s: the time after which the process is killed.
+
         Raises:
-            ZygoteError: the process died or refused the engine settings.
+            ZygoteError: the process died, refused the engine settings or did not answer in time.
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         try:
-            # A session of its own, so that a terminal's Ctrl-C reaches the front alone, which then drains.
-            # Popen itself is quick, and asyncio's own subprocesses need a child watcher we have no other use for.
+            # It has its own session, so that a terminal's Ctrl-C reaches only the front, which then drains.
+            # Popen takes little time, and asyncio's subprocesses would need a child watcher for this alone.
             self._process = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-m", "sandboxd.zygote.main", str(theirs.fileno())],
+                interpreter.command("sandboxd.zygote.main", str(theirs.fileno())),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env=hardening.environment(os.environ),
+                env=interpreter.environment(hardening.environment(os.environ)),
                 start_new_session=True,
             )
         except OSError as error:
@@ -120,29 +124,47 @@ class ZygoteClient:
             raise ZygoteError(f"the zygote cannot be started: {error}", remedy=remedy) from error
         finally:
             theirs.close()
-        await loop.connect_read_pipe(_StandardError, self._process.stderr)
+        await loop.connect_read_pipe(lambda: self._errors, self._process.stderr)
         ours.setblocking(False)
         self._socket = ours
         self._loaded = loop.create_future()
         loop.add_reader(ours.fileno(), self._on_readable)
         try:
-            await loop.sock_sendall(ours, codec.encode(load))
-            return await self._loaded
+            async with asyncio.timeout(timeout_s):
+                await loop.sock_sendall(ours, codec.encode(load))
+                return await self._loaded
+        except TimeoutError:
+            self.end()
+            raise ZygoteError(
+                f"the zygote did not load the guests within {timeout_s:g} s and was killed{await self._errors.told()}",
+                remedy="raise pool.loadTimeout if the machine is slow; otherwise look at what the zygote waits for",
+            ) from None
         except OSError as error:
-            raise ZygoteError(f"the zygote died while it was given its guests: {error}") from error
+            text = f"the zygote died before it had read what to load: {error}{await self._errors.told()}"
+            raise ZygoteError(text) from error
+        except _DiedError as error:
+            raise ZygoteError(f"the zygote died while loading ({error}){await self._errors.told()}") from None
         finally:
             self._loaded = None
 
     def spawn(self, serial: int) -> None:
-        """Ask for a worker; `on_spawned` or `on_spawn_failed` follows."""
+        """Request a worker. `on_spawned` or `on_spawn_failed` follows."""
         self._send(m.Spawn(serial))
 
+    def spawn_template(self, order: m.SpawnTemplate) -> None:
+        """Request a template. The same follows as for `spawn`."""
+        self._send(order)
+
+    def spawn_child(self, serial: int, template: int) -> None:
+        """Request a child of a template, by its serial. The same follows as for `spawn`."""
+        self._send(m.SpawnChild(serial, template))
+
     def kill(self, serial: int) -> None:
-        """Ask for a worker's death by SIGKILL; `on_exited` follows. A worker already reaped is ignored."""
+        """Have a worker killed with SIGKILL. `on_exited` follows, unless it was reaped already."""
         self._send(m.Kill(serial))
 
     def end(self) -> None:
-        """SIGKILL a zygote that does nothing any more; `on_zygote_lost` follows."""
+        """Kill a zygote that hangs. `on_zygote_lost` follows."""
         if self._process is not None:
             self._process.kill()
 
@@ -150,7 +172,7 @@ class ZygoteClient:
         """Close the socket, which ends the zygote and all its workers, and reap it.
 
         Parameters:
-            timeout_s: how long it may take before it is killed.
+            timeout_s: the time after which it is killed.
         """
         self._closing = True
         self._disconnect()
@@ -181,15 +203,15 @@ class ZygoteClient:
         except OSError:
             sent = 0
         if sent != len(data):
-            # Frames are a few bytes and the zygote reads at once: a full socket means it does not run any more.
+            # Frames are a few bytes and the zygote reads them at once: if the socket is full, it has died or hangs.
             asyncio.get_running_loop().call_soon(self._lose)
 
     def _on_readable(self) -> None:
         assert self._socket is not None
         try:
             data, fds, flags, _ = socket.recv_fds(self._socket, RECEIVE_BYTES, MAX_FDS)
-            # unix(7): what is read ends behind a message with descriptors, so these belong to one worker. Those for
-            # which there is no room in this process are gone, and the flag is all that is left of them.
+            # unix(7): a read ends after a message with descriptors, so these belong to one worker. Descriptors that
+            # this process has no free slot for are lost; MSG_CTRUNC is the only sign of them.
             if fds or flags & socket.MSG_CTRUNC:
                 self._arrived.append(fds)
             messages = self._decoder.feed(data) if data else None
@@ -207,21 +229,23 @@ class ZygoteClient:
         match message:
             case m.Spawned(serial, pid):
                 fds = self._arrived.popleft() if self._arrived else []
-                if len(fds) == FDS_PER_WORKER:
-                    self._events.on_spawned(serial, pid, socket.socket(fileno=fds[0]), fds[1], fds[2])
+                if len(fds) in FDS_PER_WORKER:
+                    broker = socket.socket(fileno=fds[3]) if len(fds) > 3 else None
+                    self._events.on_spawned(serial, pid, socket.socket(fileno=fds[0]), fds[1], fds[2], broker)
                 else:
                     _close(fds)
-                    self._events.on_spawned_in_vain(serial, pid)
+                    self._events.on_spawned_without_descriptors(serial, pid)
             case m.SpawnFailed(serial, detail):
-                self._events.on_spawn_failed(serial, detail)
+                self._events.on_spawn_failed(serial, texts.bounded(detail))
             case m.Exited(serial, _, status):
                 self._events.on_exited(serial, status)
             case m.Loaded():
                 if self._loaded is not None and not self._loaded.done():
                     self._loaded.set_result(message)
-            case m.LoadFailed(detail):
+            case m.LoadFailed(detail, remedy, setting):
                 if self._loaded is not None and not self._loaded.done():
-                    self._loaded.set_exception(ZygoteError(detail))
+                    kind = ConfigError if setting else ZygoteError
+                    self._loaded.set_exception(kind(texts.bounded(detail), remedy=texts.bounded(remedy)))
 
     def _lose(self) -> None:
         if self._closing or self._socket is None:
@@ -232,9 +256,10 @@ class ZygoteClient:
             if self._process is not None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     status = self._process.wait(0.5)
-            self._loaded.set_exception(ZygoteError(f"the zygote died while loading (exit status {status})"))
+            self._loaded.set_exception(_DiedError(f"exit status {status}"))
             return
-        self._events.on_zygote_lost()
+        self.lost = True
+        self._events.on_zygote_lost(self)
 
 
 def _close(fds: Iterable[int]) -> None:

@@ -1,11 +1,11 @@
-"""What zygote and workers give up before they touch a guest.
+"""The confinement of the zygote and its workers: what they give up before they touch a guest.
 
-A guest is contained by WebAssembly and by the limits of its binding. This is the second wall, for the day when the
-first has a hole: what a worker that is no longer ours could still do. There is no system-call filter: see RATIONALE.md.
+A guest is contained by WebAssembly and by the limits of its binding. This is defence in depth: it limits what a
+compromised worker can do. The filters of system calls and Landlock are `sandboxd.wall`'s; limits of resources, the
+user and the environment are here.
 """
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
@@ -13,15 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from sandboxd.wall import Mode, Reach, Wall
+from sandboxd.wall.confinement import forbid_tracing, kept_environment, lower_limit
 from sandboxd.wire.messages import Confinement, Load
 
-_PR_SET_DUMPABLE: Final = 4
-_PR_SET_NO_NEW_PRIVS: Final = 38
-
 _COPIES: Final = 8
-"""How often a worker may hold a guest's output at once: as it grows, whole, packed, and framed."""
+"""The number of copies of a guest's output that a worker may hold at once: growing, whole, packed and framed."""
 _SPARE_DESCRIPTORS: Final = 128
-"""Beside a worker's connections: name look-ups, certificate files, a loop of its own."""
+"""Descriptors beside a worker's connections: for name look-ups, certificate files and its event loop."""
 
 _KEPT_ENVIRONMENT: Final = frozenset(
     """PATH HOME LANG LC_ALL LC_CTYPE TZ TMPDIR LD_LIBRARY_PATH LD_PRELOAD SSL_CERT_FILE SSL_CERT_DIR OPENSSL_CONF
@@ -29,62 +28,48 @@ _KEPT_ENVIRONMENT: Final = frozenset(
 )
 _KEPT_PREFIXES: Final = ("PYTHON", "MALLOC_", "COVERAGE_", "COV_CORE_")
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of the server's environment that zygote and workers are given: no API token, no secret of a component.
+    """Return the environment for the zygote and its workers: without the API token and the secrets of components.
 
     Parameters:
-        environ: the server's.
+        environ: the server's environment.
     """
-    return {
-        name: value for name, value in environ.items() if name in _KEPT_ENVIRONMENT or name.startswith(_KEPT_PREFIXES)
-    }
-
-
-def _prctl(option: int, value: int, name: str) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({name}) failed")
-
-
-def forbid_new_privileges() -> None:
-    """Set `no_new_privs`: no exec from here on gains rights. Inherited by every worker.
-
-    Raises:
-        OSError: the kernel refused.
-    """
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1, "PR_SET_NO_NEW_PRIVS")
+    return kept_environment(environ, _KEPT_ENVIRONMENT, _KEPT_PREFIXES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Walls:
-    """What a worker may have: worked out once, by the zygote."""
+class WorkerConfinement:
+    """What a worker gives up. The zygote computes it once, after it has loaded the guests."""
 
     highest: int
-    """Descriptor that was open when everything was loaded."""
+    """The highest descriptor that was open when the guests were loaded."""
     descriptors: int
-    """Beside those it is born with."""
+    """The number of descriptors that a worker may open beside those that it has when it is forked."""
     address_space: int
-    """Bytes, what it is born with included."""
+    """Bytes, those that a worker has when it is forked included."""
+    writes_files: bool
+    """Whether guests of the worker have mounts that they can write to."""
     confinement: Confinement
+    wall: Wall
 
 
-def settle(load: Load) -> Walls:
-    """Called in the zygote when it has loaded everything: it gives up what no worker is to inherit.
+def confine_zygote(load: Load) -> WorkerConfinement:
+    """Give up, in a zygote that has loaded its guests, what no worker is to inherit.
 
     Parameters:
-        load: what the zygote was given.
+        load: the message by which the zygote was told what to load.
 
     Returns:
-        what is left to be done in each worker, for `confine_worker`.
+        what each worker has still to give up, for `confine_worker`.
 
     Raises:
         OSError, ValueError: the kernel refused. No worker must run then.
+        WallError: a layer of the wall is required and cannot stand.
     """
-    # Guests compute. A worker that wakes does not push the front aside (sched(7), SCHED_BATCH), which it would wait for
-    # in the end. Needs no right; where a sandbox of the system's own forbids it, it only is slower. What an operator
-    # has chosen stays.
+    # Guests compute. Under SCHED_BATCH (sched(7)) a worker that wakes does not preempt the front, for which it would
+    # wait in the end. The change needs no privilege. Where a sandbox around the server forbids it, workers are only
+    # slower. A policy that an operator has chosen stays.
     with contextlib.suppress(OSError):
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -94,63 +79,81 @@ def settle(load: Load) -> Walls:
     os.dup2(null, 0)
     os.dup2(null, 1)
     os.close(null)
-    _lower(resource.RLIMIT_CORE, 0)
-    # Left at what an interpreter does by default, so that the wall of processor time ends the process.
+    lower_limit(resource.RLIMIT_CORE, 0)
+    # Left at what an interpreter does by default, so that the limit of processor time ends the process.
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    return Walls(
+    mounts = [mount for guest in load.guests for mount in guest.mounts]
+    reaches = dict.fromkeys(Reach(mount.reach, writable=not mount.read_only) for mount in mounts)
+    wall = Wall(Mode(load.confinement.wall), folders=tuple(reaches))
+    return WorkerConfinement(
         highest=max(map(int, os.listdir("/proc/self/fd"))),
-        descriptors=load.outbound.connections + _SPARE_DESCRIPTORS,
+        descriptors=load.outbound.connections
+        + _SPARE_DESCRIPTORS
+        + max((guest.limits.open_files + len(guest.mounts) for guest in load.guests if guest.mounts), default=0),
+        writes_files=any(not mount.read_only for mount in mounts),
         address_space=_address_space() + headroom(load),
         confinement=load.confinement,
+        wall=wall,
     )
 
 
-def confine_worker(walls: Walls, highest: int = 0) -> None:
-    """Called in a new worker, before it is given anything of a caller's.
+def confine_worker(prepared: WorkerConfinement, highest: int = 0) -> None:
+    """Confine a new worker, before it receives anything from a caller.
 
     Parameters:
-        walls: from `settle`.
-        highest: descriptor that was opened for this worker.
+        prepared: the value that `confine_zygote` returned.
+        highest: the highest descriptor that was opened for this worker.
 
     Raises:
         OSError, ValueError: the kernel refused. The worker must not run then.
     """
-    # Workers write to sockets and pipes only. (Python ignores SIGXFSZ, so a write to a file fails with EFBIG.) Not for
-    # the zygote: it sizes status pages.
-    _lower(resource.RLIMIT_FSIZE, 0)
-    _lower(resource.RLIMIT_NOFILE, 1 + max(highest, walls.highest) + walls.descriptors)
-    _lower(resource.RLIMIT_AS, walls.address_space)
-    _become(walls.confinement)
+    _bound(prepared, highest)
+    prepared.wall.enclose_worker()
+
+
+def confine_template(prepared: WorkerConfinement, highest: int = 0) -> None:
+    """Confine a new template, before it runs guest code. Parameters, errors: as for `confine_worker`.
+
+    Its children inherit all of this, and give up what is left by `Wall.enclose_template_child`.
+    """
+    # Nobody leaves this process group: all that a template that was taken over may have forked ends with the group.
+    os.setpgid(0, 0)
+    _bound(prepared, highest)
+    prepared.wall.enclose_template()
+
+
+def _bound(prepared: WorkerConfinement, highest: int) -> None:
+    if not prepared.writes_files:
+        # Such workers write to sockets and pipes only. (Python ignores SIGXFSZ, so a write to a file fails with EFBIG.)
+        # Not for the zygote: it sizes status pages.
+        lower_limit(resource.RLIMIT_FSIZE, 0)
+    lower_limit(resource.RLIMIT_NOFILE, 1 + max(highest, prepared.highest) + prepared.descriptors)
+    lower_limit(resource.RLIMIT_AS, prepared.address_space)
+    _become(prepared.confinement)
     # Against the other workers, which have the same user: none may trace this one or read its memory.
-    _prctl(_PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE")
+    forbid_tracing()
 
 
 def headroom(load: Load) -> int:
-    """Bytes of address space a worker may take beside what it was born with.
+    """Return the bytes of address space that a worker may take beyond those that it has when it is forked.
 
-    Guests' memories and tables are reserved before the fork, so this is for Python: the longest input and output with
-    their copies, bodies in flight, threads that look names up.
+    The memories and tables of guests are reserved before the fork. So this is for Python: the longest input and output
+    with their copies, bodies in flight, and the threads of name look-ups.
     """
     outputs = max((guest.limits.stdout_bytes for guest in load.guests), default=0)
-    return load.confinement.host_memory_bytes + _COPIES * outputs
+    # A bytearray that grows is copied, and takes an eighth more than it holds.
+    tmp = max((guest.tmp.size for guest in load.guests if guest.tmp is not None), default=0)
+    return load.confinement.host_memory_bytes + _COPIES * outputs + 3 * tmp
 
 
 def _address_space() -> int:
-    # Not as text: the machinery that decodes it would cost every worker a megabyte of its own.
+    # Read as bytes: decoding text would load a codec and cost each worker a megabyte of private memory.
     with open("/proc/self/statm", "rb") as file:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-def _lower(what: int, value: int) -> None:
-    """Set a limit, for good; one that is lower already stays."""
-    _, hard = resource.getrlimit(what)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(what, (value, value))
-
-
 def _become(confinement: Confinement) -> None:
-    """Change to the configured user and group, for good, and leave every other group."""
+    """Change to the configured user and group for good, and leave all other groups."""
     uid, gid = confinement.uid, confinement.gid
     if uid is None and gid is None:
         return

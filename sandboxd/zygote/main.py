@@ -1,9 +1,8 @@
 """The zygote: the one process that forks, kills and reaps workers.
 
-`python -m sandboxd.zygote.main FD`, started by `sandboxd.zygote.client` with one end of a socketpair as FD.
-It has one thread and no event loop, deserialises every artifact once, and then forks on request; a worker
-shares those pages. It ends when its socket does, and takes every worker along: no orphan is left when the
-front dies, however it dies.
+`sandboxd.zygote.main FD`, started by `sandboxd.zygote.client` with one end of a socketpair as FD.
+It has one thread and no event loop. It deserialises every artifact once and then forks on request; workers share
+those pages. When its socket closes it kills every worker and ends, so that no orphan is left however the front dies.
 """
 
 import contextlib
@@ -14,31 +13,29 @@ import select
 import signal
 import socket
 import sys
-from dataclasses import dataclass
 from typing import NoReturn
 
 import msgspec
 
-from sandboxd.errors import SandboxdError
+from hostfuncs import texts
+from sandboxd.errors import ConfigError, SandboxdError
 from sandboxd.modules.artifact import open_verified
+from sandboxd.wall import Mode, WallError, confinement
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
-from sandboxd.wire.page import PAGE_BYTES
 from sandboxd.worker import engine as worker_engine
 from sandboxd.worker import guests as worker_guests
+from sandboxd.worker import load as worker_load
 from sandboxd.worker import main as worker_main
-from sandboxd.worker.cputime import CpuWall
+from sandboxd.worker.cloning import Cloner
+from sandboxd.worker.cputime import CpuTimeLimit
 from sandboxd.worker.runtime import Runtime
+from sandboxd.worker.template import Template, TemplateParts
 from sandboxd.zygote import hardening
+from sandboxd.zygote.children import Child, Ends, make_ends, open_pidfd
+from sandboxd.zygote.templates import Templates
 
 RECEIVE_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class _Child:
-    serial: int
-    pid: int
-    pidfd: int
 
 
 class Zygote:
@@ -52,11 +49,15 @@ class Zygote:
         self._control = control
         self._decoder = codec.Decoder(codec.ToZygote)
         self._poll = select.poll()
-        self._children: dict[int, _Child] = {}
-        self._by_serial: dict[int, _Child] = {}
-        self._walls: hardening.Walls | None = None
+        self._children: dict[int, Child] = {}
+        """All processes that are not reaped, by pidfd."""
+        self._by_serial: dict[int, Child] = {}
+        self._pids: set[int] = set()
+        self._templates = Templates(self._poll, self._adopt, self._failed, self._pids.__contains__)
+        self._worker_confinement: hardening.WorkerConfinement | None = None
         self._runtime: Runtime | None = None
-        self._wall = CpuWall(0)
+        self._wall = CpuTimeLimit(0)
+        self._brokered = False
 
     def __repr__(self) -> str:
         return f"<Zygote with {len(self._children)} workers>"
@@ -73,23 +74,29 @@ class Zygote:
                             return
                         for message in self._decoder.feed(data):
                             self._handle(message)
-                    else:
+                    elif not self._templates.on_readable(fd):
                         self._reap(fd)
         except (ConnectionError, codec.ProtocolError) as error:
             print(f"zygote: the front is gone: {error}", file=sys.stderr)
         finally:
             self._end_children()
 
-    def _handle(self, message: m.Load | m.Spawn | m.Kill) -> None:
+    def _handle(self, message: codec.ToZygote) -> None:
         match message:
             case m.Load():
                 self._load(message)
             case m.Spawn(serial):
-                self._spawn(serial)
+                self._spawn(serial, None)
+            case m.SpawnTemplate():
+                self._spawn(message.serial, message)
+            case m.SpawnChild(serial, template):
+                self._spawn_child(serial, template)
             case m.Kill(serial):
                 child = self._by_serial.get(serial)
                 if child is not None:
-                    signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+                    child.kill()
+                else:
+                    self._templates.cancel(serial)
 
     def _load(self, load: m.Load) -> None:
         try:
@@ -103,11 +110,11 @@ class Zygote:
             try:
                 # Loading an artifact executes it, so it comes from the verified file and nowhere else.
                 with open_verified(spec.artifact) as path:
-                    guests.append(worker_guests.load(engine, msgspec.structs.replace(spec, artifact=path)))
+                    guests.append(worker_load.load(engine, msgspec.structs.replace(spec, artifact=path), load.engine))
             except (worker_guests.GuestError, SandboxdError) as error:
                 guests.append(None)
-                failed.append((spec.binding, str(error)))
-        # Loaded only along with guests that make requests.
+                failed.append((spec.binding, texts.bounded(str(error))))
+        # It is imported only if a guest makes outbound requests.
         egress = sys.modules.get("sandboxd.worker.egress")
         if egress is not None:
             try:
@@ -116,52 +123,107 @@ class Zygote:
                 self._send(m.LoadFailed(f"outbound HTTP cannot be set up: {error}"))
                 raise SystemExit(1) from error
         try:
-            # Made here, so that workers share them.
-            self._runtime = Runtime(engine, guests, load.outbound, load.engine)
-            self._wall = CpuWall(max((spec.limits.timeout_ms for spec in load.guests), default=0))
-            self._walls = hardening.settle(load)
-        except (OSError, ValueError) as error:
+            # Made before the fork, so that workers share them.
+            self._runtime = Runtime(engine, guests, load.outbound)
+            self._wall = CpuTimeLimit(max((spec.limits.timeout_ms for spec in load.guests), default=0))
+            self._worker_confinement = hardening.confine_zygote(load)
+        except ConfigError as error:
+            self._send(m.LoadFailed(error.message, remedy=error.remedy, setting=True))
+            raise SystemExit(1) from error
+        except (OSError, ValueError, WallError) as error:
             self._send(m.LoadFailed(f"workers cannot be prepared: {error}"))
             raise SystemExit(1) from error
         gc.collect()
         gc.freeze()
-        self._send(m.Loaded(failed=tuple(failed)))
+        wall = self._worker_confinement.wall
+        try:
+            wall.enclose_zygote()
+        except OSError as error:
+            self._send(m.LoadFailed(f"workers cannot be prepared: {error}"))
+            raise SystemExit(1) from error
+        # The broker is a part of the wall: without it, workers connect by themselves.
+        self._brokered = egress is not None and load.confinement.wall != Mode.OFF
+        missing = tuple(wall.missing.items())
+        self._send(m.Loaded(failed=tuple(failed), missing_layers=missing, brokered=self._brokered))
 
-    def _spawn(self, serial: int) -> None:
+    def _spawn(self, serial: int, template: m.SpawnTemplate | None) -> None:
+        """Fork a worker, or a template."""
         assert self._runtime is not None, "Load comes first"
         with contextlib.ExitStack() as ours_only:
+            control: tuple[socket.socket, ...] = ()
             try:
-                ours, theirs = socket.socketpair()
-                ours_only.callback(ours.close)
-                ours_only.callback(theirs.close)
-                page = os.memfd_create("sandboxd-status", os.MFD_CLOEXEC)
-                ours_only.callback(os.close, page)
-                os.ftruncate(page, PAGE_BYTES)
+                ends = make_ends(ours_only, brokered=self._brokered and template is None)
+                if template is not None:
+                    control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 pid = os.fork()
                 if pid == 0:
-                    self._become_worker(theirs, page, ours)
-                pidfd = _open_pidfd(pid)
+                    self._become(ends, template, control)
+                child = Child(serial, pid, open_pidfd(pid))
             except OSError as error:
-                self._send(m.SpawnFailed(serial, f"{error}"))
+                for end in control:
+                    end.close()
+                self._failed(serial, f"{error}")
                 return
-            child = _Child(serial, pid, pidfd)
-            self._children[pidfd] = self._by_serial[serial] = child
-            self._poll.register(pidfd, select.POLLIN)
-            self._send(m.Spawned(serial, pid), [ours.fileno(), page, pidfd])
+            if control:
+                control[1].close()
+                assert template is not None
+                self._templates.add(child, control[0], calls_out=self._runtime.calls_out(template.guest))
+            self._adopt(child, ends)
 
-    def _become_worker(self, channel: socket.socket, page: int, other_end: socket.socket) -> NoReturn:
+    def _spawn_child(self, serial: int, template: int) -> None:
+        """Have a template fork."""
+        assert self._runtime is not None
+        stack = contextlib.ExitStack()
+        try:
+            ends = make_ends(stack, brokered=self._brokered and self._templates.calls_out(template))
+        except OSError as error:
+            stack.close()
+            self._failed(serial, f"{error}")
+            return
+        self._templates.ask(serial, template, ends, stack)
+
+    def _adopt(self, child: Child, ends: Ends) -> None:
+        """Watch a new process, and tell the front of it."""
+        self._children[child.pidfd] = self._by_serial[child.serial] = child
+        self._pids.add(child.pid)
+        self._poll.register(child.pidfd, select.POLLIN)
+        self._send(m.Spawned(child.serial, child.pid), [*ends.for_front(), child.pidfd, *ends.for_broker()])
+
+    def _failed(self, serial: int, why: str) -> None:
+        self._send(m.SpawnFailed(serial, why))
+
+    def _become(self, ends: Ends, template: m.SpawnTemplate | None, control: tuple[socket.socket, ...]) -> NoReturn:
+        """In a new process: be a worker, or a template."""
         status = 70
         try:
             self._control.close()
-            other_end.close()
+            ends.ours.close()
+            if ends.broker_ours is not None:
+                ends.broker_ours.close()
             for pidfd in self._children:
                 os.close(pidfd)
+            self._templates.close()
             assert self._runtime is not None
-            assert self._walls is not None
-            hardening.confine_worker(self._walls, highest=max(channel.fileno(), page))
-            status = worker_main.run(channel, page, self._runtime, self._wall)
+            assert self._worker_confinement is not None
+            if template is None:
+                hardening.confine_worker(self._worker_confinement, highest=max(ends.of_process()))
+                status = worker_main.run(ends.theirs, ends.page, self._runtime, self._wall, ends.broker_theirs)
+            else:
+                control[0].close()
+                os.close(ends.page)
+                cloner = Cloner()
+                hardening.confine_template(self._worker_confinement, max(*ends.of_process(), control[1].fileno()))
+                parts = TemplateParts(
+                    channel=ends.theirs,
+                    control=control[1],
+                    runtime=self._runtime,
+                    cpu_limit=self._wall,
+                    cloner=cloner,
+                    confine_child=self._worker_confinement.wall.enclose_template_child,
+                )
+                status = Template(parts, template).run()
         except BaseException:  # noqa: BLE001
-            # The last boundary of this process: say what happened, then end it without running the zygote's exit path.
+            # The last boundary of this process: report the error, then end without running the zygote's cleanup.
             sys.excepthook(*sys.exc_info())
         finally:
             with contextlib.suppress(OSError):
@@ -171,10 +233,15 @@ class Zygote:
     def _reap(self, pidfd: int) -> None:
         child = self._children.pop(pidfd)
         del self._by_serial[child.serial]
+        self._pids.discard(child.pid)
         self._poll.unregister(pidfd)
         os.close(pidfd)
-        _, status = os.waitpid(child.pid, 0)
-        self._send(m.Exited(child.serial, child.pid, os.waitstatus_to_exitcode(status)))
+        ended = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        status = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+        if self._templates.on_reaped(child):
+            os.waitpid(child.pid, 0)
+        self._send(m.Exited(child.serial, child.pid, status))
 
     def _send(self, message: m.Message, fds: list[int] | None = None) -> None:
         data = codec.encode(message)
@@ -183,35 +250,24 @@ class Zygote:
 
     def _end_children(self) -> None:
         for child in self._children.values():
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+            child.kill()
         for child in self._children.values():
-            os.waitpid(child.pid, 0)
-
-
-def _open_pidfd(pid: int) -> int:
-    """A descriptor of a child just forked.
-
-    Raises:
-        OSError: none could be had; the child was ended and reaped, for nobody could watch it.
-    """
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        raise
+            if child.serial not in self._templates:
+                os.waitpid(child.pid, 0)
+        self._templates.end_all()
 
 
 def main() -> None:
-    """Entry point. The front is the only one who starts it."""
+    """Entry point. Only the front starts it."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.setblocking(True)
-    # The front decides when we end, by closing the socket; a terminal's Ctrl-C or a supervisor's SIGTERM goes to it.
+    # The front ends this process by closing the socket. Ctrl-C and SIGTERM are for the front alone.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
-    hardening.forbid_new_privileges()
+    confinement.forbid_new_privileges()
+    # Before it is told the secrets of components.
+    confinement.forbid_tracing()
     Zygote(control).run()
 
 

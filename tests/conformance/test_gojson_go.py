@@ -1,4 +1,4 @@
-"""sandboxd.front.gojson against Go's encoding/json itself, on generated and mutated request bodies."""
+"""sandboxd.gojson against Go's encoding/json itself, on generated and mutated request bodies."""
 
 import base64
 import json
@@ -11,23 +11,33 @@ from pathlib import Path
 
 import pytest
 
-from sandboxd.front import gojson, gojson_exact, gojson_scan, gojson_text
+from sandboxd import gojson
+from sandboxd.gojson import exact as gojson_exact
+from sandboxd.gojson import scan as gojson_scan
+from sandboxd.gojson import text as gojson_text
+from tests.guests.cache import CACHE, digest, go_version, made
 
 SOURCE = Path(__file__).parent / "gojson"
 GOLDEN = Path(__file__).parents[1] / "golden" / "dapr-binding.jsonl"
 GO = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
 
-pytestmark = pytest.mark.skipif(GO is None, reason="compares with Go's standard library; needs a Go toolchain")
+pytestmark = [
+    pytest.mark.build,
+    pytest.mark.skipif(GO is None, reason="compares with Go's standard library; needs a Go toolchain"),
+]
 
 Case = tuple[bytes, bool]
 
 
 @pytest.fixture(scope="session")
-def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def go_program() -> Path:
     assert GO is not None
-    program = tmp_path_factory.mktemp("gojson") / "gojson"
-    subprocess.run([GO, "build", "-o", str(program), "."], cwd=SOURCE, check=True, timeout=300)
-    return program
+
+    def make(fresh: Path) -> None:
+        subprocess.run([GO, "build", "-o", str(fresh), "."], cwd=SOURCE, check=True, timeout=300)
+
+    sources = sorted(file for file in SOURCE.rglob("*") if file.is_file())
+    return made(CACHE / "gojson" / f"gojson-{digest(go_version(GO), *sources)}", make)
 
 
 def ask_go(program: Path, cases: list[Case]) -> Iterator[dict[str, object]]:
@@ -52,7 +62,7 @@ def by_exact_path(body: bytes, cut: bool) -> gojson.Request:
 
 
 def compare(program: Path, cases: list[Case]) -> tuple[int, int]:
-    """How many bodies both accepted and how many both refused; fails on the first difference."""
+    """Return how many bodies both accepted and how many both refused. Fail on the first difference."""
     accepted = refused = 0
     answers = list(ask_go(program, cases))
     assert len(answers) == len(cases)
@@ -215,7 +225,7 @@ def test_depth_limit(go_program: Path) -> None:
     bodies = []
     frames = [b"%s", b'{"metadata":{"a":%s}}'] + [b'{"' + key + b'":%s}' for key in [*KEYS[:3], b"other"]]
     for frame in frames:
-        for depth in (500, 998, 999, 1000, 1001, 9997, 9998, 9999, 10000, 10001):
+        for depth in (500, 999, 1000, 1001, 9999, 10000, 10001):
             for opening, closing in ((b"[", b"]"), (b'{"a":', b"}")):
                 inner = b"1" if closing == b"}" else b""
                 bodies.append(frame.replace(b"%s", opening * depth + inner + closing * depth))

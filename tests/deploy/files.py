@@ -1,4 +1,4 @@
-"""What the tests of deploy/ share: its place, and outside tools."""
+"""Shared by the tests of deploy/: its path, and outside tools."""
 
 import shutil
 import subprocess

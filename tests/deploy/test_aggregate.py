@@ -1,23 +1,23 @@
 """The aggregation example, built as its README says and run against an origin with documents."""
 
-import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.deploy.files import DEPLOY
-from tests.guests.cache import CACHE, ROOT, ToolMissingError, skip_or_fail
+from tests.guests.cache import CACHE, ROOT, ToolMissingError, digest, made, skip_or_fail
 from tests.guests.component.build import WIT
 from tests.host.components import released_when
 from tests.origins import Origin
 from tests.running import RunningServer, component, write_components
+
+pytestmark = pytest.mark.build
 
 HERE = DEPLOY / "quickstart/aggregate"
 README = (HERE / "README.md").read_text()
@@ -33,23 +33,20 @@ def build(name: str, tool: str, *, timeout_s: float = 300) -> Path:
         skip_or_fail(ToolMissingError(tool, "see deploy/quickstart/aggregate/README.md"))
     (command,) = re.findall(rf"^    (\(cd \S+/{name} &&.*\))$", README, re.MULTILINE)
     sources = sorted(file for folder in (HERE / name, WIT) for file in folder.rglob("*") if file.is_file())
-    digest = hashlib.sha256(command.encode())
-    for file in sources:
-        digest.update(file.read_bytes())
-    target = CACHE / "aggregate" / f"totals-{name}-{digest.hexdigest()[:16]}.wasm"
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            copy = Path(scratch) / "deploy/quickstart/aggregate"
-            shutil.copytree(HERE / name, copy / name)
-            (copy / "build").mkdir()
-            (Path(scratch) / "tests/guests/component").mkdir(parents=True)
-            (Path(scratch) / "tests/guests/component/wit").symlink_to(WIT)
-            (Path(scratch) / ".venv").symlink_to(ROOT / ".venv")
-            environ = os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "GOPROXY": "off"}
-            subprocess.run(["sh", "-c", command], cwd=scratch, env=environ, check=True, timeout=timeout_s)
-            (copy / "build" / f"totals-{name}.wasm").replace(target)
-    return target
+
+    def make(fresh: Path) -> None:
+        root = fresh.parent
+        copy = root / "deploy/quickstart/aggregate"
+        shutil.copytree(HERE / name, copy / name)
+        (copy / "build").mkdir()
+        (root / "tests/guests/component").mkdir(parents=True)
+        (root / "tests/guests/component/wit").symlink_to(WIT)
+        (root / ".venv").symlink_to(ROOT / ".venv")
+        environ = os.environ | {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "GOPROXY": "off"}
+        subprocess.run(["sh", "-c", command], cwd=root, env=environ, check=True, timeout=timeout_s)
+        (copy / "build" / f"totals-{name}.wasm").replace(fresh)
+
+    return made(CACHE / "aggregate" / f"totals-{name}-{digest(command, *sources)}.wasm", make)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from sandboxd.cli import _parser
+from sandboxd.commands.component import PORT
 from sandboxd.config import Config, load
-from sandboxd.units import parse_duration_ms
+from sandboxd.limits.units import parse_duration_ms
+from sandboxd.server.component_side import SOCKETS_FOLDER
 from tests.deploy.files import DEPLOY
 from tests.guests.cache import ROOT
 
@@ -60,7 +62,9 @@ def test_kubernetes_accepts_every_manifest(version: str) -> None:
 
 def test_every_file_is_in_the_kustomization() -> None:
     kustomization = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
-    files = {file.name for file in FOLDER.glob("*.yaml")} - {"kustomization.yaml", "prometheus-adapter-rules.yaml"}
+    files = {file.name for file in FOLDER.glob("*.yaml")} - {
+        "kustomization.yaml", "prometheus-adapter-rules.yaml", "under-daprd.yaml"
+    }  # fmt: skip
     assert set(kustomization["resources"]) == files
     assert {image["name"] for image in kustomization["images"]} == {c["image"] for c in containers()}
 
@@ -89,13 +93,13 @@ def test_names_of_volumes_ports_and_configmaps_resolve() -> None:
         if "configMap" in volume:
             one("ConfigMap", volume["configMap"]["name"])
     (server,) = pod()["containers"]
-    port = {"http": 3500}
+    port = {"http": 3500, "grpc": 50001}
     assert {p["name"]: p["containerPort"] for p in server["ports"]} == port
     assert f"--port={port['http']}" in server["args"]
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert server[probe]["httpGet"]["port"] in port
     assert {p["targetPort"] for p in one("Service")["spec"]["ports"]} == set(port)
-    assert {e["port"] for e in one("PodMonitor")["spec"]["podMetricsEndpoints"]} == set(port)
+    assert {e["port"] for e in one("PodMonitor")["spec"]["podMetricsEndpoints"]} == {"http"}
     labels = one("Deployment")["spec"]["template"]["metadata"]["labels"]
     for selector in (
         one("Deployment")["spec"]["selector"]["matchLabels"],
@@ -174,3 +178,19 @@ def test_the_server_accepts_configuration_and_components_as_they_are_mounted(tmp
     assert done.returncode == 0, done.stdout + done.stderr
     for name in one("ConfigMap", "sandboxd-components")["data"]:
         assert f"{name.removesuffix('.yaml')}: ready" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_the_pod_under_daprd(version: str) -> None:
+    document = yaml.safe_load((FOLDER / "under-daprd.yaml").read_text())
+    kubernetes_validate.validate(document, version, strict=True)
+    template = document["spec"]["template"]
+    (container,) = (c for c in template["spec"]["containers"] if c["name"] == "sandboxd")
+    assert template["metadata"]["annotations"]["dapr.io/pluggable-components"] == container["name"]
+    arguments = _parser().parse_args(container["args"])
+    assert f"[ -S {SOCKETS_FOLDER}/{arguments.name}.sock ]" in container["lifecycle"]["postStart"]["exec"]["command"][2]
+    assert [port["containerPort"] for port in container["ports"]] == [PORT]
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["port"] == container["ports"][0]["name"]
+    # The injector mounts the folder of sockets within /tmp, which the root file system would not let it.
+    assert "/tmp" in {mount["mountPath"] for mount in container["volumeMounts"]}

@@ -34,11 +34,12 @@ def test_the_alerts_fire_when_they_should_and_only_then() -> None:
     run_tool("promtool", "test", "rules", "prometheus/alerts_test.yml", package="prometheus")
 
 
-def test_every_alert_has_a_unit_test_that_fires() -> None:
+def test_every_alert_has_a_unit_test_that_fires_and_one_that_does_not() -> None:
     alerts = {name for name in expressions_of_rules() if not name.startswith("sandboxd:")}
     cases = yaml.safe_load((DEPLOY / "prometheus/alerts_test.yml").read_text())["tests"]
     checks = [check for case in cases for check in case.get("alert_rule_test", ())]
     assert {check["alertname"] for check in checks if check["exp_alerts"]} == alerts
+    assert {check["alertname"] for check in checks if not check["exp_alerts"]} == alerts
 
 
 def test_promtool_accepts_the_dashboard(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from tests.fuzz.engine import fuzz, instrumented
 
 with instrumented():
-    from sandboxd import components, yamltext
-    from sandboxd.limit_keys import DEFAULT_CEILINGS
+    from sandboxd import components
+    from sandboxd.files import yamltext
     from sandboxd.limits import Limits
+    from sandboxd.limits.keys import DEFAULT_CEILINGS
 
 SEEDS = (
     b"""apiVersion: dapr.io/v1alpha1

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 
 def instrumented() -> contextlib.AbstractContextManager[None]:
-    """What is imported inside gets coverage counters, if this process was started to fuzz."""
+    """Give the modules imported inside the block coverage counters, if this process was started to fuzz."""
     if not sys.argv or not any(argument.startswith(("-runs=", "-max_total_time=")) for argument in sys.argv[1:]):
         return contextlib.nullcontext()
     import atheris

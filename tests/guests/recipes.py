@@ -1,4 +1,4 @@
-"""How each committed guest is built: one table, and one function per toolchain.
+"""The recipes of the committed guests: one table, and one function per toolchain.
 
 To add a guest, add its source and a line to `GUESTS`. The `.wasm` is committed next to the others, so that tests and
 the quickstart need no compiler; `build.py` rebuilds it, and a test compares the rebuild with what is committed.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.guests.cache import CACHE, ToolMissingError, npm_tool
+from tests.guests.cache import CACHE, ToolMissingError, expect_building, npm_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 ASSEMBLYSCRIPT_VERSION = "0.28.20"
@@ -147,6 +147,7 @@ GUESTS: tuple[Recipe, ...] = (
     _c("flood", "100000", "999"),
     _c("grow", "take", "5"),
     _c("loop", "nowhere-to-stop"),
+    _c("multi", "dump", "one"),
     _c("random", "0"),
     _c("recurse", "1000"),
     _c("sleep"),
@@ -154,7 +155,15 @@ GUESTS: tuple[Recipe, ...] = (
     _c("tiny", "one", flags=("-nostdlib", "-Wl,-z,stack-size=16384")),
     _c("trap", "div"),
     _c("upper"),
+    Recipe(source=Path("bench/files.c"), output=HERE / "bin/files-c.wasm", toolchain=C),
     Recipe(source=HERE / "zig/count.zig", output=HERE / "bin/count.wasm", toolchain=ZIG),
+    Recipe(source=HERE / "zig/files.zig", output=HERE / "bin/files-zig.wasm", toolchain=ZIG),
+    Recipe(
+        source=HERE / "assemblyscript/files.ts",
+        output=HERE / "bin/files-assemblyscript.wasm",
+        toolchain=ASSEMBLYSCRIPT,
+    ),
+    Recipe(source=HERE / "rust/files.rs", output=HERE / "bin/files-rust.wasm", toolchain=RUST),
     Recipe(
         source=HERE / "assemblyscript/sort.ts", output=HERE / "bin/sort.wasm", toolchain=ASSEMBLYSCRIPT, sample=("-r",)
     ),
@@ -186,13 +195,14 @@ def build(recipe: Recipe, output: Path) -> None:
         ToolMissingError: its compiler is not installed.
         RuntimeError: the compiler failed; the text is its output.
     """
+    expect_building(recipe.name)
     recipe.toolchain.version()
     output.parent.mkdir(parents=True, exist_ok=True)
     # zig keeps objects of earlier builds; in the cache folder they neither litter the home nor hide what was built
     environment = os.environ | {"ZIG_LOCAL_CACHE_DIR": str(CACHE / "zig"), "ZIG_GLOBAL_CACHE_DIR": str(CACHE / "zig")}
     command = recipe.toolchain.command(recipe, recipe.source, output.resolve())
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, stdin=subprocess.DEVNULL
     )
     if done.returncode != 0 or not output.is_file():
         raise RuntimeError(

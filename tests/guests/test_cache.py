@@ -1,4 +1,4 @@
-"""What comes from packages and toolchains is pinned, verified, and its absence told apart from its being wrong."""
+"""Guests from packages and toolchains are pinned and verified. A missing one is not mistaken for a wrong one."""
 
 import base64
 import hashlib
@@ -12,6 +12,8 @@ import wasmtime
 
 from tests.guests import ToolMissingError, cache, go_guest, quickjs, skip_or_fail, sqlite
 from tests.guests.test_committed import run
+
+pytestmark = pytest.mark.build
 
 NOBODY_LISTENS = "http://127.0.0.1:9/"
 

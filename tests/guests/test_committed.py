@@ -51,6 +51,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
         path("ecoh")
 
 
+@pytest.mark.build
 @pytest.mark.parametrize("recipe", GUESTS, ids=lambda recipe: str(recipe.output))
 def test_a_rebuild_is_what_is_committed(recipe: Recipe, tmp_path: Path) -> None:
     fresh = tmp_path / recipe.output.name

@@ -13,7 +13,7 @@ from typing import Any, cast
 from unittest import mock
 
 from sandboxd.outcome import Outcome
-from sandboxd.pool.worker import Worker
+from sandboxd.pool.worker import Role, Worker
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from sandboxd.wire.page import PAGE_BYTES, StatusPage
@@ -92,7 +92,7 @@ class ScriptedTransport:
 
 
 class ScriptedSocket:
-    """What the zygote sends for a worker's socket."""
+    """Stands in for a worker's socket, as the zygote sends it."""
 
     def __init__(self, transport: ScriptedTransport) -> None:
         self.transport = transport
@@ -105,10 +105,16 @@ class ScriptedSocket:
 
 
 class Process:
-    """A worker process: reads frames in order, and says what the script makes it say."""
+    """A worker process: reads frames in order, and says what the script makes it say.
 
-    def __init__(self, serial: int, begun: "Counter[bytes]") -> None:
+    A template says whether its guest is parked, and nothing else. A template's child ends after its invocation.
+    """
+
+    def __init__(self, serial: int, world: "World", role: Role = Role.WORKER) -> None:
         self.serial = serial
+        self.role = role
+        self.parked = False
+        self._clock = world.clock
         self.alive = True
         self.status = 0
         self.reaped = False
@@ -122,7 +128,7 @@ class Process:
         os.ftruncate(self.memfd, PAGE_BYTES)
         self.page = StatusPage(self.memfd)
         self.transport = ScriptedTransport(self)
-        self._begun = begun
+        self._begun = world.begun
 
     def __repr__(self) -> str:
         return f"<Process {self.serial} {'alive' if self.alive else self.status} running={self.running is not None}>"
@@ -131,26 +137,43 @@ class Process:
         self.up = True
         self.unsent += codec.encode(m.Ready(1000 + self.serial))
 
+    def park(self, *, works: bool, boot_ns: int, private_bytes: int) -> None:
+        """In a template: its guest is parked, or ends."""
+        self.parked = True
+        self._clock.now_ns += boot_ns
+        if works:
+            message: m.Message = m.Parked(at="stdin", boot_ns=boot_ns, private_bytes=private_bytes)
+        else:
+            message = m.NotParked(outcome=Outcome.COMPLETED)
+        self.unsent += codec.encode(message)
+        if not works:
+            self.die(0)
+
     def begin(self) -> None:
         """Look at the next frame, as `sandboxd.worker.main.run` does."""
         invoke = self.unread.pop(0)
         self.number += 1
         if self.page.begin(self.number):
             self.running = invoke
-            self._begun[invoke.stdin] += 1
+            self._begun[invoke.call.stdin] += 1
         else:
             self.unsent += codec.encode(m.Skipped(invoke.id))
+            if self.role is Role.CHILD:
+                self.die(0)
 
     def finish(self, outcome: Outcome, guest_ns: int, retire: bool) -> None:
         assert self.running is not None
+        self._clock.now_ns += guest_ns
         result = m.Result(
-            id=self.running.id, outcome=outcome, stdout=self.running.stdin, guest_ns=guest_ns, retire=retire
+            id=self.running.id, outcome=outcome, stdout=self.running.call.stdin, guest_ns=guest_ns, retire=retire
         )
         self.unsent += codec.encode(result)
         self.running = None
+        if self.role is Role.CHILD:
+            self.die(0)
 
     def deliver(self, size: int | None = None) -> None:
-        """What it said reaches the front, as far as `size` bytes."""
+        """Deliver up to `size` bytes of what it has sent to the front."""
         data, self.unsent = self.unsent[:size], self.unsent[len(self.unsent) if size is None else size :]
         if data and not self.transport.closed:
             assert self.transport.protocol is not None
@@ -180,20 +203,35 @@ class ScriptedZygote:
         self.events = events
         self.spawns: deque[int] = deque()
         self.kills: list[int] = []
+        self.roles: dict[int, Role] = {}
+        self.templates: dict[int, int] = {}
+        """The serial of the template of each child."""
         self.processes: dict[int, Process] = {}
         self.dead = False
+        self.lost = False
         self._world = world
         world.zygotes.append(self)
 
-    async def start(self, load: m.Load) -> m.Loaded:
+    async def start(self, load: m.Load, timeout_s: float) -> m.Loaded:
         await asyncio.sleep(0)
         return m.Loaded(failed=tuple((spec.binding, "broken") for spec in load.guests if spec.artifact == "broken"))
 
     def spawn(self, serial: int) -> None:
-        self.spawns.append(serial)
+        if not self.dead:  # what the client is asked after the zygote's end goes nowhere
+            self.spawns.append(serial)
+
+    def spawn_template(self, order: m.SpawnTemplate) -> None:
+        self.roles[order.serial] = Role.TEMPLATE
+        self.spawn(order.serial)
+
+    def spawn_child(self, serial: int, template: int) -> None:
+        self.roles[serial] = Role.CHILD
+        self.templates[serial] = template
+        self.spawn(serial)
 
     def kill(self, serial: int) -> None:
-        self.kills.append(serial)
+        if not self.dead:
+            self.kills.append(serial)
 
     def end(self) -> None:
         asyncio.get_running_loop().call_soon(self.lose)
@@ -213,25 +251,30 @@ class ScriptedZygote:
             self.dead = True
             self.spawns.clear()
             self.kills.clear()
-            self.events.on_zygote_lost()
+            self.lost = True
+            self.events.on_zygote_lost(cast(Any, self))
 
     def fork(self) -> None:
         """Do what was asked first."""
         serial = self.spawns.popleft()
-        process = self.processes[serial] = Process(serial, self._world.begun)
+        template = self.processes.get(self.templates.get(serial, 0))
+        if serial in self.templates and (template is None or not template.alive):
+            self.events.on_spawn_failed(serial, "the template has ended")
+            return
+        process = self.processes[serial] = Process(serial, self._world, self.roles.get(serial, Role.WORKER))
         self._world.processes.append(process)
         pidfd = os.memfd_create("pidfd")
         self._world.by_pidfd[pidfd] = process
         channel = cast(Any, ScriptedSocket(process.transport))
         self.events.on_spawned(serial, 1000 + serial, channel, os.dup(process.memfd), pidfd)
 
-    def fork_in_vain(self) -> None:
+    def fork_without_descriptors(self) -> None:
         """Do it for a front that has no room for what comes with the worker."""
         serial = self.spawns.popleft()
-        process = self.processes[serial] = Process(serial, self._world.begun)
+        process = self.processes[serial] = Process(serial, self._world)
         self._world.processes.append(process)
         process.transport.closed = True
-        self.events.on_spawned_in_vain(serial, 1000 + serial)
+        self.events.on_spawned_without_descriptors(serial, 1000 + serial)
 
     def refuse(self) -> None:
         """Fail to do it."""
@@ -239,7 +282,11 @@ class ScriptedZygote:
 
     def execute(self, at: int) -> None:
         """Kill whom the front wants dead."""
-        process = self.processes.get(self.kills.pop(at % len(self.kills)))
+        serial = self.kills.pop(at % len(self.kills))
+        process = self.processes.get(serial)
+        if process is None and serial in self.templates and serial in self.spawns:
+            self.spawns.remove(serial)
+            self.events.on_spawn_failed(serial, "it was given up")
         if process is not None and process.alive:
             process.die(-signal.SIGKILL)
 
@@ -264,10 +311,10 @@ class World:
     def installed(self) -> Iterator[None]:
         """The pool's modules see this world while the context is open."""
         with contextlib.ExitStack() as patches:
-            for module in ("pool", "lease", "maintenance", "polling", "worker"):
+            for module in ("pool", "lease", "maintenance", "starting", "sweep", "polling", "worker", "warm"):
                 patches.enter_context(mock.patch(f"sandboxd.pool.{module}.time", self.clock))
             patches.enter_context(
-                mock.patch("sandboxd.pool.generation.ZygoteClient", lambda events: ScriptedZygote(events, self))
+                mock.patch("sandboxd.pool.maintenance.ZygoteClient", lambda events: ScriptedZygote(events, self))
             )
             patches.enter_context(mock.patch("sandboxd.pool.worker.signal", self))
             yield
@@ -275,7 +322,7 @@ class World:
     SIGKILL = signal.SIGKILL
 
     def pidfd_send_signal(self, pidfd: int, number: int) -> None:
-        """In the place of `signal.pidfd_send_signal`."""
+        """Takes the place of `signal.pidfd_send_signal`."""
         assert number == signal.SIGKILL
         process = self.by_pidfd[pidfd]
         if process.alive:
@@ -304,7 +351,7 @@ class World:
                 self.step(zygote.fork)
                 did = True
             while zygote.kills:
-                zygote.execute(0)
+                self.step(lambda zygote=zygote: zygote.execute(0))  # type: ignore[misc]
                 did = True
         for process in list(self.processes):
             did = self._go_on(process) or did
@@ -317,6 +364,8 @@ class World:
             did = True
         if process.alive and not process.up:
             process.get_up()
+        if process.alive and process.role is Role.TEMPLATE and not process.parked:
+            process.park(works=True, boot_ns=1_000_000, private_bytes=1)
         if process.alive and process.running is not None:
             process.finish(Outcome.COMPLETED, 1_000_000, False)
         elif process.alive and process.unread:

@@ -9,7 +9,7 @@ import pytest
 
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.outcome import Outcome
-from sandboxd.pool.maintenance import BOOT_FAILURES_MAX
+from sandboxd.pool.starting import BOOT_FAILURES_MAX
 from tests.hammer.scripted import World
 from tests.hammer.test_machine import load_of
 from tests.hammer.test_steps import Scene
@@ -96,7 +96,7 @@ def test_a_front_out_of_descriptors_serves_on_and_has_its_workers_again_later(wo
     for _ in range(3 * BOOT_FAILURES_MAX):
         while not zygote.spawns:
             world.loop.advance(0.1)
-        world.step(zygote.fork_in_vain)
+        world.step(zygote.fork_without_descriptors)
         scene.rest()
         assert not scene.pool.failure.done()
         assert scene.pool.ready()
@@ -112,7 +112,7 @@ def test_a_reload_by_a_front_out_of_descriptors_is_refused(world: World) -> None
     zygote = world.zygotes[1]
     while not loading.done():
         if zygote.spawns:
-            world.step(zygote.fork_in_vain)
+            world.step(zygote.fork_without_descriptors)
         scene.rest()
         world.loop.advance(0.1)
     error = loading.exception()

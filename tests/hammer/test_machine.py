@@ -22,10 +22,14 @@ from sandboxd.pool.errors import BindingUnavailable, PoolClosing, QueueFull, Que
 from sandboxd.pool.pool import Pool
 from sandboxd.pool.settings import PoolSettings
 from sandboxd.pool.state import WorkerState
+from sandboxd.pool.templates import TemplateState
+from sandboxd.pool.worker import Role, Worker
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import Process, ScriptedZygote, World
 
 BINDINGS = ("a", "b", "c")
+WARM = {"b": 0, "c": 2}
+"""The bindings that are started warm, and how many of their guests are kept ready."""
 PICK = st.integers(0, 1000)
 LONGEST_S = 4.0
 
@@ -35,7 +39,13 @@ def load_of(bindings: tuple[str, ...], broken: tuple[str, ...] = ()) -> m.Load:
         engine=EngineSettings(),
         outbound=m.OutboundSettings(),
         guests=tuple(
-            m.GuestSpec(binding=name, kind="module", artifact="broken" if name in broken else "fine", argv0=b"x")
+            m.GuestSpec(
+                binding=name,
+                kind="module",
+                artifact="broken" if name in broken else "fine",
+                argv0=b"x",
+                warm=m.GuestWarm(instances=WARM[name], templates=2) if name in WARM else None,
+            )
             for name in bindings
         ),
     )
@@ -62,6 +72,7 @@ class PoolMachine(RuleBasedStateMachine):
         recycle_after=st.sampled_from([0, 0, 1, 3]),
         patience_s=st.sampled_from([0.05, 1.0, 10.0]),
         max_concurrency=st.sampled_from([0, 0, 1]),
+        warmed=st.booleans(),
     )
     def start(
         self,
@@ -71,6 +82,7 @@ class PoolMachine(RuleBasedStateMachine):
         recycle_after: int,
         patience_s: float,
         max_concurrency: int,
+        warmed: bool,
     ) -> None:
         self.max_concurrency = {"a": max_concurrency}
         sizes = PoolSettings(
@@ -79,6 +91,7 @@ class PoolMachine(RuleBasedStateMachine):
             look_ahead=look_ahead,
             recycle_after=recycle_after,
             queue_timeout_s=patience_s,
+            warm_memory_bytes=100,
         )
 
         async def make() -> Pool:
@@ -91,16 +104,32 @@ class PoolMachine(RuleBasedStateMachine):
             assert self.world.go_on()
         assert loading.result() == ()
         assert self.pool.ready()
+        if warmed:
+            # Otherwise chance alone would hardly ever bring a template as far as to children.
+            for binding in (*WARM, *WARM):
+                self.call(binding, LONGEST_S, 1, b"x")
+                self.go_on(20)
+
+    @rule(times=st.integers(1, 3))
+    def go_on(self, times: int) -> None:
+        for _ in range(times):
+            if not self.world.go_on():
+                break
 
     # callers ----------------------------------------------------------------------------------------------------------
 
-    @rule(binding=st.sampled_from(BINDINGS), timeout_s=st.sampled_from([0.02, 1.0, LONGEST_S]), count=st.integers(1, 4))
-    def call(self, binding: str, timeout_s: float, count: int) -> None:
+    @rule(
+        binding=st.sampled_from(BINDINGS),
+        timeout_s=st.sampled_from([0.02, 1.0, LONGEST_S]),
+        count=st.integers(1, 4),
+        arg=st.sampled_from([b"x", b"x", b"x", b"y", b"z"]),
+    )
+    def call(self, binding: str, timeout_s: float, count: int, arg: bytes) -> None:
         for _ in range(count):
             payload = b"%s-%d" % (binding.encode(), len(self.calls))
             deadline_ns = self.world.clock.now_ns + int(timeout_s * 1e9)
             self.calls[payload] = self.world.loop.create_task(
-                self.pool.invoke(binding, stdin=payload, deadline_ns=deadline_ns)
+                self.pool.invoke(binding, m.Call(deadline_ns=deadline_ns, args=(arg,), stdin=payload))
             )
         self.world.loop.settle()
 
@@ -133,7 +162,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(which=PICK)
     def kill(self, which: int) -> None:
         zygotes = self.zygotes_with("kills")
-        zygotes[which % len(zygotes)].execute(which)
+        self.world.step(lambda: zygotes[which % len(zygotes)].execute(which))
 
     def alive(self) -> list[Process]:
         return [process for process in self.world.processes if process.alive]
@@ -143,6 +172,22 @@ class PoolMachine(RuleBasedStateMachine):
     def get_up(self, which: int) -> None:
         down = [process for process in self.alive() if not process.up]
         down[which % len(down)].get_up()
+
+    def booting(self) -> list[Process]:
+        return [p for p in self.alive() if p.up and p.role is Role.TEMPLATE and not p.parked]
+
+    @precondition(lambda self: self.booting())
+    @rule(
+        which=PICK,
+        works=st.sampled_from([True, True, True, False]),
+        boot_ns=st.sampled_from([1_000_000, 1_000_000, 40_000_000]),
+        private_bytes=st.sampled_from([1, 1, 60, 101]),
+    )
+    def park(self, which: int, works: bool, boot_ns: int, private_bytes: int) -> None:
+        able = self.booting()
+        process = able[which % len(able)]
+        process.park(works=works, boot_ns=boot_ns, private_bytes=private_bytes)
+        self.world.step(process.deliver)
 
     @precondition(lambda self: any(p.unread and p.running is None and p.up for p in self.alive()))
     @rule(which=PICK)
@@ -227,23 +272,22 @@ class PoolMachine(RuleBasedStateMachine):
 
     # what must hold ---------------------------------------------------------------------------------------------------
 
+    def workers(self) -> list[Worker]:
+        return list(self.pool._maintenance.workers.values())
+
     @invariant()
     def every_invocation_is_in_one_place(self) -> None:
         if not hasattr(self, "pool"):
             return
         leases = self.pool._leases
-        waiting = [one for line in leases.queue._lines.values() for one in line]
+        waiting = [one for queue in leases.queue._queues.values() for one in queue]
         assert len(waiting) == len(leases.queue)
         assert len({one.id for one in waiting}) == len(waiting)
-        flying = [
-            (one, worker)
-            for generation in self.pool._maintenance.generations
-            for worker in generation.workers.values()
-            for one in worker.inflight
-        ]
-        assert all(one.worker is worker for one, worker in flying)
-        assert all(one.worker is None for one in waiting)
-        places = [one.stdin for one in waiting] + [one.stdin for one, _ in flying if not one.future.done()]
+        flying = [(one, worker) for worker in self.workers() for one in worker.inflight]
+        assert all(one.worker_serial == worker.serial for one, worker in flying)
+        assert all(one.worker_serial == 0 for one in waiting)
+        assert all(leases.busy[worker.serial] is worker for _, worker in flying)
+        places = [one.call.stdin for one in waiting] + [one.call.stdin for one, _ in flying if not one.future.done()]
         assert len(set(places)) == len(places), "given twice"
         assert set(places) == {payload for payload, task in self.calls.items() if not task.done()}, "a lease was lost"
 
@@ -254,20 +298,42 @@ class PoolMachine(RuleBasedStateMachine):
         leases = self.pool._leases
         for generation in self.pool._maintenance.generations:
             for name, entry in generation.entries.items():
-                flying = [one for w in generation.workers.values() for one in w.inflight if one.binding == name]
+                workers = [worker for worker in self.workers() if worker.generation is generation]
+                flying = [one for worker in workers for one in worker.inflight if one.binding == name]
                 assert entry.running == len(flying)
-                assert entry.held == len({id(one.worker) for one in flying}) <= entry.limit
+                assert entry.held == len({one.worker_serial for one in flying}) <= entry.limit
                 if self.max_concurrency.get(name):
                     assert entry.running <= self.max_concurrency[name]
-        given_back = sum(1 for line in leases.queue._lines.values() for one in line if one.sent_ns)
+        given_back = sum(1 for queue in leases.queue._queues.values() for one in queue if one.sent_ns)
         assert len(leases.queue) - given_back <= leases.queue.limit
-        current = leases.current
-        idle = [w for w in current.workers.values() if w.state is WorkerState.IDLE] if current is not None else []
+        plain = [worker for worker in self.workers() if worker.role is Role.WORKER]
+        idle = [w for w in plain if w.generation is leases.current and w.state is WorkerState.IDLE]
         assert {w.serial for w in leases.idle} == {w.serial for w in idle}
         assert not any(w.inflight for w in idle)
         stats = self.pool.stats()
-        live = sum(len(g.workers) for g in self.pool._maintenance.generations)
-        assert stats.worker_starts_total == live + sum(stats.worker_exits_total.values())
+        assert stats.worker_starts_total == len(plain) + sum(stats.worker_exits_total.values())
+
+    @invariant()
+    def templates_and_children_are_accounted_for(self) -> None:
+        if not hasattr(self, "pool"):
+            return
+        leases, warm = self.pool._leases, self.pool._warm
+        children = [worker for worker in self.workers() if worker.role is Role.CHILD]
+        # Each child at work is known to the leases, and ends after its one invocation.
+        at_work = {w.serial for w in children if w.generation is leases.current and w.inflight}
+        assert at_work - {w.serial for w in children if w.state is WorkerState.KILLED} <= leases._children
+        assert leases._children <= {w.serial for w in children}
+        assert all(len(worker.inflight) <= 1 for worker in children)
+        live = [w for w in self.workers() if w.state in (WorkerState.STARTING, WorkerState.IDLE)]
+        for template in warm._table:
+            own = [w for w in live if w.role is Role.CHILD and warm._of[w.serial] is template]
+            assert set(template.ready) <= {w for w in own if w.state is WorkerState.IDLE and not w.inflight}
+            if template.state is TemplateState.PARKED:
+                assert template.starting == sum(w.state is WorkerState.STARTING for w in own)
+                assert template.wanted <= max(template.most, template.warm.instances)
+            assert (id(template) in warm._running) == (template.state is not TemplateState.FAILED)
+        processes = {w.serial for w in live if w.role is Role.TEMPLATE and w.generation is leases.current}
+        assert processes <= {process.serial for process in warm._running.values()}
 
     @invariant()
     def nothing_runs_twice(self) -> None:

@@ -1,4 +1,4 @@
-"""When front and workers look for what is about to come instead of sleeping."""
+"""Busy polling: when the front and the workers poll instead of sleeping."""
 
 import os
 import socket
@@ -11,11 +11,11 @@ import pytest
 
 from sandboxd.config.machine import may_poll
 from sandboxd.outcome import Outcome
-from sandboxd.payoff import Payoff
 from sandboxd.pool import polling
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
-from sandboxd.worker.link import Link
+from sandboxd.wire.adaptive_gate import AdaptiveGate
+from sandboxd.worker.channel import Channel
 from tests.hammer.scripted import Process, World
 from tests.hammer.test_steps import Scene
 from tests.hammer.test_steps import world as world  # noqa: PLC0414 -- a fixture
@@ -132,38 +132,38 @@ def test_the_front_stops_looking_after_a_while_and_does_not_try_every_time_again
 
 
 def test_what_pays_is_tried_again_and_again_and_what_does_not_rarely() -> None:
-    payoff = Payoff()
+    gate = AdaptiveGate()
     for _ in range(100):
-        assert payoff.worth_trying()
-        payoff.succeeded()
+        assert gate.allow()
+        gate.succeeded()
     tried = 0
     for _ in range(900):
-        if payoff.worth_trying():
+        if gate.allow():
             tried += 1
-            payoff.failed()
+            gate.failed()
     assert 100 <= tried <= 104
     for _ in range(32):
-        if payoff.worth_trying():
-            payoff.succeeded()
-    assert all(payoff.worth_trying() for _ in range(3))
+        if gate.allow():
+            gate.succeeded()
+    assert all(gate.allow() for _ in range(3))
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[Link, socket.socket]]:
+def ends() -> Iterator[tuple[Channel, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        link = Link()
-        link.connect(theirs)
-        yield link, ours
+        channel = Channel()
+        channel.connect(theirs)
+        yield channel, ours
 
 
-FRAME = m.Invoke(id=1, guest=0, deadline_ns=1)
+FRAME = m.Invoke(id=1, guest=0, call=m.Call(deadline_ns=1))
 
 
 def test_a_worker_that_polls_takes_what_comes_meanwhile_and_what_comes_later(
-    ends: tuple[Link, socket.socket], monkeypatch: pytest.MonkeyPatch
+    ends: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link, front = ends
+    channel, front = ends
     looked = threading.Event()
     yielded = os.sched_yield
 
@@ -175,7 +175,7 @@ def test_a_worker_that_polls_takes_what_comes_meanwhile_and_what_comes_later(
     received: list[list[codec.ToWorker] | None] = []
     for poll_ns in (10**10, 1):  # it comes while the worker looks, and long after it has stopped looking
         looked.clear()
-        thread = threading.Thread(target=lambda poll_ns=poll_ns: received.append(link.receive(poll_ns)))
+        thread = threading.Thread(target=lambda poll_ns=poll_ns: received.append(channel.receive(poll_ns)))
         thread.start()
         assert looked.wait(10)
         front.sendall(codec.encode(FRAME))
@@ -184,11 +184,11 @@ def test_a_worker_that_polls_takes_what_comes_meanwhile_and_what_comes_later(
     assert received == [[FRAME], [FRAME]]
 
 
-def test_a_worker_that_polls_notices_the_end_of_the_front(ends: tuple[Link, socket.socket]) -> None:
-    link, front = ends
+def test_a_worker_that_polls_notices_the_end_of_the_front(ends: tuple[Channel, socket.socket]) -> None:
+    channel, front = ends
     front.close()
     began = time.monotonic()
-    assert link.receive(60 * 10**9) is None
+    assert channel.receive(60 * 10**9) is None
     assert time.monotonic() - began < 60
 
 

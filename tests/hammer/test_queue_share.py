@@ -36,7 +36,7 @@ def loaded(world: World, settings: PoolSettings, bindings: tuple[str, ...]) -> P
 
 def call(world: World, pool: Pool, binding: str, count: int) -> "list[asyncio.Task[m.Result]]":
     deadline_ns = world.clock.now_ns + 10**10
-    tasks = [world.loop.create_task(pool.invoke(binding, deadline_ns=deadline_ns)) for _ in range(count)]
+    tasks = [world.loop.create_task(pool.invoke(binding, m.Call(deadline_ns=deadline_ns))) for _ in range(count)]
     world.loop.settle()
     return tasks
 
@@ -58,11 +58,11 @@ def test_a_part_of_the_queue_stays_for_others(world: World) -> None:
     pool = loaded(world, settings, ("a", "b"))
     many = call(world, pool, "a", 20)
     assert refused(many) == 20 - 2 - 4  # two workers, four places
-    assert pool.room("a") == 0
-    assert pool.room("b") == 2 + 4
+    assert pool.capacity("a") == 0
+    assert pool.capacity("b") == 2 + 4
     others = call(world, pool, "b", 6)
     assert refused(others) == 0
-    assert pool.room("b") == 0
+    assert pool.capacity("b") == 0
     assert refused(call(world, pool, "b", 1)) == 1
     end(world, pool, many + others)
 
@@ -70,7 +70,7 @@ def test_a_part_of_the_queue_stays_for_others(world: World) -> None:
 def test_a_single_binding_has_the_whole_queue(world: World) -> None:
     settings = PoolSettings(workers=2, queue_limit=3, look_ahead=0, max_binding_share=0.5)
     pool = loaded(world, settings, ("a",))
-    assert pool.room("a") == 2 + 3
+    assert pool.capacity("a") == 2 + 3
     tasks = call(world, pool, "a", 7)
     assert refused(tasks) == 2
     end(world, pool, tasks)
@@ -78,11 +78,11 @@ def test_a_single_binding_has_the_whole_queue(world: World) -> None:
 
 def test_there_is_always_room_to_be_told_why_not(world: World) -> None:
     pool = loaded(world, PoolSettings(workers=1, queue_limit=0), ("a",))
-    assert pool.room("nobody") == 1
+    assert pool.capacity("nobody") == 1
     tasks = call(world, pool, "a", 1)
-    assert pool.room("a") == 0
+    assert pool.capacity("a") == 0
     world.run(pool.drain(0.0))
-    assert pool.room("a") == 1
+    assert pool.capacity("a") == 1
     end(world, pool, tasks)
 
 

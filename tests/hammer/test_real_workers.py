@@ -7,6 +7,7 @@ machine's, so two runs of one seed are not the same run.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -20,13 +21,13 @@ import pytest
 
 from sandboxd.config import Config
 from sandboxd.config.model import Cache
-from sandboxd.front.engines import loop_factory
-from sandboxd.modules.resolve import ResolvedGuest, Resolver
+from sandboxd.front.servers.serving import loop_factory
+from sandboxd.modules.prepare import PreparedGuest, Preparer
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import Rejected
 from sandboxd.pool.pool import Pool
 from sandboxd.pool.settings import PoolSettings
-from sandboxd.prepare import load_message, module_settings, read_components
+from sandboxd.server.translate import load_message, module_settings, read_components
 from sandboxd.wire import messages as m
 from tests.conftest import guest_component
 from tests.process import tree
@@ -46,11 +47,11 @@ WEIGHTS = (40, 25, 10, 8, 4, 8)
 
 
 @contextlib.asynccontextmanager
-async def resolved(cache: Path, resources: Path) -> AsyncIterator[tuple[Config, list[ResolvedGuest]]]:
+async def prepared(cache: Path, resources: Path) -> AsyncIterator[tuple[Config, list[PreparedGuest]]]:
     config = Config(resources_paths=(str(resources),), cache=Cache(folder=cache))
     loaded = read_components(config, {})
-    async with Resolver(module_settings(config)) as resolver:
-        guests = [g for g in await resolver.resolve_all(loaded.bindings) if isinstance(g, ResolvedGuest)]
+    async with Preparer(module_settings(config)) as preparer:
+        guests = [g for g in await preparer.prepare_all(loaded.bindings) if isinstance(g, PreparedGuest)]
     assert [guest.binding.name for guest in guests] == list(GUESTS)
     try:
         yield config, guests
@@ -88,7 +89,8 @@ class Callers:
         args = {"exit": (b"%d" % code,), "sleep": (b"%d" % rng.randrange(1, 30),)}.get(guest, ())
         seconds = rng.choice([0.03, 0.1]) if guest == "loop" else rng.choice([0.02, 1.0, 5.0])
         patience_s = rng.choice([None, None, None, None, 0.001, 0.02])
-        call = self.pool.invoke(guest, args=args, stdin=payload, deadline_ns=time.monotonic_ns() + int(seconds * 1e9))
+        deadline_ns = time.monotonic_ns() + int(seconds * 1e9)
+        call = self.pool.invoke(guest, m.Call(deadline_ns=deadline_ns, args=args, stdin=payload))
         try:
             async with asyncio.timeout(patience_s):
                 result = await call
@@ -116,7 +118,7 @@ class Callers:
 
 
 class Trouble:
-    """What happens to the workers meanwhile."""
+    """Kill, stop and reload while requests run."""
 
     def __init__(self, pool: Pool, rng: random.Random, load: m.Load) -> None:
         self.pool = pool
@@ -132,7 +134,7 @@ class Trouble:
                 await self.pool.load(self.load, {})
                 continue
             number = self.rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
-            workers = [w for g in self.pool._maintenance.generations for w in g.workers.values() if w.pid]
+            workers = [worker for worker in self.pool._maintenance.workers.values() if worker.pid]
             if workers:
                 victim = self.rng.choice(workers)
                 with contextlib.suppress(ProcessLookupError):
@@ -150,7 +152,7 @@ async def until(true: Callable[[], bool], what: Callable[[], str]) -> None:
 async def hammer(seed: int, cache: Path, resources: Path) -> None:
     rng = random.Random(seed)
     pool = Pool(PoolSettings(workers=WORKERS, queue_limit=6, queue_timeout_s=2.0, look_ahead=2, recycle_after=25))
-    async with resolved(cache, resources) as (config, guests):
+    async with prepared(cache, resources) as (config, guests):
         load = load_message(config, guests)
         try:
             assert await pool.load(load, {"loop": 1}, set(GUESTS)) == ()
@@ -196,7 +198,7 @@ def _quiet() -> Iterator[None]:
 
 
 def open_files() -> list[str]:
-    """What this process has open, without the numbers."""
+    """Return what this process has open, without the descriptors' numbers."""
     found = []
     for number in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
@@ -214,6 +216,7 @@ def test_hammered(
     resources = write_components(tmp_path / "resources", [guest_component(name) for name in GUESTS])
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(asyncio.sleep(0))  # libuv's first loop opens a pipe for the life of the process
+    gc.collect()  # earlier tests' files would be closed in between
     descriptors = open_files()
     children = tree.children(os.getpid())
     with asyncio.Runner(loop_factory=factory) as runner:

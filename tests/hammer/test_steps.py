@@ -43,7 +43,7 @@ class Scene:
 
     def call(self, binding: str = "a", seconds: float = 100.0, stdin: bytes = b"") -> "asyncio.Task[m.Result]":
         deadline_ns = self.world.clock.now_ns + int(seconds * 1e9)
-        return self.task(self.pool.invoke(binding, stdin=stdin, deadline_ns=deadline_ns))
+        return self.task(self.pool.invoke(binding, m.Call(deadline_ns=deadline_ns, stdin=stdin)))
 
     def rest(self) -> None:
         while self.world.go_on():

@@ -23,7 +23,7 @@ def world() -> Iterator[World]:
 
 def call(world: World, pool: Pool, payload: bytes) -> "asyncio.Task[m.Result]":
     deadline_ns = world.clock.now_ns + 10**10
-    task = world.loop.create_task(pool.invoke("a", stdin=payload, deadline_ns=deadline_ns))
+    task = world.loop.create_task(pool.invoke("a", m.Call(deadline_ns=deadline_ns, stdin=payload)))
     world.loop.settle()
     return task
 

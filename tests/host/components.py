@@ -1,7 +1,6 @@
 """Running components in this process, through the same code a worker runs."""
 
 import contextlib
-import hashlib
 import json
 import threading
 import time
@@ -12,18 +11,22 @@ from typing import Any
 import wasmtime
 from wasmtime import component as wc
 
-from sandboxd.limits import EngineSettings
-from sandboxd.wire.messages import GuestSpec, HttpRequest, Invoke, OutboundSettings, Result
-from sandboxd.worker import engine, guests
+from sandboxd.limits import EngineSettings, OutboundSettings
+from sandboxd.modules import fingerprint
+from sandboxd.wire.messages import Call, GuestSpec, HttpRequest, Invoke, Result
+from sandboxd.worker import engine, load
 from sandboxd.worker.runtime import Runtime
+from tests.guests.cache import CACHE, digest, made
 from tests.origins import Origin
 
 SETTINGS = EngineSettings()
+_LARGE_BYTES = 1 << 20
+"""What a toolchain made, an interpreter and more, has this size; the tests' own texts have not."""
 HERE = Path(__file__).parents[1] / "guests" / "component"
 
 
 class Components:
-    """Compiles and runs components; what was compiled is kept for the whole test run.
+    """Compiles and runs components. What was compiled is kept for the test run, and of large guests in the cache.
 
     Parameters:
         folder: where artifacts go.
@@ -36,10 +39,17 @@ class Components:
 
     def compile(self, source: bytes) -> Path:
         """The artifact of a component, given as bytes of wasm or text."""
-        target = self._folder / f"{hashlib.sha256(source).hexdigest()}.cwasm"
-        if not target.exists():
+
+        def make(target: Path) -> None:
             binary = source if source[:4] == b"\0asm" else bytes(wasmtime.wat2wasm(source.decode()))
             target.write_bytes(bytes(wc.Component(self._compiler, binary).serialize()))
+
+        if len(source) >= _LARGE_BYTES:
+            engine = fingerprint.current(SETTINGS)
+            return made(CACHE / "compiled" / f"{digest(source, engine.engine, engine.cpu)}.cwasm", make)
+        target = self._folder / f"{digest(source)}.cwasm"
+        if not target.exists():
+            make(target)
         return target
 
     def load(self, source: bytes | str | Path, **spec: Any) -> "Loaded":
@@ -56,7 +66,7 @@ class Components:
         whole = GuestSpec(
             **{"binding": "b", "kind": "component", "artifact": str(self.compile(data)), "argv0": b"guest", **spec}
         )
-        return Loaded(Runtime(self.engine, [guests.load(self.engine, whole)], outbound).start())
+        return Loaded(Runtime(self.engine, [load.load(self.engine, whole)], outbound).start())
 
     def wat(self, name: str, **spec: Any) -> "Loaded":
         """A component of tests/guests/component/wat."""
@@ -90,11 +100,13 @@ class Loaded:
             Invoke(
                 id=self._number,
                 guest=0,
-                deadline_ns=time.monotonic_ns() + int(timeout_s * 1e9),
-                args=tuple(arg.encode() for arg in args),
-                env=env,
-                stdin=stdin,
-                http=http,
+                call=Call(
+                    deadline_ns=time.monotonic_ns() + int(timeout_s * 1e9),
+                    args=tuple(arg.encode() for arg in args),
+                    env=env,
+                    stdin=stdin,
+                    http=http,
+                ),
             )
         )
 

@@ -1,4 +1,4 @@
-"""Drives the outbound engine from tests as a host interface would."""
+"""Drives the outbound client from tests as a host interface would."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ LOOPBACK = Policy.parse(["*://127.0.0.1:*", "*://localhost:*", "*://[::1]:*"])
 
 @dataclass
 class Got:
-    """What a request came to."""
+    """The result of a request."""
 
     head: ResponseHead | None = None
     body: bytes = b""

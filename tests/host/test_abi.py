@@ -108,7 +108,7 @@ def test_a_fault_is_an_error_number_where_there_is_one() -> None:
     assert guest.state.ended is None
 
 
-def test_a_fault_ends_the_guest_where_there_is_none() -> None:
+def test_a_fault_ends_the_guest_if_the_function_has_no_errno() -> None:
     guest = bench(lambda pointer: guest.state.memory.write_u32(pointer, 1), "i", "")
     with pytest.raises(HostTrap, match="4 bytes at 65533 are outside the guest's memory of 65536 bytes"):
         guest.call("f", 65533)
@@ -239,6 +239,13 @@ def calling(export: str, *, usable: bool = True) -> Bench:
     assert context
     guest.state.enter(context, ctypes.addressof(guest.instance._instance))
     return guest
+
+
+def test_calling_the_guest_back_outside_a_run_is_an_error_and_no_crash() -> None:
+    guest = calling("good")
+    guest.state.finish()
+    with pytest.raises(AssertionError, match="good was called outside a run"):
+        guest.call("f", 8)
 
 
 def test_a_host_function_calls_the_guest_back() -> None:

@@ -13,6 +13,8 @@ from tests.host.legacy_guests import assemblyscript_get, c_client, go_fetch
 from tests.host.legacy_runner import Ran, Runner
 from tests.origins import Origin, pattern
 
+pytestmark = pytest.mark.build
+
 
 @pytest.fixture(scope="module")
 def origin() -> Iterator[Origin]:
@@ -79,6 +81,51 @@ def test_c_posts(client: Runner, origin: Origin, method: str) -> None:
     assert out.endswith(b"\n\nthe body")
     assert origin.seen[-1].get("content-length") == "8"
     assert origin.seen[-1].get("content-type") == "text/plain"
+
+
+def sent(client: Runner, origin: Origin, *lines: str, method: str = "GET", stdin: bytes = b"") -> list[tuple[str, str]]:
+    """Header lines that the origin saw of a request with these lines."""
+    completed(client.run(origin.url("/echo"), method, *lines, stdin=stdin))
+    return [(name.decode().lower(), value.decode("latin-1")) for name, value in origin.seen[-1].headers]
+
+
+def test_a_request_without_a_user_agent_has_go_s(client: Runner, origin: Origin) -> None:
+    """As Dapr's, whose requests are sent by Go's net/http (request.go, defaultUserAgent)."""
+    assert ("user-agent", "Go-http-client/1.1") in sent(client, origin, "X-A:1")
+    assert ("user-agent", "Go-http-client/1.1") in sent(client, origin, "X-A:1", method="POST", stdin=b"x")
+    assert [v for n, v in sent(client, origin, "user-AGENT:mine/2") if n == "user-agent"] == ["mine/2"]
+    # Set to nothing, it is left out (request.go: `if userAgent != ""`).
+    assert "user-agent" not in dict(sent(client, origin, "User-Agent:"))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Connection:close",
+        "Keep-Alive:timeout=5",
+        "Proxy-Connection:keep-alive",
+        "Proxy-Authorization:Basic x",
+        "Transfer-Encoding:chunked",
+        "Upgrade:websocket",
+        "TE:gzip",
+        "Trailer:X-Sum",
+        "Host:elsewhere.test",
+        "Content-Length:77",
+    ],
+)
+def test_headers_of_the_connection_are_left_out(client: Runner, origin: Origin, line: str) -> None:
+    """Go's client sends the request all the same; these are the engine's to set."""
+    name = line.partition(":")[0].lower()
+    lines = sent(client, origin, line, "X-A:1", method="POST", stdin=b"body")
+    expected = {"host": [origin.authority], "content-length": ["4"]}.get(name, [])
+    assert [value for other, value in lines if other == name] == expected
+    assert ("x-a", "1") in lines
+    assert origin.seen[-1].body == b"body"
+
+
+def test_blanks_around_a_value_are_no_part_of_it(client: Runner, origin: Origin) -> None:
+    lines = sent(client, origin, "Authorization:Bearer x \t", "X-Tab:\ta b\t", "X-Blank:  ")
+    assert {("authorization", "Bearer x"), ("x-tab", "a b"), ("x-blank", "")} <= set(lines)
 
 
 def test_c_moves_a_mebibyte_both_ways(client: Runner, origin: Origin) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from hostfuncs import legacy_http
-from hostfuncs.abi import GuestTrapped, HostTrap
+from hostfuncs.abi import GuestTrapped, HostMemoryExceeded, HostTrap
 from hostfuncs.outbound import Outbound, OutboundLimits
 from tests.host.legacy_runner import Ran, Runner
 from tests.origins import Origin
@@ -45,9 +45,9 @@ def module(start: str, *, realloc: str = REALLOC, data: str = "") -> str:
 FIELDS = "(call $new-fields (i32.const 0) (i32.const 0))"
 
 
-def request(method: int = 0, scheme: int = 0, headers: str = FIELDS, authority_len: int = 0) -> str:
+def request(method: int = 0, scheme: int = 0, headers: str = FIELDS, authority_len: int = 0, path_len: int = 5) -> str:
     return f"""(call $new-outgoing-request (i32.const {method}) (i32.const 0) (i32.const 0)
-      (i32.const 1280) (i32.const 5) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const {scheme})
+      (i32.const 1280) (i32.const {path_len}) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const {scheme})
       (i32.const 0) (i32.const 0) (i32.const 1024) (i32.const {authority_len}) {headers})"""
 
 
@@ -81,8 +81,6 @@ def _calls_with(argument: str) -> list[tuple[str, str]]:
         for function in functions:
             if function.name in ("new-fields", "new-outgoing-request", "new-outgoing-response", "log-it", "request"):
                 continue
-            if function.name == "poll-oneoff":
-                continue
             rest = "".join(f"({'i32' if letter == 'i' else 'i64'}.const 64) " for letter in function.params[1:])
             if function.name == "handle":
                 rest = "(i32.const 0) " * 7
@@ -113,7 +111,6 @@ def test_zero_is_no_handle(outbound: Outbound, name: str, call: str) -> None:
 
 @pytest.mark.parametrize(("name", "call"), _calls_with("(local.get $r)"), ids=lambda value: value[:40])
 def test_handles_of_another_kind(outbound: Outbound, name: str, call: str) -> None:
-    """A pollable for everything but drop-pollable, which gets fields."""
     start = f"(local.set $r (call $new-outgoing-response (i32.const 200) {FIELDS}))"
     if name.endswith(("drop-outgoing-response", "outgoing-response-write")):
         start = f"(local.set $r {FIELDS})"
@@ -197,7 +194,6 @@ OUTSIDE = [
         "(call $write (i32.load (i32.const 4)) (i32.const 0) (i32.const 1) (i32.const -1))",
         "streams.write: out",
     ),
-    ("(call $poll-oneoff (i32.const -4) (i32.const 1) (i32.const 0))", "poll.poll-oneoff: pollables"),
 ]
 
 
@@ -230,6 +226,16 @@ def test_a_flood_of_handles(outbound: Outbound) -> None:
     assert ran.message.startswith("types.new-fields: more than 100 handles are alive")
 
 
+def test_what_a_dropped_handle_held_counts_no_more(outbound: Outbound) -> None:
+    call = request(path_len=65536)
+    start = f"""(memory.fill (i32.const 1280) (i32.const 97) (i32.const 65536))
+      (loop $next
+        (call $drop-outgoing-request {call})
+        (local.set $r (i32.add (local.get $r) (i32.const 1)))
+        (br_if $next (i32.lt_u (local.get $r) (i32.const 400))))"""
+    assert run(outbound, module(start)).ended is None
+
+
 def test_a_flood_of_requests_is_refused_not_fatal(outbound: Outbound, origin: Origin) -> None:
     authority = origin.authority
     data = f'(data (i32.const 1024) "{authority}") (data (i32.const 1280) "/echo")'
@@ -256,22 +262,22 @@ WRITE = """(call $outgoing-request-write (local.get $f) (i32.const 0))
 
 @pytest.mark.parametrize("dropped", [False, True])
 def test_bodies_that_are_hoarded(outbound: Outbound, dropped: bool) -> None:
-    """Forty bodies of 720,000 bytes, where one may have a million: four million are held, or all if none is kept."""
+    """Forty bodies of 720,000 bytes are more than the host may hold, unless the guest drops each before the next."""
     drop = "(call $drop-output-stream (i32.load (i32.const 4))) (call $drop-outgoing-request (local.get $f))"
     start = f"""(local $n i32) (local $written i32) (loop $next
         (local.set $f {request()}) {WRITE} {drop if dropped else ""}
         (local.set $r (i32.add (local.get $r) (i32.const 1)))
         (br_if $next (i32.lt_u (local.get $r) (i32.const 40))))
       (call $log-it (i32.const 0) (local.get $written))"""
-    ran = run(outbound, module(start), limits=OutboundLimits(body_bytes=1_000_000))
-    assert (ran.ended, ran.trap) == (None, "")
-    writes = len(ran.log[0])
-    # 66 make four million; after that each body gets the one that leaves it small.
-    assert writes == 480 if dropped else 66 <= writes <= 66 + 40
+    ran = run(outbound, module(start), limits=OutboundLimits(body_bytes=1_000_000), host_memory=4_000_000)
+    if dropped:
+        assert (ran.ended, ran.trap, len(ran.log[0])) == (None, "", 480)
+    else:
+        assert isinstance(ran.ended, HostMemoryExceeded)
 
 
 def test_a_large_body_sent_again_and_again(outbound: Outbound, origin: Origin) -> None:
-    """What is under way counts, too: 50 requests of 720,000 bytes each, nobody waits for an answer."""
+    """Fifty requests with the same body of 720,000 bytes hold it once, and nobody waits for an answer."""
     authority = origin.authority
     data = f'(data (i32.const 70000) "x") (data (i32.const 1024) "{authority}") (data (i32.const 1280) "/echo")'
     start = f"""(local $n i32) (local $written i32)
@@ -280,9 +286,10 @@ def test_a_large_body_sent_again_and_again(outbound: Outbound, origin: Origin) -
         (drop {handle("(local.get $f)")})
         (local.set $r (i32.add (local.get $r) (i32.const 1)))
         (br_if $next (i32.lt_u (local.get $r) (i32.const 50))))"""
-    ran = run(outbound, module(start, data=data), limits=OutboundLimits(body_bytes=1_000_000))
+    limits = OutboundLimits(body_bytes=1_000_000)
+    ran = run(outbound, module(start, data=data), limits=limits, host_memory=4_000_000)
     assert (ran.ended, ran.trap) == (None, "")
-    assert len(ran.usage) == 4
+    assert [record.outcome for record in ran.usage] == ["dropped"] * 50
 
 
 def test_unasked_flags(outbound: Outbound) -> None:
@@ -378,26 +385,6 @@ def test_an_outgoing_response_can_be_made_and_dropped(outbound: Outbound) -> Non
       (call $drop-outgoing-response (local.get $r))"""
     ran = run(outbound, module(start))
     assert (ran.ended, ran.trap) == (None, "")
-
-
-def test_polling(outbound: Outbound, origin: Origin) -> None:
-    authority = origin.authority
-    data = f'(data (i32.const 1024) "{authority}") (data (i32.const 1280) "/echo")'
-    start = f"""(local.set $f {handle(request(authority_len=len(authority)))})
-      (i32.store (i32.const 0) (call $listen-to-future-incoming-response (local.get $f)))
-      (call $poll-oneoff (i32.const 0) (i32.const 1) (i32.const 8))
-      (if (i32.ne (i32.load (i32.const 12)) (i32.const 1)) (then unreachable))
-      (if (i32.ne (i32.load8_u (i32.load (i32.const 8))) (i32.const 1)) (then unreachable))
-      (call $drop-pollable (i32.load (i32.const 0)))
-      (call $drop-future-incoming-response (local.get $f))"""
-    ran = run(outbound, module(start, data=data))
-    assert (ran.ended, ran.trap) == (None, "")
-
-
-@pytest.mark.parametrize("count", [0, 65537, -1])
-def test_polling_nothing_or_too_much(outbound: Outbound, count: int) -> None:
-    ran = run(outbound, module(f"(call $poll-oneoff (i32.const 0) (i32.const {count}) (i32.const 8))"))
-    assert ran.message.startswith(f"poll.poll-oneoff: {count & 0xFFFFFFFF} pollables")
 
 
 def test_reserved_answers_zero(outbound: Outbound) -> None:

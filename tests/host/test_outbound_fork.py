@@ -20,8 +20,8 @@ warm(settings)
 policy = Policy.parse(["https://localhost:*"])
 loaded = set(sys.modules)
 assert not any(name.partition(".")[0] in ("sandboxd", "wasmtime") for name in loaded), "knows the server"
-foreign = {name for name in loaded if name.partition(".")[0] in ("httpcore2", "h2", "anyio")}
-assert bool(foreign) == settings.http2, foreign
+http2_libraries = {name for name in loaded if name.partition(".")[0] in ("httpcore2", "h2", "anyio")}
+assert bool(http2_libraries) == settings.http2, http2_libraries
 for _ in range(2):
     if (child := os.fork()) == 0:
         code = 1

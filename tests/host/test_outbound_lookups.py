@@ -9,9 +9,9 @@ import pytest
 
 from hostfuncs.outbound import DeadlineExceeded, Outbound, OutboundLimits, Policy, Request
 from hostfuncs.outbound.network import LOOK_UPS
-from sandboxd.limits import EngineSettings
+from sandboxd.limits import EngineSettings, OutboundSettings
 from sandboxd.outcome import Outcome
-from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings, Result
+from sandboxd.wire.messages import Call, GuestSpec, Invoke, Result
 from sandboxd.worker import egress, engine
 from sandboxd.worker.runtime import Runtime
 
@@ -62,7 +62,7 @@ def test_a_worker_whose_threads_are_held_is_replaced(monkeypatch: pytest.MonkeyP
     settings = OutboundSettings()
     runtime = Runtime(engine.build(EngineSettings()), [_Guest()], settings).start()
     try:
-        result = runtime.run(Invoke(id=1, guest=0, deadline_ns=time.monotonic_ns() + 10**9))
+        result = runtime.run(Invoke(id=1, guest=0, call=Call(deadline_ns=time.monotonic_ns() + 10**9)))
     finally:
         runtime.close()
     assert egress.outbound_for(settings) is not None

@@ -1,4 +1,4 @@
-"""Who gets which connection: the pool by itself, on connections that are told what to say."""
+"""The connection pool by itself, on scripted connections: which request gets which connection."""
 
 import asyncio
 import random
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from hostfuncs.outbound.attempt import Attempt, Reply
 from hostfuncs.outbound.authority import Origin
-from hostfuncs.outbound.passage import Passage, Reply
 from hostfuncs.outbound.pool import Pool
 
 A: Origin = ("http", "a.test", 80)
@@ -25,7 +25,7 @@ class Told:
         self.old = False
         self.closed = False
 
-    async def request(self, passage: Passage) -> Reply:
+    async def request(self, attempt: Attempt) -> Reply:
         raise NotImplementedError
 
     def close(self) -> None:

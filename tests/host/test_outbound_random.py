@@ -95,11 +95,12 @@ def _one(dice: random.Random, outbound: Outbound, origin: Origin) -> None:
     assert all(exchange.over() for exchange, _ in started)
 
 
+@pytest.mark.parametrize("http2", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_random_cancellations_leave_no_place_taken(seed: int) -> None:
+def test_random_cancellations_leave_no_place_taken(seed: int, http2: bool) -> None:
     """More requests than connections, to two origins, given up wherever they happen to be."""
     dice = random.Random(seed)
-    outbound = Outbound(Settings(connections=2))
+    outbound = Outbound(Settings(connections=2, http2=http2))
     with Origin() as first, Origin() as second:
         for _ in range(10):
             exchanges = outbound.begin(LOOPBACK, OutboundLimits(concurrency=8), time.monotonic_ns() + 10_000_000_000)

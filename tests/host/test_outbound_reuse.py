@@ -91,6 +91,14 @@ def test_bindings_with_different_policies_do_not_share_connections(origin: Origi
     assert origin.connections == 1
 
 
+def test_bindings_with_equal_lists_do_not_share_connections(origin: Origin, outbound: Outbound) -> None:
+    """An origin that authenticated a connection (NTLM, Negotiate) takes what comes over it for the first caller's."""
+    for owner, connections in (("alice", 1), ("bob", 2), ("alice", 2), ("bob", 2)):
+        policy = Policy.parse(["http://localhost:*"], owner=owner)
+        assert fetch(outbound, f"http://localhost:{origin.port}/echo", policy=policy).status == 200
+        assert origin.connections == connections
+
+
 def test_other_policies_idle_connections_give_way(origin: Origin) -> None:
     engine = Outbound(Settings(connections=2))
     with Origin() as second:

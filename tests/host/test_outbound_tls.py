@@ -50,6 +50,18 @@ def test_addresses_in_certificates(authority: Authority) -> None:
         outbound.close()
 
 
+def test_a_certificate_without_subject_alternative_names_is_refused(authority: Authority) -> None:
+    """RFC 9525, section 6.3: the subject's common name is no name of a server. Go and rustls refuse it too."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue("localhost", common_name_only=True))
+    with Origin(context) as origin:
+        outbound = engine(authority)
+        got = fetch(outbound, f"https://localhost:{origin.port}/echo", policy=POLICY)
+        assert got.error == ErrorCode("TLS-certificate-error")
+        assert origin.seen == []
+        outbound.close()
+
+
 def test_sni_and_host_are_the_name_though_an_address_is_connected_to(authority: Authority) -> None:
     shown: list[str | None] = []
     context = authority.server_context("api.named.test")

@@ -1,4 +1,4 @@
-"""Who may be called: patterns, the default rule, blocked networks, addresses in disguise. No network."""
+"""The egress policy: patterns, the default rule, blocked networks, addresses in disguise. No network."""
 
 import ipaddress
 
@@ -94,9 +94,10 @@ def test_default_rule_refuses_what_only_an_attacker_asks_for(address: str, kind:
     assert decide(Policy.parse(None), "http://rebound.test", address) == "address"
     # A wildcard names nothing explicitly.
     assert decide(Policy.parse(["*"]), "http://rebound.test", address) == "address"
-    # Named explicitly, by address or by the host that resolves to it, it is allowed.
+    # Named explicitly, by address, it is allowed; the host that resolves to it lifts loopback alone.
     assert decide(Policy.parse([f"http://{shown}"]), f"http://{shown}") == "ok"
-    assert decide(Policy.parse(["http://named.test"]), "http://named.test", address) == "ok"
+    lifted = "ok" if kind is Kind.LOOPBACK else "address"
+    assert decide(Policy.parse(["http://named.test"]), "http://named.test", address) == lifted
     assert decide(Policy.parse(["*", f"http://{shown}"]), "http://other.test", address) == "ok"
     assert decide(Policy.parse(["*", f"https://{shown}"]), "http://other.test", address) == "address"
 
@@ -233,3 +234,9 @@ def test_what_the_standard_library_calls_local_never_passes_by_default(
     except Denied:
         return
     assert not suspicious
+
+
+@pytest.mark.parametrize("network", ["10.1.2.3/8", "fd00::1/8"])
+def test_a_network_with_bits_beyond_its_prefix_is_refused_as_in_the_configuration(network: str) -> None:
+    with pytest.raises(ValueError, match="has bits set beyond its prefix"):
+        Policy.parse(None, [network])

@@ -8,22 +8,21 @@ from pathlib import Path
 import pytest
 
 from tests.guests.component.build import python_component
-from tests.host.component_text import component
-from tests.host.components import ANY_HOST, HERE, Components
-from tests.origins import Origin, Silent
+from tests.host.components import HERE, Components
+from tests.origins import Origin
 
 # In an interpreter of its own: this one has had threads.
 PROGRAM = """
 import json, os, sys, time
-from sandboxd.limits import EngineSettings
-from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings
-from sandboxd.worker import engine, guests
+from sandboxd.limits import EngineSettings, OutboundSettings
+from sandboxd.wire.messages import Call, GuestSpec, Invoke
+from sandboxd.worker import engine, load
 from sandboxd.worker.runtime import Runtime
 
 built = engine.build(EngineSettings())
 request, *paths = sys.argv[1:]
 specs = [GuestSpec(binding=path, kind="component", artifact=path, argv0=b"g") for path in paths]
-loaded = [guests.load(built, spec) for spec in specs]
+loaded = [load.load(built, spec) for spec in specs]
 threads = len(os.listdir("/proc/self/task"))
 readers = []
 for _ in range(3):
@@ -33,10 +32,9 @@ for _ in range(3):
         results = []
         for number in range(10):
             until = time.monotonic_ns() + 30 * 10**9
-            results.append(runtime.run(Invoke(id=number, guest=0, deadline_ns=until)))
-            results.append(runtime.run(
-                Invoke(id=100 + number, guest=1, deadline_ns=until, args=(b"requests",), stdin=request.encode())
-            ))
+            results.append(runtime.run(Invoke(id=number, guest=0, call=Call(deadline_ns=until))))
+            call = Call(deadline_ns=until, args=(b"requests",), stdin=request.encode())
+            results.append(runtime.run(Invoke(id=100 + number, guest=1, call=call)))
         answer = [[result.outcome, len(result.stdout) > 0, [u.outcome for u in result.outbound]] for result in results]
         os.write(writer, json.dumps(answer).encode())
         os._exit(0)
@@ -48,6 +46,7 @@ print(json.dumps([threads, statuses, answers]))
 """
 
 
+@pytest.mark.build
 def test_components_linked_before_a_fork_run_after_it(components: Components) -> None:
     paths = [
         str(components.compile(source.read_bytes()))
@@ -68,21 +67,3 @@ def test_components_linked_before_a_fork_run_after_it(components: Components) ->
     assert threads == 1, "a thread made before the fork would be missing after it"
     assert statuses == [0] * 3
     assert answers == [[["completed", True, []], ["completed", True, ["ok"]]] * 10] * 3
-
-
-@pytest.mark.parametrize("body", ["(call $block (call $after (i64.const -1)))", "(loop $l (br $l))"])
-def test_a_caller_who_goes_away_ends_the_guest(components: Components, body: str) -> None:
-    with components.load(component(f"{body} (i32.const 0)")) as guest:
-        guest.runtime.interrupt(1)
-        result = guest.run()
-        assert (result.outcome, result.detail) == ("cancelled", "module closed with context canceled")
-        # Only that one.
-        assert guest.run(timeout_s=0.05).outcome == "deadline_exceeded"
-
-
-def test_a_caller_who_goes_away_ends_a_guest_that_waits_for_an_origin(components: Components) -> None:
-    with components.load(python_component("client", "client"), outbound=ANY_HOST) as guest, Silent() as silent:
-        request = b'[{"authority": "%s", "path": "/"}]' % silent.authority.encode()
-        guest.runtime.interrupt(1)
-        assert guest.run("requests", stdin=request).outcome == "cancelled"
-        assert guest.run("echo").outcome == "completed"

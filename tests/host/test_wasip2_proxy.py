@@ -10,6 +10,8 @@ from sandboxd.wire.messages import HttpRequest
 from tests.guests.component.build import python_component
 from tests.host.components import Components, Loaded
 
+pytestmark = pytest.mark.build
+
 
 @pytest.fixture(scope="module")
 def proxy(components: Components) -> Iterator[Loaded]:

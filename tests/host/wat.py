@@ -9,6 +9,7 @@ import wasmtime
 
 from hostfuncs import wasip1
 from hostfuncs.abi import GuestEnded, InvocationState
+from hostfuncs.files import Files
 from sandboxd.limits import EngineSettings
 from sandboxd.worker import engine
 
@@ -17,7 +18,7 @@ HOUR_NS = 3600 * 10**9
 
 @cache
 def guest_engine() -> wasmtime.Engine:
-    """As workers have it, but for the pool: here stores live as long as the test that looks at them."""
+    """Return an engine as workers have it, without the pool: stores live as long as the test that reads them."""
     return engine.build(EngineSettings(), compiling=True)
 
 
@@ -27,6 +28,7 @@ class Bench:
     Parameters:
         wat: text of the module; `$NAME` imports are its own business.
         define: links further functions.
+        new_files: opens the guest's files.
     """
 
     def __init__(
@@ -41,10 +43,13 @@ class Bench:
         stderr_limit: int = 1 << 10,
         strict: bool = False,
         deadline_ns: int = HOUR_NS,
+        new_files: Callable[[], Files] | None = None,
     ) -> None:
         self.state = InvocationState()
         sources = wasip1.StrictSources if strict else wasip1.SystemSources
-        self.program = wasip1.Program(self.state, stdout_limit=stdout_limit, stderr_limit=stderr_limit, sources=sources)
+        self.program = wasip1.Program(
+            self.state, stdout_limit=stdout_limit, stderr_limit=stderr_limit, sources=sources, new_files=new_files
+        )
         linker = wasmtime.Linker(guest_engine())
         wasip1.link(linker, self.program)
         if define:

@@ -22,7 +22,7 @@ NO_BINDING = "couldn't find output binding {name}"
 
 @dataclass(frozen=True)
 class Attack:
-    """What a caller is told about one."""
+    """The answer that a caller gets about one."""
 
     name: str
     outcome: str
@@ -31,7 +31,7 @@ class Attack:
     limit: str = ""
     """Label of sandboxd_limits_reached_total."""
     data: object = None
-    timeout: str = "20s"
+    timeout: str = "60s"
 
     def __str__(self) -> str:
         return self.name
@@ -102,7 +102,12 @@ ATTACKS = (
         "types.new-fields: more than 4096 handles are alive; drop what is no longer needed (hostEntries)",
         "hostEntries",
     ),
-    Attack("body_hoard", "completed"),
+    _memory(
+        "body_hoard",
+        "wasm error: the host would hold more than 64 MiB (hostMemory) for the guest; "
+        "drop handles that are no longer needed, and read the bodies of responses",
+        "hostMemory",
+    ),
     _trapped("c_recursion", DEEP, "wasm.stack"),
     _trapped("c_long_poll", "a list of 65537 elements, at most 65536 are taken"),
     _trapped("c_empty_poll", "wasi:io/poll poll: empty list"),
@@ -118,7 +123,9 @@ ATTACKS = (
     _exit("fd_churn", BADF),
     _exit("exit_in_start", 9),
     _exit("allocates_in_start", 7),
-    *(_exit("exits", code, code) for code in (255, 256, 65_536, (1 << 31), (1 << 32) - 1)),
+    *(_exit("exits", code, code) for code in (255, 256, 65_536, (1 << 31))),
+    # wazero ends a cancelled guest with this code (sys/error.go), and Dapr cannot tell the two apart.
+    Attack("exits", "exit_nonzero", "module closed with context canceled", data=(1 << 32) - 1),
     _trapped("trap_in_start", "unreachable"),
     _trapped("data_beyond_memory", "out of bounds memory access"),
     _trapped("large_data", "out of bounds memory access"),
@@ -156,7 +163,7 @@ def hostile_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     """Two workers, small limits, every attack a binding of its name; `caller` calls host functions."""
     folder = tmp_path_factory.mktemp("hostile")
     documents = [guest_component("echo"), guest_component("args", argsLimit="1Ki", envLimit="1Ki")]
-    timeouts = {attack.name: attack.timeout for attack in ATTACKS} | dict.fromkeys(REFUSED, "20s")
+    timeouts = {attack.name: attack.timeout for attack in ATTACKS} | dict.fromkeys(REFUSED, "60s")
     for name, timeout in timeouts.items():
         (folder / f"{name}.wasm").write_bytes(binary(name))
         documents.append(
@@ -186,7 +193,7 @@ class Target(RunningServer):
     def client(self, **options: Any) -> Iterator[httpx.Client]:
         assert not options
         if self._kept is None:
-            self._kept = httpx.Client(base_url=self.base_url, trust_env=False, timeout=30)
+            self._kept = httpx.Client(base_url=self.base_url, trust_env=False, verify=False, timeout=120)
         yield self._kept
 
     def stop(self) -> None:
@@ -200,7 +207,7 @@ FAMILIES = ("sandboxd_requests_total", "sandboxd_limits_reached_total", "sandbox
 
 @dataclass(frozen=True)
 class Counts:
-    """What the metrics this folder looks at say."""
+    """Return the values of the metrics that this folder tests."""
 
     samples: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -22,7 +22,7 @@ _BUFFER, _NUMBERS, _LENGTH = 8, 512, 500
 
 
 def pattern() -> bytes:
-    """What stands in memory from 8,192 on: small numbers, pointers to its edges, and huge ones, in disorder."""
+    """Return the content of memory from 8,192 on: small numbers, pointers to its edges, and huge ones, in disorder."""
     chooser = random.Random(20)
     words = [0, 1, 2, 3, 7, 8, 16, 24, 48, PAGE - 8, PAGE - 1, PAGE, PAGE + 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
     return struct.pack("<4096I", *(chooser.choice(words) for _ in range(4096)))

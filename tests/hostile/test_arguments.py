@@ -18,18 +18,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hostfuncs import wasip1
-from sandboxd.limits import MIB, EngineSettings, Limits
+from sandboxd.limits import MIB, EngineSettings, Limits, OutboundSettings
 from sandboxd.modules import fingerprint, preamble
 from sandboxd.modules.compiler import Compiler, CompileSettings
 from sandboxd.modules.errors import CompileError, RefusedError
 from sandboxd.modules.store import Store
 from sandboxd.outcome import Outcome
-from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings, Result
-from sandboxd.worker import engine, guests
+from sandboxd.wire.messages import Call, GuestSpec, Invoke, Result
+from sandboxd.worker import engine, guests, load
 from sandboxd.worker.runtime import Runtime
 from tests.guests import hostile, path
 from tests.hostile.hostfunctions import NAMES, PAGE, ZEROS, digits, forwarding
-from tests.process.test_runtime import worker_engine
+from tests.process.runtimes import worker_engine
 
 LAST_ERRNO = 76
 """`notcapable`, the last of typenames.witx."""
@@ -41,12 +41,12 @@ _numbers = itertools.count(1)
 
 def runtime_of(artifact: Path) -> Runtime:
     spec = GuestSpec(binding="b", kind="module", artifact=str(artifact), argv0=b"guest", limits=LIMITS)
-    return Runtime(worker_engine(), [guests.load(worker_engine(), spec)], OutboundSettings()).start()
+    return Runtime(worker_engine(), [load.load(worker_engine(), spec)], OutboundSettings()).start()
 
 
 def run(runtime: Runtime, stdin: bytes, seconds: float) -> Result:
     deadline = time.monotonic_ns() + int(seconds * SECOND)
-    return runtime.run(Invoke(id=next(_numbers), guest=0, deadline_ns=deadline, stdin=stdin))
+    return runtime.run(Invoke(id=next(_numbers), guest=0, call=Call(deadline_ns=deadline, stdin=stdin)))
 
 
 @cache
@@ -114,13 +114,13 @@ def mutated(original: bytes, changes: list[tuple[float, bytes, int]]) -> bytes:
 
 
 def artifact_of(data: bytes, folder: Path) -> Path | str:
-    """What the compile subprocess makes of it, or why it refuses."""
+    """Return the artifact of the compile subprocess, or why it refuses."""
     try:
         guest = preamble.read(data)
         preamble.refuse(guest, strict_sandbox=False)
         limits = CompileSettings(timeout_s=30, memory_bytes=1024 * MIB)
         it = Compiler(Store(folder / "cache"), EngineSettings(), fingerprint.current(EngineSettings()), limits)
-        artifact, _ = asyncio.run(it.compile(data, hashlib.sha256(data).hexdigest(), "module"))
+        artifact = asyncio.run(it.compile(data, hashlib.sha256(data).hexdigest(), "module"))
     except (RefusedError, CompileError) as refused:
         return str(refused)
     return Path(artifact.path)

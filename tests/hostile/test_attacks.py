@@ -3,6 +3,8 @@
 Not here: attacks on the outbound side, which need origins, and what a caller can do to the front.
 """
 
+import re
+
 import pytest
 
 from tests.guests import hostile
@@ -10,6 +12,19 @@ from tests.hostile.conftest import ATTACKS, NO_BINDING, REFUSED, Attack, Counts,
 from tests.running import RunningServer
 
 PREFIX = "error invoking output binding {name}: "
+TRACE = "\nwasm stack trace:\n"
+FUNCTION = re.compile(r"\t\S+\(\.\.\.\)|\t\t\S+:\d+:\d+|\t\.\.\. maybe followed by omitted frames")
+TRACED = ("trapped", "memory_exceeded")
+"""The outcomes whose message ends with the functions that were running."""
+NOT_BEGUN = {
+    "memory_from_birth",
+    "hidden_memory",
+    "table_from_birth",
+    "elements_beyond_table",
+    "data_beyond_memory",
+    "large_data",
+}
+"""Those that fail before any function runs."""
 
 
 def assert_unharmed(server: RunningServer, before: Counts) -> Counts:
@@ -37,7 +52,11 @@ def test_an_attack_costs_its_caller_only(hostile_server: RunningServer, attack: 
         answer = reply.json()
         assert answer["errorCode"] == "ERR_INVOKE_OUTPUT_BINDING"
         expected = (PREFIX + attack.reason).format(name=attack.name)
-        assert settled(answer["message"]) == expected
+        message, _, trace = settled(answer["message"]).partition(TRACE)
+        assert message == expected
+        assert (trace != "") == (attack.outcome in TRACED and attack.name not in NOT_BEGUN), trace
+        assert len(trace) <= 2100
+        assert all(FUNCTION.fullmatch(line) for line in trace.splitlines()), trace
     after = assert_unharmed(hostile_server, before)
 
     def more(name: str, **labels: str) -> float:

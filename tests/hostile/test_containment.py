@@ -1,4 +1,4 @@
-"""What a worker process has given up, looked at from outside, and the walls behind the limits of guests."""
+"""The confinement of a worker process, seen from outside, and the walls behind the limits of guests."""
 
 import errno
 import os
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sandboxd.config.users import worker_ids
 from sandboxd.errors import ConfigError, ExitCode
-from sandboxd.identity import worker_ids
 from sandboxd.zygote import hardening
 from tests.conftest import guest_component
 from tests.running import RunningServer, write_components
@@ -173,8 +173,8 @@ def test_secrets_stay_in_the_front() -> None:
 
 SPIN = """
 import time
-from sandboxd.worker.cputime import CpuWall
-wall = CpuWall(500, period_ns=100_000_000)
+from sandboxd.worker.cputime import CpuTimeLimit
+wall = CpuTimeLimit(500, period_ns=100_000_000)
 wall.renew()
 print("armed", flush=True)
 until = time.process_time() + {seconds}
@@ -197,7 +197,7 @@ def test_the_wall_of_processor_time(renewing: bool, seconds: int, status: int) -
 # The wall of address space --------------------------------------------------------------------------------------------
 
 
-def test_the_largest_payloads_fit_within_the_walls(tmp_path: Path) -> None:
+def test_the_largest_payloads_fit_within_the_worker_confinement(tmp_path: Path) -> None:
     """128 MiB both ways, the most a body and a reply may have by default's ceilings, at the least `hostMemory`."""
     documents = [guest_component("echo", stdoutLimit="128Mi", timeout="60s", memoryLimit="512Mi")]
     resources = write_components(tmp_path / "resources", documents)
@@ -215,12 +215,12 @@ def test_the_largest_payloads_fit_within_the_walls(tmp_path: Path) -> None:
 
 EAT = """
 import os, sys
-from sandboxd.limits import EngineSettings
-from sandboxd.wire.messages import Confinement, Load, OutboundSettings
+from sandboxd.limits import EngineSettings, OutboundSettings
+from sandboxd.wire.messages import Confinement, Load
 from sandboxd.zygote import hardening
 load = Load(engine=EngineSettings(), outbound=OutboundSettings(), guests=(),
-            confinement=Confinement(host_memory_bytes=1 << 30))
-hardening.confine_worker(hardening.settle(load))
+            confinement=Confinement(host_memory_bytes=1 << 30, wall="off"))
+hardening.confine_worker(hardening.confine_zygote(load))
 kept = bytearray(600 << 20)
 try:
     kept += bytes(600 << 20)

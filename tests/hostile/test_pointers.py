@@ -85,7 +85,7 @@ WITHOUT: dict[str, tuple[tuple[int, ...], int]] = {
 
 
 def called(server: RunningServer, function: str, arguments: tuple[int, ...]) -> int:
-    """What the function answered."""
+    """Return the function's result."""
     reply = server.invoke("caller", digits(function, arguments))
     if reply.status_code == 200:
         return SUCCESS

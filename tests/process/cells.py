@@ -10,8 +10,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.process import tree
 from tests.running import RunningServer
+from tests.waiting import BOUND_S
 
 COUNTING = ("counter", "histogram")
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -33,7 +33,7 @@ class Cells(RunningServer):
         return [found[number] for number in sorted(found)]
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """All lines of one event so far."""
+        """Return all log lines of one event so far."""
         return [line for line in self.lines if line.get("event") == name]
 
     def scrape(self, kinds: tuple[str, ...] | None = None) -> Values:
@@ -58,7 +58,7 @@ class Cells(RunningServer):
         pidfd = os.pidfd_open(pid)
         try:
             os.kill(pid, signal.SIGKILL)
-            dead, _, _ = select.select([pidfd], [], [], tree.BOUND_S)
+            dead, _, _ = select.select([pidfd], [], [], BOUND_S)
             assert dead
             return time.monotonic()
         finally:

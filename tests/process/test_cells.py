@@ -17,6 +17,7 @@ from tests.conftest import guest_component
 from tests.process import tree
 from tests.process.cells import COUNTING, Cells, value
 from tests.running import RunningServer, component, write_components
+from tests.waiting import BOUND_S, until
 
 GUESTS = ("echo", "upper", "exit", "loop", "sleep")
 
@@ -83,7 +84,7 @@ def test_an_attribute_set_at_one_cell_is_known_in_both(cells: Cells) -> None:
             return str(client.get("/v1.0/metadata").json()["extended"].get("colour"))
 
     # 40 connections in a row reach the other cell too: that all miss it has a probability of 2 to the power of -40.
-    tree.until(lambda: all(colour() == "green" for _ in range(40)), "both know")
+    until(lambda: all(colour() == "green" for _ in range(40)), "both know")
 
 
 def test_a_cell_that_starts_anew_knows_attributes(cells: Cells) -> None:
@@ -147,6 +148,7 @@ class Load:
 
 
 @pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.slow
 def test_a_death_under_load_costs_only_what_that_cell_had_in_flight(cells: Cells, number: int) -> None:
     since = len(cells.lines)
     restarts = value(cells.scrape(), "sandboxd_cell_restarts_total", cell=str(number))
@@ -265,7 +267,7 @@ def test_sigterm_drains_all_and_exits_0(tmp_path: Path) -> None:
         ThreadPoolExecutor(8) as threads,
     ):
         running = [threads.submit(server.invoke, "sleep", None, {"args": "3000"}) for _ in range(8)]
-        tree.until(
+        until(
             lambda: (
                 server.metric("sandboxd_pool_workers", state="busy") + server.metric("sandboxd_pool_queue_depth") == 8
             ),
@@ -287,7 +289,7 @@ def test_a_killed_supervisor_leaves_nothing(tmp_path: Path) -> None:
         assert len(everything) == 1 + 2 + 2 + 2  # supervisor, cells, zygotes, workers
         with tree.watched(everything) as left:
             server.process.kill()
-            assert left(tree.BOUND_S) == []
+            assert left(BOUND_S) == []
 
 
 def test_a_component_that_cannot_load_is_said_once(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the cells' parts do by themselves: adding up, dividing, steering, giving up."""
+"""The parts of cells on their own: merging metrics, sharing settings, assigning connections, giving up."""
 
 import asyncio
 import contextlib
@@ -18,18 +18,20 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from sandboxd.cells import supervisor as supervisor_module
-from sandboxd.cells.exposition import expose, snapshot
-from sandboxd.cells.incarnation import Incarnation, Requests
+from sandboxd.cells.cell_process import CellEvents, CellProcess
 from sandboxd.cells.listeners import bind
-from sandboxd.cells.merge import GAUGES, How, Ledger, merge
-from sandboxd.cells.messages import Family
-from sandboxd.cells.share import concurrency, pack, share, unpack
-from sandboxd.cells.steering import program
+from sandboxd.cells.merge import GAUGES, Aggregation, RetainedCounters, merge
+from sandboxd.cells.reuseport import program
 from sandboxd.config import Config, PoolConfig
+from sandboxd.config.cells import concurrency, pack, share, unpack
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.metrics import DaprLabels, Metrics
+from sandboxd.metrics.exposition import snapshot
 from sandboxd.outcome import Outcome
 from sandboxd.pool.stats import PoolStats
+from sandboxd.wire.cells import Family
+from tests.exposition import expose as exposed
+from tests.exposition import expose_families
 
 
 def count(value: float, binding: str = "a", name: str = "sandboxd_requests") -> Family:
@@ -49,7 +51,7 @@ def full_metrics() -> Metrics:
     metrics = Metrics(version="1", dapr=DaprLabels(app_id="app"))
     metrics.watch_pool(lambda: PoolStats(workers_limit=3, worker_exits_total={"crashed": 1}))
     metrics.binding("a").ended(Outcome.COMPLETED, 0.002)
-    metrics.binding("a").dapr_event(execute=True, success=True, seconds=0.002)
+    metrics.binding("a").dapr_event("execute", success=True, seconds=0.002)
     metrics.binding_ready("a", True)
     metrics.module_loaded("a", digest="d", scheme="file", abi="module", seconds=1.0, cached=False)
     return metrics
@@ -82,14 +84,18 @@ class TestMerge:
         }
 
     def test_every_gauge_of_the_server_has_a_decision(self) -> None:
-        found = {family.name for family in snapshot(full_metrics().registry) if family.kind == "gauge"}
+        metrics = full_metrics()
+        metrics.watch_process()
+        found = {family.name for family in snapshot(metrics.registry) if family.kind == "gauge"}
         assert found - set(GAUGES) == set()
 
     def test_one_cell_merged_is_that_cell(self) -> None:
         """The text Prometheus reads of a merge of one is the text of the one, apart from the label `cell`."""
         metrics = full_metrics()
-        merged, kind = expose(merge({0: snapshot(metrics.registry)}), "application/openmetrics-text; version=1.0.0")
-        alone, same_kind = metrics.expose("application/openmetrics-text; version=1.0.0")
+        merged, kind = expose_families(
+            merge({0: snapshot(metrics.registry)}), "application/openmetrics-text; version=1.0.0"
+        )
+        alone, same_kind = exposed(metrics, "application/openmetrics-text; version=1.0.0")
         assert merged.replace(b'{cell="0",', b"{") == alone
         assert kind == same_kind
 
@@ -105,7 +111,7 @@ class TestMerge:
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(One())
-        text, _ = expose(merge({0: snapshot(registry), 1: snapshot(registry)}), "")
+        text, _ = expose_families(merge({0: snapshot(registry), 1: snapshot(registry)}), "")
         assert [line for line in text.decode().splitlines() if not line.startswith("#")] == [
             'h_bucket{binding="a",le="0.1"} 2.0',
             'h_bucket{binding="a",le="1.0"} 6.0',
@@ -115,41 +121,41 @@ class TestMerge:
         ]
 
 
-class TestLedger:
+class TestRetainedCounters:
     def test_dead_processes_still_count(self) -> None:
-        ledger = Ledger()
-        ledger.retire(0, [count(5), gauge("sandboxd_pool_queue_depth", 3)])
-        ledger.retire(0, [count(2)])
-        ledger.retire(1, [count(10)])
-        assert values(ledger.merged({0: [count(1)]})) == {("sandboxd_requests_total", (("binding", "a"),)): 18}
+        retained = RetainedCounters()
+        retained.retire(0, [count(5), gauge("sandboxd_pool_queue_depth", 3)])
+        retained.retire(0, [count(2)])
+        retained.retire(1, [count(10)])
+        assert values(retained.merged({0: [count(1)]})) == {("sandboxd_requests_total", (("binding", "a"),)): 18}
 
     def test_silent_cells_count_but_their_state_is_unknown(self) -> None:
         depth = "sandboxd_pool_queue_depth"
-        merged = Ledger().merged({0: [count(1), gauge(depth, 1)], 1: [count(6), gauge(depth, 9)]}, silent={1})
+        merged = RetainedCounters().merged({0: [count(1), gauge(depth, 1)], 1: [count(6), gauge(depth, 9)]}, silent={1})
         assert values(merged) == {
             ("sandboxd_requests_total", (("binding", "a"),)): 7,
             (depth, (("pool", "default"),)): 1,
         }
 
     def test_a_gauge_of_each_cell_keeps_its_number(self) -> None:
-        ledger = Ledger()
-        ledger.retire(1, [count(1)])
-        merged = values(ledger.merged({1: [count(2), gauge("sandboxd_pool_generation", 4)]}))
+        retained = RetainedCounters()
+        retained.retire(1, [count(1)])
+        merged = values(retained.merged({1: [count(2), gauge("sandboxd_pool_generation", 4)]}))
         assert merged[("sandboxd_pool_generation", (("cell", "1"), ("pool", "default")))] == 4
 
     def test_a_binding_nobody_knows_any_more_is_not_shown(self) -> None:
-        ledger = Ledger()
-        ledger.retire(0, [count(5, "gone")])
-        ledger.retire(0, [count(3, "a"), count(9, "")])
-        assert values(ledger.merged({1: [count(1)]})) == {
+        retained = RetainedCounters()
+        retained.retire(0, [count(5, "gone")])
+        retained.retire(0, [count(3, "a"), count(9, "")])
+        assert values(retained.merged({1: [count(1)]})) == {
             ("sandboxd_requests_total", (("binding", "a"),)): 4,
             ("sandboxd_requests_total", (("binding", ""),)): 9,
         }
 
     def test_while_no_cell_knows_any_binding_all_are_shown(self) -> None:
-        ledger = Ledger()
-        ledger.retire(0, [count(5)])
-        assert values(ledger.merged({0: []})) == {("sandboxd_requests_total", (("binding", "a"),)): 5}
+        retained = RetainedCounters()
+        retained.retire(0, [count(5)])
+        assert values(retained.merged({0: []})) == {("sandboxd_requests_total", (("binding", "a"),)): 5}
 
     @given(
         st.lists(
@@ -163,7 +169,7 @@ class TestLedger:
     )
     def test_no_sum_ever_shrinks(self, events: list[tuple[int, str, float]]) -> None:
         """Not by a single bit: fractions are added, cells die and fall silent in any order."""
-        ledger = Ledger()
+        retained = RetainedCounters()
         now = dict.fromkeys(range(3), 0.0)
         former = 0.0
         for number, what, amount in events:
@@ -171,12 +177,12 @@ class TestLedger:
             if what == "counts":
                 now[number] += amount
             elif what == "dies":
-                ledger.retire(number, [count(now[number])])
+                retained.retire(number, [count(now[number])])
                 now[number] = 0.0
             else:
                 silent = {number}
             told = {cell: [count(value)] for cell, value in now.items()}
-            (total,) = values(ledger.merged(told, silent)).values()
+            (total,) = values(retained.merged(told, silent)).values()
             assert total >= former
             former = total
 
@@ -233,7 +239,7 @@ class TestSteering:
             for listener in sockets:
                 listener.setblocking(False)
             for chosen in ([1, 3], [2], [0, 1, 2, 3]):
-                listeners.send_to(chosen)
+                listeners.assign_to(chosen)
                 found = arrivals()
                 assert sum(found) == 60
                 assert [number for number, taken in enumerate(found) if taken] == chosen
@@ -259,21 +265,23 @@ class TestGivingUp:
     """Cells replaced by processes that just exit."""
 
     @staticmethod
-    def run(monkeypatch: pytest.MonkeyPatch, status: int, cells: int = 2) -> tuple[SandboxdError, int]:
+    def run(monkeypatch: pytest.MonkeyPatch, status: int | None, cells: int = 2) -> tuple[SandboxdError, int]:
+        """Without a status they never end, and never answer."""
         started = 0
+        does = f"raise SystemExit({status})" if status is not None else "import time; time.sleep(60)"
 
-        def start(number: int, listener_fd: int, requests: Requests) -> Incarnation:
+        def start(number: int, listener_fd: int, events: CellEvents) -> CellProcess:
             nonlocal started
             started += 1
             ours, theirs = socket.socketpair()
-            theirs.close()
-            process = subprocess.Popen([sys.executable, "-S", "-c", f"raise SystemExit({status})"])
-            return Incarnation(number, process, ours, requests)
+            with theirs:
+                process = subprocess.Popen([sys.executable, "-S", "-c", does], stdin=theirs)
+            return CellProcess(number, process, ours, events)
 
-        monkeypatch.setattr(Incarnation, "start", start)
+        monkeypatch.setattr(CellProcess, "start", start)
         monkeypatch.setattr(supervisor_module, "FIRST_DELAY_S", 0.01)
         config = Config(cells=cells)
-        config = dataclasses.replace(config, listen=dataclasses.replace(config.listen, port=0))
+        config = dataclasses.replace(config, listen=dataclasses.replace(config.listen, port=0, grpc_port=0))
         with pytest.raises(SandboxdError) as caught:
             asyncio.run(supervisor_module.Supervisor(config, {}, None).run())
         return caught.value, started
@@ -282,6 +290,16 @@ class TestGivingUp:
         error, started = self.run(monkeypatch, status=67)
         assert error.exit_code == ExitCode.CELLS
         assert started == supervisor_module.MAX_BOOT_FAILURES
+
+    def test_cells_that_never_answer_are_killed(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for name, value in (("PING_S", 0.02), ("ANSWER_S", 0.02), ("HUNG_S", 0.1)):
+            monkeypatch.setattr(supervisor_module, name, value)
+        error, started = self.run(monkeypatch, status=None)
+        assert error.exit_code == ExitCode.CELLS
+        assert started == supervisor_module.MAX_BOOT_FAILURES
+        assert "cell 0 does not answer and is killed" in caplog.text
 
     @pytest.mark.parametrize("status", [2, 64, 65, 66])
     def test_what_only_the_operator_can_repair(self, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
@@ -298,7 +316,7 @@ def test_the_supervisor_loads_neither_http_nor_guests() -> None:
 
 
 def test_all_ways_to_merge_are_used() -> None:
-    assert set(GAUGES.values()) == set(How)
+    assert set(GAUGES.values()) == set(Aggregation)
 
 
 def test_gauge_and_counter_survive_the_way() -> None:
@@ -316,7 +334,7 @@ def test_gauge_and_counter_survive_the_way() -> None:
     registry.register(Two())
     families = snapshot(registry)
     assert values(families) == {("c_total", (("x", 'quo"te\\'),)): 2, ("g", ()): 1.5}
-    text, _ = expose(families, "")
+    text, _ = expose_families(families, "")
     assert b'c_total{x="quo\\"te\\\\"} 2.0' in text
 
 

@@ -11,7 +11,7 @@ import pytest
 import sandboxd
 from sandboxd.config import load
 from sandboxd.errors import ExitCode
-from sandboxd.serve import serve
+from sandboxd.server.serve import serve
 from tests.guests import path
 from tests.running import component, write_components
 
@@ -121,7 +121,7 @@ def test_a_server_without_threads_says_so(monkeypatch: pytest.MonkeyPatch, capfd
     async def run(_: object) -> int:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("sandboxd.serve.Server.run", run)
+    monkeypatch.setattr("sandboxd.server.serve.Server.run", run)
     config, problems = load(None, environ={"HOME": "/nonexistent"}, overrides={})
     assert serve(config, problems, fd=None) == ExitCode.WORKERS
     assert "ulimit -u" in json.loads(capfd.readouterr().err.splitlines()[-1])["message"]

@@ -22,13 +22,12 @@ from hypothesis import strategies as st
 from sandboxd.components.binding import Binding
 from sandboxd.errors import ComponentError
 from sandboxd.limits import MIB, EngineSettings
-from sandboxd.modules import compiler as compiler_room
 from sandboxd.modules import fingerprint
 from sandboxd.modules.artifact import open_verified
 from sandboxd.modules.compiler import Compiler, CompileSettings
 from sandboxd.modules.errors import CompileError, ModuleError, StoreError
+from sandboxd.modules.prepare import ModuleSettings, PreparedGuest, Preparer, Progress, compile_all
 from sandboxd.modules.prune import PruneSettings
-from sandboxd.modules.resolve import ModuleSettings, Progress, ResolvedGuest, Resolver, compile_all
 from sandboxd.modules.store import Artifact, Store
 from sandboxd.worker import engine
 
@@ -49,7 +48,7 @@ def store(tmp_path: Path) -> Store:
 def compile_one(store: Store, data: bytes, kind: str = "module", **limits: float) -> Artifact:
     settings = CompileSettings(**limits)  # type: ignore[arg-type]
     it = Compiler(store, ENGINE, fingerprint.current(ENGINE), settings)
-    return asyncio.run(it.compile(data, hashlib.sha256(data).hexdigest(), kind))[0]
+    return asyncio.run(it.compile(data, hashlib.sha256(data).hexdigest(), kind))
 
 
 def left_behind(store: Store) -> list[str]:
@@ -84,7 +83,7 @@ def test_settings_outside_the_fingerprint_do_not_shape_code(store: Store) -> Non
 
 
 def test_code_for_an_older_cpu_is_accepted_by_this_one_s_engine(tmp_path: Path) -> None:
-    """What find() relies on when it takes an artifact made for fewer features."""
+    """`Store.find` relies on this when it returns an artifact that was made for fewer features."""
     config = wasmtime.Config()
     config.epoch_interruption = True
     plain = tmp_path / "plain.cwasm"
@@ -166,7 +165,7 @@ def test_a_compiler_that_crashes_is_reported(store: Store, monkeypatch: pytest.M
     crash = tmp_path / "crash"
     crash.write_text("#!/bin/sh\necho boom >&2\nkill -SEGV $$\n")
     crash.chmod(0o755)
-    monkeypatch.setattr(compiler_room.sys, "executable", str(crash))
+    monkeypatch.setattr(sys, "executable", str(crash))
     with pytest.raises(CompileError, match="the compiler ended by SIGSEGV: boom"):
         compile_one(store, SMALL)
     crash.write_text("#!/bin/sh\nkill -KILL $$\n")
@@ -182,6 +181,22 @@ def test_a_compiler_that_crashes_is_reported(store: Store, monkeypatch: pytest.M
     with pytest.raises(CompileError, match="could not be started: no such file or directory"):
         compile_one(store, SMALL)
     assert left_behind(store) == []
+
+
+def test_a_compiler_that_never_answers_is_ended_with_its_last_words(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hung = tmp_path / "hung"
+    hung.write_text("#!/bin/sh\nprintf 'one\\nwaiting for \\033[31mGodot\\n' >&2\nexec sleep 60\n")
+    hung.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(hung))
+    before = children()
+    with pytest.raises(
+        CompileError, match=r"not done after 1 s, stopped; its last words: one: waiting for .*Godot"
+    ) as caught:
+        compile_one(store, SMALL, timeout_s=1)
+    assert "\x1b" not in str(caught.value)
+    assert children() == before
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -216,7 +231,7 @@ def test_the_compiler_gets_no_secrets_and_no_further_descriptors(
     read, write = os.pipe()
     os.set_inheritable(write, True)
     try:
-        monkeypatch.setattr(compiler_room.sys, "executable", str(spy))
+        monkeypatch.setattr(sys, "executable", str(spy))
         with pytest.raises(CompileError):
             compile_one(store, SMALL)
     finally:
@@ -291,18 +306,18 @@ def test_a_binding_is_compiled_once_and_then_found(tmp_path: Path) -> None:
     steps: list[Progress] = []
 
     async def main() -> None:
-        async with Resolver(settings(tmp_path), progress=steps.append) as resolver:
-            guests = await resolver.resolve_all([binding(url, name) for name in ("a", "b", "c")])
+        async with Preparer(settings(tmp_path), progress=steps.append) as preparer:
+            guests = await preparer.prepare_all([binding(url, name) for name in ("a", "b", "c")])
             for guest in guests:
-                assert isinstance(guest, ResolvedGuest)
-                assert (guest.kind, guest.abi, guest.argv0, guest.scheme) == ("module", "none", "my-guest", "file")
+                assert isinstance(guest, PreparedGuest)
+                assert (guest.kind, guest.abi, guest.scheme) == ("module", "none", "file")
+                assert guest.binding.argv0 == "my-guest"
                 assert guest.digest == hashlib.sha256(SMALL).hexdigest()
                 guest.close()
-            assert sorted(g.cached for g in guests if isinstance(g, ResolvedGuest)) == [False, True, True]
-        async with Resolver(settings(tmp_path)) as again:
-            guest = await again.resolve(binding(url))
+            assert sorted(g.cached for g in guests if isinstance(g, PreparedGuest)) == [False, True, True]
+        async with Preparer(settings(tmp_path)) as again:
+            guest = await again.prepare(binding(url))
             assert guest.cached
-            assert guest.compile_seconds == 0
             guest.close()
 
     asyncio.run(main())
@@ -314,16 +329,16 @@ def test_a_binding_is_compiled_once_and_then_found(tmp_path: Path) -> None:
 def test_damage_to_the_cache_is_repaired_by_compiling_again(tmp_path: Path) -> None:
     url = write(tmp_path / "guest.wasm", SMALL)
 
-    async def resolve() -> ResolvedGuest:
-        async with Resolver(settings(tmp_path)) as resolver:
-            return await resolver.resolve(binding(url))
+    async def prepare() -> PreparedGuest:
+        async with Preparer(settings(tmp_path)) as preparer:
+            return await preparer.prepare(binding(url))
 
-    first = asyncio.run(resolve())
+    first = asyncio.run(prepare())
     first.close()
     path = Path(first.artifact.path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    again = asyncio.run(resolve())
+    again = asyncio.run(prepare())
     assert not again.cached
     with open_verified(again.artifact.path) as opened:
         wasmtime.Module.deserialize_file(engine.build(ENGINE), opened)
@@ -360,7 +375,7 @@ def test_failures_name_the_component_in_daprd_s_words_and_do_not_touch_others(tm
             with pytest.raises(ComponentError, match=text):
                 raise result
             assert result.exit_code == 65
-        assert isinstance(results[-1], ResolvedGuest)
+        assert isinstance(results[-1], PreparedGuest)
 
     asyncio.run(main())
     assert sorted(s.binding for s in steps if s.phase == "failed") == sorted(b.name for b in cases)
@@ -371,9 +386,9 @@ def test_init_timeout_ends_a_compilation(tmp_path: Path) -> None:
     slow = binding(f"file://{CPYTHON}", "slow", init_timeout_s=1.0)
 
     async def main() -> None:
-        async with Resolver(settings(tmp_path, min_init_timeout_s=0.0)) as resolver:
+        async with Preparer(settings(tmp_path, min_init_timeout_s=0.0)) as preparer:
             with pytest.raises(ComponentError) as caught:
-                await resolver.resolve(slow)
+                await preparer.prepare(slow)
             assert "init timeout for component slow (bindings.wasm/v1) exceeded after 1s" in caught.value.message
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""What a front that runs out of descriptors does with the workers it is given."""
+"""A front that runs out of descriptors, and the workers that it cannot use."""
 
 import os
 import resource
@@ -8,6 +8,7 @@ from pathlib import Path
 from tests.conftest import guest_component
 from tests.process import tree
 from tests.running import RunningServer, write_components
+from tests.waiting import until
 
 
 def test_a_front_without_descriptors_for_a_worker_has_the_next_one(tmp_path: Path) -> None:
@@ -15,7 +16,7 @@ def test_a_front_without_descriptors_for_a_worker_has_the_next_one(tmp_path: Pat
     with RunningServer(resources, "--workers", "2") as server, server.client() as client:
         front = server.process.pid
         soft, hard = resource.prlimit(front, resource.RLIMIT_NOFILE)
-        tree.until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 2, "two workers")
+        until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 2, "two workers")
         # On a connection of its own that stays: when it is answered the ones before have been closed.
         assert [client.get("/readyz").status_code for _ in range(3)] == [200] * 3
         victim = tree.workers(server)[0]
@@ -28,12 +29,12 @@ def test_a_front_without_descriptors_for_a_worker_has_the_next_one(tmp_path: Pat
             lambda line: any(text in str(line) for text in ("without its descriptors", "Too many open files"))
         )
         resource.prlimit(front, resource.RLIMIT_NOFILE, (soft, hard))
-        tree.until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 2, "two workers again")
+        until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 2, "two workers again")
         before = set(tree.workers(server))
         for worker in before:
             os.kill(worker, signal.SIGKILL)
-        tree.until(lambda: len(set(tree.workers(server)) - before) == 2, "two further workers")
-        tree.until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 2, "both of them idle")
+        until(lambda: len(set(tree.workers(server)) - before) == 2, "two further workers")
+        until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 2, "both of them idle")
         assert server.invoke("echo", 2).content == b"2"
         assert "Traceback" not in server.text()
         assert server.metric("sandboxd_worker_exits_total", reason="boot_failed") >= 1

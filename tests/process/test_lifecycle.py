@@ -1,7 +1,8 @@
-"""How a server begins and ends: exit statuses, drains, and no process left behind."""
+"""The start and the end of a server: exit statuses, drains, and no process left behind."""
 
 import json
 import os
+import re
 import resource
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 from tests.conftest import ENGINES, guest_component
 from tests.process import tree
 from tests.running import RunningServer, component, listening_socket, write_components
+from tests.waiting import BOUND_S, until
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def resources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def busy(server: RunningServer, count: int) -> None:
-    tree.until(lambda: server.metric("sandboxd_pool_workers", state="busy") == count, f"{count} busy workers")
+    until(lambda: server.metric("sandboxd_pool_workers", state="busy") == count, f"{count} busy workers")
 
 
 def last_answer(ask: Callable[[], httpx.Response]) -> httpx.Response:
@@ -48,7 +50,7 @@ def last_answer(ask: Callable[[], httpx.Response]) -> httpx.Response:
         answers.append(ask())
         return answers[-1].headers.get("connection") == "close"
 
-    tree.until(closed, "an answer that closes its connection")
+    until(closed, "an answer that closes its connection")
     return answers[-1]
 
 
@@ -100,11 +102,14 @@ def test_workers_that_cannot_start_make_it_not_ready_and_then_end_it(resources: 
         resource.prlimit(zygote, resource.RLIMIT_AS, (size, size))
         for worker in tree.workers(server):
             os.kill(worker, signal.SIGKILL)
-        tree.until(lambda: client.get("/readyz").status_code == 503, "not ready")
-        assert client.get("/readyz").text == "not ready: workers"
+        until(lambda: client.get("/readyz").status_code == 503, "not ready")
+        said = client.get("/readyz").text
+        assert re.fullmatch(
+            r"not ready: workers\nwaiting: a worker starts(; the last one, \d+, [^\n]{5,200})?, for \d+ s", said
+        ), said
         with tree.watched(server.processes()) as gone:
             assert server.process.wait(30) == 67
-            assert gone(tree.BOUND_S) == []
+            assert gone(BOUND_S) == []
         assert "workers in a row failed to start" in server.text()
 
 
@@ -118,7 +123,7 @@ def test_a_zygote_out_of_descriptors_says_so_and_serves_on(resources: Path) -> N
         server.wait_for(lambda line: "could not be forked" in str(line))
         assert server.invoke("echo", 1).content == b"1"
         resource.prlimit(zygote, resource.RLIMIT_NOFILE, (soft, hard))
-        tree.until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 2, "two workers again")
+        until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 2, "two workers again")
         assert tree.zygote(server) == zygote
         assert other in tree.workers(server)
 
@@ -138,10 +143,27 @@ def test_without_its_zygote_it_finishes_what_runs_and_ends(
             os.kill(tree.zygote(server), signal.SIGKILL)
             server.wait_for(lambda line: "the zygote process died" in str(line))
             assert last_answer(lambda: client.get("/readyz")).status_code == 503
-            reply = call.result(tree.BOUND_S)
+            reply = call.result(BOUND_S)
             assert (reply.status_code, reply.content[:4]) == (200, b"1 0 ")
-            assert server.process.wait(tree.BOUND_S) == 68
-            assert gone(tree.BOUND_S) == []
+            assert server.process.wait(BOUND_S) == 68
+            assert gone(BOUND_S) == []
+
+
+@pytest.mark.slow  # the pool waits 10 s for a worker that it has killed to be reaped
+def test_a_zygote_that_hangs_is_noticed_when_it_is_needed(resources: Path) -> None:
+    with RunningServer(resources, "--workers", "1") as server, server.client() as client:
+        (worker,) = tree.workers(server)
+        everything = server.processes()
+        tree.stop(tree.zygote(server))
+        with tree.watched(everything) as gone:
+            os.kill(worker, signal.SIGKILL)
+            until(lambda: client.get("/readyz").status_code == 503, "no worker is ready")
+            waits = client.get("/readyz").text
+            assert re.search(r"waiting: a worker starts.*, for \d+ s", waits), waits
+            server.wait_for(lambda line: "was killed but is not reaped" in str(line))
+            server.wait_for(lambda line: "the zygote process died" in str(line))
+            assert server.process.wait(BOUND_S) == 68
+            assert gone(BOUND_S) == []
 
 
 @pytest.mark.parametrize("how", ["idle", "computing", "stopped"])
@@ -157,8 +179,8 @@ def test_nothing_outlives_a_front_that_is_killed(resources: Path, threads: Threa
         assert len(everything) == 5
         with tree.watched(everything) as gone:
             server.process.kill()
-            assert gone(tree.BOUND_S) == []
-        server.process.wait(tree.BOUND_S)
+            assert gone(BOUND_S) == []
+        server.process.wait(BOUND_S)
 
 
 def test_nothing_outlives_a_server_stopped_while_it_loads(tmp_path: Path, resources: Path) -> None:
@@ -166,7 +188,7 @@ def test_nothing_outlives_a_server_stopped_while_it_loads(tmp_path: Path, resour
         server.wait_for(lambda line: line.get("event") == "listening")
         with tree.watched(server.processes()) as gone:
             assert server.terminate() == 0
-            assert gone(tree.BOUND_S) == []
+            assert gone(BOUND_S) == []
         assert "Traceback" not in server.text()
 
 
@@ -176,7 +198,7 @@ def test_before_its_components_are_loaded_callers_are_told_to_come_again(tmp_pat
         resources = write_components(tmp_path / "resources", [component("late", url)])
         process = subprocess.Popen(
             [sys.executable, "-m", "sandboxd", "serve", "--port", "0", "--resources-path", str(resources)],
-            env=os.environ | {"SANDBOXD_LOGGING_FORMAT": "json"},
+            env=os.environ | {"SANDBOXD_LOGGING_FORMAT": "json", "SANDBOXD_LISTEN_WHEN_READY": "false"},
             stderr=subprocess.PIPE,
         )
         try:
@@ -188,12 +210,12 @@ def test_before_its_components_are_loaded_callers_are_told_to_come_again(tmp_pat
                 assert reply.status_code == 503, reply.text
                 assert reply.headers["retry-after"]
                 assert reply.json()["message"] == "error invoking output binding late: binding late is still loading"
-                assert client.get("/readyz").text == "not ready: components"
+                assert client.get("/readyz").text.startswith("not ready: components\nwaiting: ")
             process.terminate()
-            assert process.wait(tree.BOUND_S) == 0
+            assert process.wait(BOUND_S) == 0
         finally:
             process.kill()
-            process.wait(tree.BOUND_S)
+            process.wait(BOUND_S)
             if process.stderr is not None:
                 process.stderr.close()
 
@@ -210,10 +232,10 @@ def test_sigterm_lets_a_slow_request_finish(resources: Path, threads: ThreadPool
             server.process.send_signal(signal.SIGTERM)
             server.wait_for(lambda line: line.get("event") == "draining")
             assert not call.done()
-            reply = call.result(tree.BOUND_S)
+            reply = call.result(BOUND_S)
             assert (reply.status_code, reply.content[:4]) == (200, b"1 0 ")
-            assert server.process.wait(tree.BOUND_S) == 0
-            assert gone(tree.BOUND_S) == []
+            assert server.process.wait(BOUND_S) == 0
+            assert gone(BOUND_S) == []
         with pytest.raises(httpx.ConnectError):
             server.invoke("echo", 1)
 
@@ -226,13 +248,13 @@ def test_after_the_drain_deadline_callers_are_told(resources: Path, threads: Thr
         running = threads.submit(server.invoke, "loop")
         busy(server, 1)
         waiting = threads.submit(server.invoke, "loop")
-        tree.until(lambda: server.metric("sandboxd_pool_queue_depth") == 1, "one waits")
+        until(lambda: server.metric("sandboxd_pool_queue_depth") == 1, "one waits")
         assert server.terminate() == 0
-        told = running.result(tree.BOUND_S)
+        told = running.result(BOUND_S)
         assert told.status_code == 500
         assert "module closed with context canceled" in told.json()["message"]
         assert "the server shut down before the invocation was over" in told.text
-        refused = waiting.result(tree.BOUND_S)
+        refused = waiting.result(BOUND_S)
         assert refused.status_code == 503
         assert "the server is shutting down" in refused.json()["message"]
         assert refused.headers["retry-after"]
@@ -250,7 +272,7 @@ def test_a_kept_connection_learns_of_the_end_from_an_answer(resources: Path, eng
         assert (last.status_code, last.content) == (200, b"1")
         with pytest.raises(httpx.ConnectError):
             client.post("/v1.0/bindings/echo", content=body)
-        assert server.process.wait(tree.BOUND_S) == 0
+        assert server.process.wait(BOUND_S) == 0
 
 
 def test_a_stopped_zygote_does_not_keep_the_server_from_ending(resources: Path) -> None:
@@ -259,10 +281,10 @@ def test_a_stopped_zygote_does_not_keep_the_server_from_ending(resources: Path) 
             tree.stop(worker)
         tree.stop(tree.zygote(server))
         assert server.terminate() == 0
-        assert gone(tree.BOUND_S) == []
+        assert gone(BOUND_S) == []
 
 
-def test_an_inherited_socket_that_is_none(resources: Path) -> None:
+def test_an_inherited_descriptor_that_is_no_socket(resources: Path) -> None:
     with listening_socket() as held:
         number = held.fileno()
     done = start("--resources-path", str(resources), "--fd", str(number))

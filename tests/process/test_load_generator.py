@@ -22,15 +22,18 @@ import pytest
 from bench import load, native
 from bench.measure import python_module, quantile
 from bench.targets import Target
-from tests.guests.cache import ToolMissingError, skip_or_fail
+from tests.guests.cache import ToolMissingError, expect_building, skip_or_fail
 from tests.listeners import Listener
 from tests.origins import Origin, refused_port
+
+pytestmark = pytest.mark.build
 
 BODY = b'{"operation":"execute","data":"hello"}'
 WAIT_S = 60.0
 
 
 def native_command() -> list[str]:
+    expect_building("bench/generator.c")
     if importlib.util.find_spec("ziglang") is None:
         skip_or_fail(ToolMissingError("ziglang", "pip install -e '.[dev]'"))
     return [str(native.generator())]

@@ -1,4 +1,4 @@
-"""What the death, silence or babble of a worker does to its caller, and to nobody else."""
+"""A worker that dies, hangs or sends garbage harms its own caller and nobody else."""
 
 import json
 import os
@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import guest_component
 from tests.process import tree
 from tests.running import RunningServer, write_components
+from tests.waiting import BOUND_S, until
 
 LOST = "error invoking output binding loop: the worker process was lost"
 
@@ -34,7 +35,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.fixture(autouse=True)
 def _serves_afterwards(pool: RunningServer) -> Iterator[None]:
-    tree.until(lambda: len(tree.workers(pool)) == 1, "one worker")
+    until(lambda: len(tree.workers(pool)) == 1, "one worker")
     yield
     assert pool.invoke("echo", "still here").content == b'"still here"'
 
@@ -59,13 +60,13 @@ def test_a_worker_that_dies_costs_its_caller_only(
     before = exits(pool, reason)
     call = in_flight(pool, threads)
     os.kill(tree.workers(pool)[0], number)
-    reply = call.result(tree.BOUND_S)
+    reply = call.result(BOUND_S)
     assert reply.status_code == 500
     assert reply.json()["errorCode"] == "ERR_INVOKE_OUTPUT_BINDING"
     assert reply.json()["message"].startswith(LOST)
     assert f"the worker process running it was killed by {number.name}" in reply.text
     assert pool.invoke("echo", "next").status_code == 200
-    assert exits(pool, reason) == before + 1
+    until(lambda: exits(pool, reason) == before + 1, "the exit is counted")
 
 
 def test_a_stopped_worker_is_killed_at_the_deadline(pool: RunningServer, threads: ThreadPoolExecutor) -> None:
@@ -75,11 +76,11 @@ def test_a_stopped_worker_is_killed_at_the_deadline(pool: RunningServer, threads
     with tree.watched([worker]) as gone:
         tree.computing([worker])
         tree.stop(worker)
-        reply = call.result(tree.BOUND_S)
-        assert (reply.status_code, gone(tree.BOUND_S)) == (500, [])
+        reply = call.result(BOUND_S)
+        assert (reply.status_code, gone(BOUND_S)) == (500, [])
     assert "module closed with context deadline exceeded" in reply.json()["message"]
     assert "its worker was killed" in reply.text
-    assert exits(pool, "timeout_killed") == before + 1
+    until(lambda: exits(pool, "timeout_killed") == before + 1, "the exit is counted")
 
 
 def test_a_frame_left_unread_goes_to_another_worker(pool: RunningServer, threads: ThreadPoolExecutor) -> None:
@@ -87,10 +88,10 @@ def test_a_frame_left_unread_goes_to_another_worker(pool: RunningServer, threads
     (worker,) = tree.workers(pool)
     tree.stop(worker)
     call = threads.submit(pool.invoke, "echo", "unread")
-    tree.until(lambda: pool.metric("sandboxd_pool_workers", state="busy") == 1, "the frame is sent")
+    until(lambda: pool.metric("sandboxd_pool_workers", state="busy") == 1, "the frame is sent")
     os.kill(worker, signal.SIGKILL)
-    assert call.result(tree.BOUND_S).content == b'"unread"'
-    assert pool.metric("sandboxd_pool_redelivered_total") == before + 1
+    assert call.result(BOUND_S).content == b'"unread"'
+    until(lambda: pool.metric("sandboxd_pool_redelivered_total") == before + 1, "the second delivery is counted")
 
 
 def test_a_stopped_worker_that_runs_nothing_is_replaced_without_a_deadline(
@@ -101,8 +102,8 @@ def test_a_stopped_worker_that_runs_nothing_is_replaced_without_a_deadline(
     with tree.watched([worker]) as gone:
         tree.stop(worker)
         assert pool.invoke("echo", "patience").content == b'"patience"'
-        assert gone(tree.BOUND_S) == []
-    assert exits(pool, "stalled") == before + 1
+        assert gone(BOUND_S) == []
+    until(lambda: exits(pool, "stalled") == before + 1, "the exit is counted")
 
 
 def test_a_caller_that_leaves_a_stopped_worker_leaves_a_pool_that_works(pool: RunningServer) -> None:
@@ -112,8 +113,8 @@ def test_a_caller_that_leaves_a_stopped_worker_leaves_a_pool_that_works(pool: Ru
         tree.stop(worker)
         with pytest.raises(httpx.ReadTimeout), pool.client() as client:
             client.post("/v1.0/bindings/echo", content=b'{"operation":"execute"}', timeout=0.2)
-        assert gone(tree.BOUND_S) == []
-    assert exits(pool, "stalled") == before + 1
+        assert gone(BOUND_S) == []
+    until(lambda: exits(pool, "stalled") == before + 1, "the exit is counted")
 
 
 @pytest.mark.parametrize("garbage", [b"\xff" * 64, b"\x02\0\0\0\xc1\xc1", json.dumps({"id": 1}).encode() * 20])
@@ -124,10 +125,10 @@ def test_a_worker_that_babbles_is_replaced(pool: RunningServer, threads: ThreadP
     with tree.watched([worker]) as gone:
         with tree.channel_of(worker) as channel:
             channel.sendall(garbage)
-        reply = call.result(tree.BOUND_S)
-        assert gone(tree.BOUND_S) == []
+        reply = call.result(BOUND_S)
+        assert gone(BOUND_S) == []
     assert reply.json()["message"].startswith(LOST)
-    assert exits(pool, "protocol") == before + 1
+    until(lambda: exits(pool, "protocol") == before + 1, "the exit is counted")
     assert "sent garbage" in pool.text()
 
 
@@ -139,8 +140,8 @@ def test_a_worker_that_closes_its_socket_and_computes_on_is_killed(
     with tree.watched([worker]) as gone:
         with tree.channel_of(worker) as channel:
             channel.shutdown(2)
-        assert call.result(tree.BOUND_S).json()["message"].startswith(LOST)
-        assert gone(tree.BOUND_S) == []
+        assert call.result(BOUND_S).json()["message"].startswith(LOST)
+        assert gone(BOUND_S) == []
 
 
 def test_a_caller_that_hangs_up_frees_its_worker(pool: RunningServer) -> None:
@@ -151,7 +152,7 @@ def test_a_caller_that_hangs_up_frees_its_worker(pool: RunningServer) -> None:
             client.post("/v1.0/bindings/loop", content=b'{"operation":"execute"}', timeout=0.3)
         # Long before the guest's own deadline.
         assert gone(10) == []
-    assert exits(pool, "cancelled") == before + 1
+    until(lambda: exits(pool, "cancelled") == before + 1, "the exit is counted")
 
 
 def test_hanging_guests_of_one_binding_leave_workers_to_the_others(tmp_path: Path) -> None:
@@ -159,20 +160,20 @@ def test_hanging_guests_of_one_binding_leave_workers_to_the_others(tmp_path: Pat
     resources = write_components(tmp_path / "resources", documents)
     with RunningServer(resources, "--workers", "4") as server, ThreadPoolExecutor(12) as threads:
         hanging = [threads.submit(server.invoke, "loop") for _ in range(10)]
-        tree.until(lambda: server.metric("sandboxd_pool_queue_depth") == 7, "three run, seven wait")
+        until(lambda: server.metric("sandboxd_pool_queue_depth") == 7, "three run, seven wait")
         assert [server.invoke("echo", number).json() for number in range(20)] == list(range(20))
         assert server.metric("sandboxd_pool_workers", state="busy") == 3
         assert not any(call.done() for call in hanging)
         server.process.kill()
-        assert all(isinstance(call.exception(tree.BOUND_S), httpx.TransportError) for call in hanging)
+        assert all(isinstance(call.exception(BOUND_S), httpx.TransportError) for call in hanging)
 
 
 def test_recovery_is_counted(pool: RunningServer) -> None:
     """The figure belongs to bench; here only that there is one, and that the replacement serves."""
     (worker,) = tree.workers(pool)
     os.kill(worker, signal.SIGKILL)
-    tree.until(lambda: tree.workers(pool) not in ([], [worker]), "a replacement")
+    until(lambda: tree.workers(pool) not in ([], [worker]), "a replacement")
     assert pool.invoke("echo", 1).status_code == 200
     boot_s = pool.metric("sandboxd_worker_boot_seconds")
-    assert 0 < boot_s < tree.BOUND_S
+    assert 0 < boot_s < BOUND_S
     print(f"\nreplacement READY after {boot_s * 1000:.1f} ms")

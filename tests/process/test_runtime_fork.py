@@ -15,14 +15,14 @@ GUESTS = Path(__file__).parent.parent / "guests" / "bin"
 # In an interpreter of its own: this one has had threads.
 PROGRAM = """
 import json, os, sys, time
-from sandboxd.limits import EngineSettings
-from sandboxd.wire.messages import GuestSpec, Invoke, OutboundSettings
-from sandboxd.worker import engine, guests
+from sandboxd.limits import EngineSettings, OutboundSettings
+from sandboxd.wire.messages import Call, GuestSpec, Invoke
+from sandboxd.worker import engine, load
 from sandboxd.worker.runtime import Runtime
 
 built = engine.build(EngineSettings())
 specs = [GuestSpec(binding=path, kind="module", artifact=path, argv0=b"g") for path in sys.argv[1:]]
-loaded = [guests.load(built, spec) for spec in specs]
+loaded = [load.load(built, spec) for spec in specs]
 threads = len(os.listdir("/proc/self/task"))
 readers = []
 for _ in range(4):
@@ -32,8 +32,8 @@ for _ in range(4):
         results = []
         for number in range(20):
             until = time.monotonic_ns() + 10**10
-            results.append(runtime.run(Invoke(id=number, guest=0, deadline_ns=until, stdin=b"abc")))
-        results.append(runtime.run(Invoke(id=20, guest=1, deadline_ns=time.monotonic_ns() + 10**8)))
+            results.append(runtime.run(Invoke(id=number, guest=0, call=Call(deadline_ns=until, stdin=b"abc"))))
+        results.append(runtime.run(Invoke(id=20, guest=1, call=Call(deadline_ns=time.monotonic_ns() + 10**8))))
         answer = [[result.outcome, result.stdout.decode()] for result in results]
         os.write(writer, json.dumps(answer).encode())
         os._exit(0)

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.running import RunningServer
+from tests.waiting import until
 
-BOUND_S = 20.0
-"""No wait is longer; reaching it is a failure."""
 _SYS_PIDFD_GETFD = 438
 
 
@@ -24,15 +23,23 @@ def children(pid: int) -> list[int]:
     return []
 
 
-def zygotes(server: RunningServer) -> list[int]:
-    """One per generation that is not gone."""
-
-    def is_zygote(pid: int) -> bool:
+def _running(server: RunningServer, module: bytes) -> list[int]:
+    def runs(pid: int) -> bool:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            return b"sandboxd.zygote.main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            return module in Path(f"/proc/{pid}/cmdline").read_bytes()
         return False
 
-    return [pid for pid in children(server.process.pid) if is_zygote(pid)]
+    return [pid for pid in children(server.process.pid) if runs(pid)]
+
+
+def zygotes(server: RunningServer) -> list[int]:
+    """One per generation that is not gone."""
+    return _running(server, b"sandboxd.zygote.main")
+
+
+def broker(server: RunningServer) -> int:
+    """The egress broker; 0 if there is none."""
+    return next(iter(_running(server, b"sandboxd.broker.main")), 0)
 
 
 def zygote(server: RunningServer) -> int:
@@ -42,20 +49,8 @@ def zygote(server: RunningServer) -> int:
 
 
 def workers(server: RunningServer) -> list[int]:
-    """Of all generations."""
+    """The workers of all generations."""
     return [worker for pid in zygotes(server) for worker in children(pid)]
-
-
-def until(true: Callable[[], object], what: str, bound_s: float = BOUND_S) -> None:
-    """Ask again and again; asking is what takes the time.
-
-    Raises:
-        AssertionError: it did not become true.
-    """
-    end = time.monotonic() + bound_s
-    while not true():
-        assert time.monotonic() < end, f"not within {bound_s:g} s: {what}"
-        os.sched_yield()
 
 
 def state(pid: int) -> str:
@@ -97,7 +92,8 @@ def watched(pids: list[int]) -> Iterator[Callable[[float], list[int]]]:
     with contextlib.ExitStack() as open_ones:
         fds = {}
         for pid in pids:
-            fds[os.pidfd_open(pid)] = pid
+            with contextlib.suppress(ProcessLookupError):  # dead already
+                fds[os.pidfd_open(pid)] = pid
         for fd in fds:
             open_ones.callback(os.close, fd)
 

@@ -13,16 +13,20 @@ import threading
 import time
 
 from sandboxd.components.binding import Binding
-from sandboxd.front.app import App
-from sandboxd.front.engines import EngineConfig, listen, loop_factory, serve
-from sandboxd.front.ports import Bindings, FrontSettings
+from sandboxd.front.http.app import App
+from sandboxd.front.ports import Bindings, FrontSettings, Pace
+from sandboxd.front.servers.connections import CallerLimits
+from sandboxd.front.servers.refusals import Refusals
+from sandboxd.front.servers.serving import HttpServerSettings, listen, loop_factory, serve
 from sandboxd.limits import Limits
 from sandboxd.log import setup
 from sandboxd.metrics import DaprLabels, Metrics
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import BindingUnavailable, PoolClosing, QueueFull, QueueTimeout
 from sandboxd.pool.stats import PoolStats
-from sandboxd.wire.messages import HttpRequest, Result
+from sandboxd.pool.stream import Stream
+from sandboxd.processes.allocator import return_large_blocks
+from sandboxd.wire.messages import Call, Result
 
 OUTCOMES = {outcome.value for outcome in Outcome}
 
@@ -34,17 +38,9 @@ class StandIn:
         self.cancelled = 0
         self.started = 0
 
-    async def invoke(
-        self,
-        binding: str,
-        *,
-        args: tuple[bytes, ...] = (),
-        env: tuple[tuple[bytes, bytes], ...] = (),
-        stdin: bytes = b"",
-        deadline_ns: int,
-        http: HttpRequest | None = None,
-    ) -> Result:
+    async def invoke(self, binding: str, call: Call, stream: Stream | None = None) -> Result:
         self.started += 1
+        args, env = call.args, call.env
         word = args[0].decode() if args and args[0].startswith(b"do=") else ""
         match word.removeprefix("do="):
             case "args":
@@ -52,6 +48,8 @@ class StandIn:
                 return Result(id=1, outcome=Outcome.COMPLETED, stdout=json.dumps(shown).encode())
             case "empty":
                 return Result(id=1, outcome=Outcome.COMPLETED)
+            case "big":
+                return Result(id=1, outcome=Outcome.COMPLETED, stdout=b"x" * (16 << 20))
             case "exit":
                 return Result(id=1, outcome=Outcome.EXIT_NONZERO, exit_code=3, stderr=b"x" * 2000 + b"<bad>")
             case "full":
@@ -68,7 +66,7 @@ class StandIn:
                 raise RuntimeError("a bug of the stand-in")
             case "hang":
                 try:
-                    await asyncio.sleep((deadline_ns - time.monotonic_ns()) / 1e9)
+                    await asyncio.sleep((call.deadline_ns - time.monotonic_ns()) / 1e9)
                 except asyncio.CancelledError:
                     self.cancelled += 1
                     raise
@@ -78,15 +76,15 @@ class StandIn:
                 return Result(id=1, outcome=Outcome.COMPLETED, stdout=text.encode())
             case name if name in OUTCOMES:
                 return Result(id=1, outcome=Outcome(name), detail="wasm error: unreachable", stderr=b"tail")
-        return Result(id=1, outcome=Outcome.COMPLETED, stdout=stdin)
+        return Result(id=1, outcome=Outcome.COMPLETED, stdout=call.stdin)
 
-    def room(self, binding: str) -> int:
+    def capacity(self, binding: str) -> int:
         return 1
 
-    def brisk(self) -> bool:
+    def has_short_runs(self) -> bool:
         return False
 
-    def turn_away(self) -> QueueFull:
+    def reject_queue_full(self, binding: str) -> QueueFull:
         raise AssertionError("there is always room")
 
     def ready(self) -> bool:
@@ -103,6 +101,9 @@ class AlwaysReady:
     def not_ready(self) -> list[str]:
         return self._missing
 
+    def waits_for(self) -> str:
+        return ""
+
     def remarks(self) -> dict[str, str]:
         return {}
 
@@ -111,7 +112,9 @@ async def main(engine: str, options: dict[str, str]) -> None:
     metrics = Metrics(version="test", dapr=DaprLabels(app_id="app") if "dapr" in options else None)
     invoker = StandIn()
     metrics.watch_pool(invoker.stats)
+    pace = Pace(float(options.get("body_timeout", 30)), int(options.get("min_rate", 1024)))
     settings = FrontSettings(
+        pace=pace,
         version="test",
         app_id="app",
         api_token=options.get("token"),
@@ -123,9 +126,12 @@ async def main(engine: str, options: dict[str, str]) -> None:
     limits = Limits(timeout_ms=int(options.get("timeout_ms", 30_000)), args_bytes=4096, env_bytes=4096)
     bindings = [
         Binding(name=name, version="v1", url=f"file://{name}.wasm", env=(("FIXED", "1"),), limits=limits)
-        for name in ("echo", "other name")
+        for name in ("echo", "other name", *(f"b{n}" for n in range(int(options.get("bindings", 0)))))
     ]
     app.bindings = Bindings.of(bindings, metrics)
+    for binding in bindings[2:]:
+        for outcome in Outcome:
+            metrics.binding(binding.name).ended(outcome, 0.01)  # all series are there
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -138,19 +144,29 @@ async def main(engine: str, options: dict[str, str]) -> None:
     threading.Thread(target=end_with_stdin, daemon=True).start()
     listener = listen("127.0.0.1", 0)
     print(listener.getsockname()[1], flush=True)
-    config = EngineConfig(
+    config = HttpServerSettings(
         kind=engine,
         tls_certificate=options.get("cert"),
         tls_key=options.get("key"),
         max_header_bytes=int(options.get("max_header", 16384)),
-        header_timeout_s=float(options.get("header_timeout", 10)),
+        callers=CallerLimits(
+            head_timeout_s=float(options.get("header_timeout", 10)),
+            body_timeout_s=pace.timeout_s,
+            send_timeout_s=float(options.get("send_timeout", 30)),
+            min_rate=pace.min_rate,
+            max_connections=int(options.get("max_connections", 1024)),
+            max_per_peer=int(options.get("max_per_peer", 768)),
+            max_unread_bytes=int(options.get("max_unread", 256 << 20)),
+        ),
     )
-    await serve(app, listener, config, stop, drain_s=float(options.get("drain", 5)))
+    refusals = Refusals(metrics.turned_away)
+    await serve(app, listener, config, stop, drain_s=float(options.get("drain", 5)), refusals=refusals)
     app.close()
 
 
 if __name__ == "__main__":
     given = dict(option.split("=", 1) for option in sys.argv[2:])
+    return_large_blocks()
     handler = setup(level=given.get("log", "warning"), format="json")
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(main(sys.argv[1], given))

@@ -1,5 +1,6 @@
 """Rows of the error table, each caused by a real guest or a real request."""
 
+import re
 from typing import Any
 
 import pytest
@@ -37,7 +38,11 @@ def test_guests_that_fail(server: RunningServer, binding: str, args: str, reason
         assert name == binding
         assert number.isdecimal()
         rest = f"module[{name}-N]{end}"
+    rest, mark, trace = rest.partition("\nwasm stack trace:")
     assert rest == reason
+    # As Dapr tells it: a function a line, by module and name.
+    assert not mark or re.fullmatch(r"(\n\t[^\n]*\.[^\n]*\([^\n]*\))+", trace), trace
+    assert bool(mark) == (binding == "trap")
 
 
 @pytest.mark.parametrize(

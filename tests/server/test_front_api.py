@@ -23,7 +23,7 @@ def front(request: pytest.FixtureRequest) -> Iterator[Front]:
 
 @pytest.fixture
 def client(front: Front) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=front.base_url, timeout=30) as client:
+    with httpx.Client(base_url=front.base_url, verify=False, timeout=120) as client:
         yield client
 
 
@@ -218,14 +218,43 @@ def test_an_unusable_traceparent_starts_a_new_trace(client: httpx.Client, header
         ("a=%zz", 'invalid value: invalid URL escape "%zz"'),
         ("a=b;c d", 'invalid baggage list-member property: "c d"'),
         ("a=" + "b" * 8200, "baggage-string too large: 8202"),
-        ("a=" + "b" * 5000, "list-member too large: 5002"),
-        (",".join(f"k{n}=v" for n in range(181)), "too many list-members in baggage-string"),
+        (",", 'invalid baggage list-member: ""\ninvalid baggage list-member: ""'),
+        (",".join(f"k{n}=v" for n in range(65)), "too many list-members in baggage-string"),
     ],
 )
 def test_bad_baggage(client: httpx.Client, header: str, fault: str) -> None:
-    answer = do(client, "args", {"baggage": header})
-    assert answer.status_code == 400
-    assert answer.json() == {"errorCode": "ERR_MALFORMED_REQUEST", "message": f"invalid baggage header: {fault}"}
+    for answer in (do(client, "args", {"baggage": header}), client.get("/v1.0/metadata", headers={"baggage": header})):
+        assert answer.status_code == 400
+        assert answer.text == f"invalid baggage header: {fault}\n"
+        assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "traceparent" not in answer.headers
+    assert client.get("/v1.0/healthz", headers={"baggage": header}).status_code == 204
+
+
+def test_good_baggage_and_tracestate_are_answered(client: httpx.Client) -> None:
+    trace = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    long = "a=" + "b" * 5000
+    for answer in (
+        do(client, "args", {"baggage": long, "traceparent": trace, "tracestate": "a=b"}),
+        client.get("/nothing", headers={"baggage": long, "traceparent": trace, "tracestate": "a=b"}),
+    ):
+        assert answer.headers["baggage"] == long
+        assert answer.headers["tracestate"] == "a=b"
+        assert answer.headers["traceparent"].startswith(trace[:36])
+    assert "tracestate" not in do(client, "args", {"tracestate": "a=b"}).headers
+
+
+def test_answers_of_every_route_have_a_traceparent(client: httpx.Client) -> None:
+    for path in ("/nothing", "/v1.0/metadata", "/v1.0/bindings/nope"):
+        assert len(client.get(path).headers.get_list("traceparent")) == 1, path
+
+
+def test_attributes_keys_are_unescaped(client: httpx.Client) -> None:
+    for path in ("k%20a", "%C3%A9", "a%2Fb", "p+q"):
+        assert client.put(f"/v1.0/metadata/{path}", content=b"v").status_code == 204, path
+    found = client.get("/v1.0/metadata").json()["extended"]
+    assert {key: found.get(key) for key in ("k a", "é", "a/b", "p q")} == dict.fromkeys(("k a", "é", "a/b", "p q"), "v")
 
 
 @pytest.mark.parametrize(
@@ -260,6 +289,9 @@ def test_health(client: httpx.Client) -> None:
     answer = client.get("/v1.0/healthz?appid=another")
     assert answer.status_code == 500
     assert answer.json() == {"errorCode": "ERR_HEALTH_APPID_NOT_MATCH", "message": "dapr app-id does not match"}
+    # daprd's answers (1.18.2): the first one counts, an empty one too; what cannot be unescaped is none.
+    for query, status in (("?appid=", 500), ("?appid", 500), ("?appid=x&appid=app", 500), ("?appid=%zz", 204)):
+        assert client.get(f"/v1.0/healthz{query}").status_code == status, query
     assert client.get("/livez").status_code == 200
     assert client.get("/readyz").text == "ok"
 
@@ -268,7 +300,7 @@ def test_metadata_endpoint(client: httpx.Client) -> None:
     assert client.put("/v1.0/metadata/colour", content=b"blue").status_code == 204
     document = client.get("/v1.0/metadata").json()
     assert document["id"] == "app"
-    assert document["extended"] == {"daprRuntimeVersion": "test", "colour": "blue"}
+    assert document["extended"].items() >= {"daprRuntimeVersion": "test", "colour": "blue"}.items()
     assert document["components"][0] == {
         "name": "echo",
         "type": "bindings.wasm",
@@ -294,9 +326,13 @@ def test_metrics(client: httpx.Client) -> None:
         'sandboxd_pool_rejected_total{pool="default",reason="queue_full"} 3.0',
         'sandboxd_build_info{python="',
         'dapr_component_output_binding_count{app_id="app",component="echo",namespace="",operation="execute",success="tr',
-        "dapr_component_output_binding_latencies_bucket{",
+        # As a scrape of daprd has it: a counter without `_total`, and bounds that are whole numbers.
+        "# TYPE dapr_component_output_binding_count counter\n",
+        'dapr_component_output_binding_latencies_bucket{app_id="app",component="echo",le="100",namespace="",operation="ex',
+        # Of names that do not exist only the number is kept.
+        'dapr_component_output_binding_count{app_id="app",component="",namespace="",operation="execute",success="false"}',
     ):
-        assert "\n" + line in text
+        assert "\n" + line in text, line
     assert "nope" not in text
     open_metrics = client.get("/metrics", headers={"accept": "application/openmetrics-text; version=1.0.0"})
     assert open_metrics.headers["content-type"].startswith("application/openmetrics-text")

@@ -17,6 +17,9 @@ import pytest
 from tests.certificates import Authority
 from tests.server.fronts import ENGINES, Front, started
 
+pytestmark = pytest.mark.slow
+"""Each test starts a server of its own."""
+
 TOKEN = "s3cret<&>"
 
 
@@ -27,7 +30,7 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 def post(front: Front, body: bytes, **more: object) -> httpx.Response:
-    return httpx.post(f"{front.base_url}/v1.0/bindings/echo", content=body, timeout=30, **more)  # type: ignore[arg-type]
+    return httpx.post(f"{front.base_url}/v1.0/bindings/echo", content=body, verify=False, timeout=120, **more)  # type: ignore[arg-type]
 
 
 def test_token_and_cors(engine: str) -> None:
@@ -37,10 +40,10 @@ def test_token_and_cors(engine: str) -> None:
         assert (refused.status_code, refused.text) == (401, "invalid api token\n")
         assert refused.headers["content-type"] == "text/plain; charset=utf-8"
         assert refused.headers["x-content-type-options"] == "nosniff"
-        assert httpx.get(f"{front.base_url}/v1.0/metadata").status_code == 401
-        assert httpx.post(f"{front.base_url}/v1.0/healthz").status_code == 401
+        assert httpx.get(f"{front.base_url}/v1.0/metadata", verify=False).status_code == 401
+        assert httpx.post(f"{front.base_url}/v1.0/healthz", verify=False).status_code == 401
         for path in ("/v1.0/healthz", "/v1.0/healthz/outbound", "/livez", "/readyz", "/metrics"):
-            assert httpx.get(front.base_url + path).status_code < 300
+            assert httpx.get(front.base_url + path, verify=False).status_code < 300
         allowed = post(front, body, headers={"dapr-api-token": TOKEN, "origin": "http://x.b.example"})
         assert (allowed.status_code, allowed.content) == (200, b"1")
         assert allowed.headers["access-control-allow-origin"] == "http://x.b.example"
@@ -66,20 +69,20 @@ def test_token_and_cors(engine: str) -> None:
 
 def test_all_origins_and_not_ready(engine: str) -> None:
     with started(engine, origins="*", missing="components,workers") as front:
-        answer = httpx.get(f"{front.base_url}/v1.0/healthz", headers={"origin": "http://a"})
+        answer = httpx.get(f"{front.base_url}/v1.0/healthz", headers={"origin": "http://a"}, verify=False)
         assert answer.status_code == 500
         assert answer.json() == {
             "errorCode": "ERR_HEALTH_NOT_READY",
             "message": "dapr is not ready: [components workers]",
         }
         assert answer.headers["access-control-allow-origin"] == "*"
-        outbound = httpx.get(f"{front.base_url}/v1.0/healthz/outbound")
+        outbound = httpx.get(f"{front.base_url}/v1.0/healthz/outbound", verify=False)
         assert outbound.json() == {
             "errorCode": "ERR_OUTBOUND_HEALTH_NOT_READY",
             "message": "dapr outbound is not ready",
         }
-        assert httpx.get(f"{front.base_url}/readyz").status_code == 503
-        assert httpx.get(f"{front.base_url}/livez").status_code == 200
+        assert httpx.get(f"{front.base_url}/readyz", verify=False).status_code == 503
+        assert httpx.get(f"{front.base_url}/livez", verify=False).status_code == 200
 
 
 def test_body_limit(engine: str) -> None:
@@ -98,29 +101,30 @@ def test_body_limit(engine: str) -> None:
         for excess in (1, 1000, 1_000_000):
             longer = whole[:-2] + b"x" * excess + b'"}'
             for content in (longer, iter([longer[:5000], longer[5000:]])):
-                answer = httpx.post(f"{front.base_url}/v1.0/bindings/echo", content=content, timeout=30)
+                answer = httpx.post(f"{front.base_url}/v1.0/bindings/echo", content=content, verify=False, timeout=120)
                 assert answer.status_code == 400
                 assert answer.json() == too_large
 
 
+@pytest.mark.slow
 def test_a_hostile_body_does_not_stop_the_others(engine: str) -> None:
-    # Minus zero takes the exact path, which needs seconds for four megabytes of it.
-    body = b'{"operation":"execute","data":[' + b"-0," * 1_390_000 + b"0]}"
+    # Minus zero takes the exact path, which needs a second for so much of it.
+    body = b'{"operation":"execute","data":[' + b"-0," * 500_000 + b"0]}"
     with started(engine) as front, concurrent.futures.ThreadPoolExecutor() as pool:
         slow = pool.submit(post, front, body)
         answered = 0
-        with httpx.Client(base_url=front.base_url, timeout=30) as client:
+        with httpx.Client(base_url=front.base_url, verify=False, timeout=120) as client:
             while not slow.done():
                 assert client.get("/livez").status_code == 200
                 answered += 1
         # A blocked loop would answer what came before the decoding, and the rest only after it.
         assert answered > 5
-        assert slow.result(timeout=90).content.startswith(b"[-0,-0,")
+        assert slow.result(timeout=120).content.startswith(b"[-0,-0,")
 
 
 def test_head_limit(engine: str) -> None:
     with started(engine, max_header=8192) as front:
-        assert httpx.get(f"{front.base_url}/livez", headers={"x": "y" * 6000}).status_code == 200
+        assert httpx.get(f"{front.base_url}/livez", headers={"x": "y" * 6000}, verify=False).status_code == 200
         for pieces in ([b"y" * 200_000], [b"y" * 1000] * 200):
             answer = b""
             with connected(front) as connection:
@@ -134,7 +138,7 @@ def test_head_limit(engine: str) -> None:
                     while part := connection.recv(65536):
                         answer += part
             assert not answer or answer.split()[1] in (b"400", b"431")
-        assert httpx.get(f"{front.base_url}/livez").status_code == 200
+        assert httpx.get(f"{front.base_url}/livez", verify=False).status_code == 200
 
 
 def test_slow_heads_are_cut_off(engine: str) -> None:
@@ -174,7 +178,7 @@ def hanging(front: Front) -> Iterator[socket.socket]:
 
 
 def sockets(front: Front) -> int:
-    """How many the process holds."""
+    """Return how many sockets the process holds."""
     count = 0
     for link in Path(f"/proc/{front.process.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed since the folder was listed
@@ -189,7 +193,7 @@ def test_a_connection_the_caller_has_closed_is_let_go_of(engine: str, http2: boo
     with started(engine, header_timeout=60) as front:
         before = sockets(front)
         for _ in range(8):
-            with httpx.Client(http1=not http2, http2=http2) as client:
+            with httpx.Client(http1=not http2, http2=http2, verify=False) as client:
                 url = f"{front.base_url}/v1.0/bindings/echo"
                 assert client.post(url, content=b'{"operation":"execute","data":1}').content == b"1"
         wait_for(lambda: sockets(front) == before)
@@ -204,7 +208,7 @@ def test_a_caller_that_hangs_up_cancels_its_invocation(engine: str) -> None:
             with hanging(front):
                 wait_for(lambda before=before: counts(front)[0] >= before + 2)  # type: ignore[misc]
             wait_for(lambda n=n: counts(front)[1] == n)  # type: ignore[misc]
-        text = httpx.get(f"{front.base_url}/metrics").text
+        text = httpx.get(f"{front.base_url}/metrics", verify=False).text
         assert 'sandboxd_requests_total{binding="echo",outcome="cancelled",protocol="http"} 3.0' in text
     assert "Traceback" not in front.log
 
@@ -216,7 +220,7 @@ def test_a_caller_that_hangs_up_within_its_body(engine: str) -> None:
                 b'POST /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"operation'
             )
         cancelled = 'sandboxd_requests_total{binding="echo",outcome="cancelled",protocol="http"} 1.0'
-        wait_for(lambda: cancelled in httpx.get(f"{front.base_url}/metrics").text)
+        wait_for(lambda: cancelled in httpx.get(f"{front.base_url}/metrics", verify=False).text)
     assert "Traceback" not in front.log
 
 
@@ -251,12 +255,13 @@ def test_log_lines_are_json_without_payload(engine: str) -> None:
         body = {"operation": "execute", "data": secret, "metadata": {"env.X": secret, "args": f"do=exit,{secret}"}}
         assert post(front, json.dumps(body).encode()).status_code == 500
         assert post(front, json.dumps({"operation": secret}).encode()).status_code == 500
-    assert "payload" not in front.log
+    assert "payload" not in front.log, front.log
     lines = [json.loads(line) for line in front.log.splitlines()]
     failed = next(line for line in lines if line["message"] == "request failed" and line["outcome"] == "exit_nonzero")
     assert failed["binding"] == "echo"
     assert failed["status"] == 500
-    assert {"time", "level", "logger", "request_id", "trace_id", "duration_ms"} <= failed.keys()
+    assert failed["reason"] == "error invoking output binding echo: module closed with exit_code(3)"
+    assert {"time", "level", "logger", "request_id", "trace_id", "duration_ms", "reason"} <= failed.keys()
     assert any(line["message"] == "guest wrote to stderr" and line["stderr"].endswith("<bad>") for line in lines)
 
 
@@ -297,20 +302,16 @@ def test_many_offered_upgrades_at_once() -> None:
     request = b"GET /livez HTTP/1.1\r\nhost: x\r\n" + OFFER + b"\r\n"
     with started("uvicorn") as front:
         with connected(front) as connection:
-            connection.sendall(request)
+            connection.sendall(request * 500)
             answer = b""
-            while not answer.endswith(b"ok"):
+            while answer.count(b"HTTP/1.1 200 OK") < 500:
                 part = connection.recv(65536)
                 assert part, answer
                 answer += part
-        for flood in (request * 500, b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n"):
-            with connected(front) as connection, contextlib.suppress(ConnectionError):
-                connection.sendall(flood)
-                answer = b""
-                while part := connection.recv(65536):
-                    answer += part
-                assert b"HTTP/1.1 400 " in answer
-    assert "Traceback" not in front.log
+        with connected(front) as connection:
+            connection.sendall(b"CONNECT x:1 HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 400 ")
+    assert front.log == ""
 
 
 @pytest.mark.parametrize("tail", [b"", b"x"])

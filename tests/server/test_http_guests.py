@@ -1,4 +1,4 @@
-"""wasi:http/proxy guests behind a real server: as bindings, and as HTTP that flows both ways, on both engines.
+"""wasi:http/proxy guests behind a real server: as bindings, and as HTTP that flows both ways, on both HTTP servers.
 
 The guest is tests/guests/component/proxy.py; its paths say what it does.
 """
@@ -6,9 +6,6 @@ The guest is tests/guests/component/proxy.py; its paths say what it does.
 import contextlib
 import http.client
 import json
-import os
-import select
-import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,99 +14,16 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.conftest import ENGINES, guest_component
-from tests.guests.component.build import python_component
+from tests.conftest import ENGINES
 from tests.listeners import pattern
 from tests.origins import Origin
 from tests.process import tree
-from tests.running import RunningServer, component, write_components
+from tests.running import RunningServer
 from tests.server.fronts import started
+from tests.server.http_guests import MIB, WEB, Wire, busy, outcomes
+from tests.waiting import until
 
-MIB = 1 << 20
-WEB = "/v1.0/http/web"
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """Bindings of one proxy guest: `web`; `brief` with a short timeout; `small` with a low limit for bodies."""
-    guest = f"file://{python_component('proxy', 'proxy')}"
-    hosts = {"allowedOutboundHosts": '["http://127.0.0.0/8:*"]'}
-    documents = [
-        component("web", guest, **hosts),
-        component("brief", guest, timeout="2s"),
-        component("small", guest, httpBodyLimit="1Mi"),
-        guest_component("echo"),
-    ]
-    resources = write_components(tmp_path_factory.mktemp("resources"), documents)
-    with RunningServer(resources, "--engine", request.param, "--workers", "2") as running:
-        yield running
-
-
-@pytest.fixture
-def client(web: RunningServer) -> Iterator[httpx.Client]:
-    with web.client() as client:
-        yield client
-
-
-class Wire:
-    """One connection, written and read by hand."""
-
-    def __init__(self, server: RunningServer) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-        self.file = self.sock.makefile("rb")
-
-    def __enter__(self) -> "Wire":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self.sock.close()
-
-    def request(self, method: str, path: str, *lines: str, version: str = "1.1") -> None:
-        """A head."""
-        head = [f"{method} {path} HTTP/{version}", "Host: guest.test", *lines, "", ""]
-        self.sock.sendall("\r\n".join(head).encode("latin-1"))
-
-    def chunk(self, data: bytes) -> None:
-        """A piece of a chunked body; an empty one ends it."""
-        self.sock.sendall(b"%x\r\n%s\r\n" % (len(data), data))
-
-    def head(self) -> tuple[int, dict[str, str]]:
-        """Status and header lines."""
-        status = int(self.file.readline().split()[1])
-        headers = {}
-        while line := self.file.readline().strip():
-            name, _, value = line.decode("latin-1").partition(":")
-            headers[name.lower()] = value.strip()
-        return status, headers
-
-    def piece(self) -> bytes:
-        """A chunk of the response; empty at its end.
-
-        Raises:
-            EOFError: the connection ended instead.
-        """
-        line = self.file.readline()
-        if not line:
-            raise EOFError
-        data = self.file.read(int(line, 16))
-        assert self.file.readline() == b"\r\n"
-        return data
-
-    def rest(self) -> bytes:
-        """All chunks that are left."""
-        parts = []
-        while data := self.piece():
-            parts.append(data)
-        return b"".join(parts)
-
-
-def busy(server: RunningServer, count: int) -> None:
-    tree.until(lambda: server.metric("sandboxd_pool_workers", state="busy") == count, f"{count} busy workers")
-
-
-def outcomes(server: RunningServer, binding: str, outcome: str) -> float:
-    return server.metric("sandboxd_requests_total", binding=binding, outcome=outcome)
+pytestmark = pytest.mark.build
 
 
 # the request the guest gets -------------------------------------------------------------------------------------------
@@ -250,7 +164,7 @@ def test_a_client_that_reads_slowly_stops_the_guest(web: RunningServer) -> None:
             ticks.append(sum(map(tree.cpu_ticks, tree.workers(web))))
             return len(ticks) > 50 and len(set(ticks[-50:])) == 1
 
-        tree.until(stands, "the guest is paused")
+        until(stands, "the guest is paused")
         assert memory(web.process.pid, "VmRSS") < 200 * MIB
         received += len(wire.rest())
     assert received == size
@@ -271,8 +185,7 @@ def test_an_answer_may_begin_before_the_request_has_ended(web: RunningServer) ->
 def test_a_guest_may_answer_without_reading_the_request(web: RunningServer) -> None:
     with Wire(web) as wire:
         wire.request("POST", WEB, "Transfer-Encoding: chunked")
-        for _ in range(4):
-            wire.chunk(bytes(60_000))
+        wire.chunk(bytes(60_000))
         assert wire.head()[0] == 200
         assert wire.rest() == b"hello from a proxy"
     busy(web, 0)
@@ -285,159 +198,6 @@ def test_a_guest_may_answer_without_reading_the_request(web: RunningServer) -> N
     busy(web, 0)
     with web.client() as client:
         assert client.get(WEB).text == "hello from a proxy"
-
-
-def test_a_caller_who_hangs_up_ends_the_guest(web: RunningServer) -> None:
-    cancelled = outcomes(web, "web", "cancelled")
-    with Wire(web) as wire:
-        wire.request("GET", f"{WEB}/stream/generate/{1024 * MIB}")
-        assert wire.head()[0] == 200
-        assert wire.piece()
-    tree.until(lambda: outcomes(web, "web", "cancelled") == cancelled + 1, "the request is counted as cancelled")
-    busy(web, 0)
-    with web.client() as client:
-        assert client.get(WEB).text == "hello from a proxy"
-
-
-def test_a_caller_who_hangs_up_within_the_request(web: RunningServer) -> None:
-    cancelled = outcomes(web, "web", "cancelled")
-    with Wire(web) as wire:
-        wire.request("POST", f"{WEB}/stream/count", "Content-Length: 1000000")
-        wire.sock.sendall(b"x" * 100_000)
-        busy(web, 1)
-    tree.until(lambda: outcomes(web, "web", "cancelled") == cancelled + 1, "the request is counted as cancelled")
-    busy(web, 0)
-
-
-def test_a_worker_that_dies_while_its_caller_reads_slowly(web: RunningServer) -> None:
-    lost = outcomes(web, "web", "worker_lost")
-    before = tree.workers(web)
-    with Wire(web) as wire:
-        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        wire.request("GET", f"{WEB}/stream/generate/{64 * MIB}")
-        assert wire.head()[0] == 200
-        wire.piece()
-        for worker in before:
-            os.kill(worker, signal.SIGKILL)
-        with pytest.raises((EOFError, ConnectionResetError)):
-            wire.rest()
-    tree.until(lambda: outcomes(web, "web", "worker_lost") == lost + 1, "the request is counted")
-    tree.until(lambda: len(set(tree.workers(web)) - set(before)) == 2, "other workers")
-    with web.client() as client:
-        assert client.get(WEB).text == "hello from a proxy"
-
-
-def test_no_worker_outlives_the_front_it_streams_for(tmp_path: Path) -> None:
-    guest = component("web", f"file://{python_component('proxy', 'proxy')}")
-    resources = write_components(tmp_path / "resources", [guest])
-    with RunningServer(resources, "--workers", "1") as server, Wire(server) as wire:
-        wire.request("POST", f"{WEB}/stream/then", "Transfer-Encoding: chunked")
-        assert wire.head()[0] == 200
-        assert wire.piece() == b"first "
-        with tree.watched([*tree.workers(server), tree.zygote(server)]) as living:
-            server.process.kill()
-            assert living(tree.BOUND_S) == []
-
-
-# guests that fail -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path", "status", "text"),
-    [
-        ("/trap", 502, "wasm error: unreachable"),
-        ("/error", 502, "the guest answered with the error internal-error (not today)"),
-        ("/silent", 502, "the guest never called response-outparam.set"),
-        ("/status/101", 502, "the guest answered with status 101, which ends no request"),
-    ],
-)
-def test_failures_before_the_head_are_answered(client: httpx.Client, path: str, status: int, text: str) -> None:
-    response = client.get(WEB + path)
-    assert response.status_code == status
-    error = response.json()
-    assert error["errorCode"] == "ERR_INVOKE_OUTPUT_BINDING"
-    assert error["message"].startswith("error invoking HTTP guest web: ")
-    assert text in error["message"]
-
-
-@pytest.mark.parametrize("what", ["trap", "return"])
-def test_failures_after_the_head_cut_the_response_off(web: RunningServer, what: str) -> None:
-    trapped, since = outcomes(web, "web", "trapped"), len(web.lines)
-    with Wire(web) as wire:
-        wire.request("POST", f"{WEB}/stream/then/{what}", "Transfer-Encoding: chunked")
-        assert wire.head()[0] == 200
-        assert wire.piece() == b"first "
-        wire.chunk(b"")
-        with pytest.raises((EOFError, ConnectionResetError)):
-            wire.rest()
-    tree.until(lambda: outcomes(web, "web", "trapped") == trapped + 1, "the request is counted")
-    # The engine finds nothing wrong with it.
-    assert not [line for line in web.lines[since:] if line.get("level") == "error"], web.text()
-
-
-@pytest.mark.parametrize("path", ["/short", "/long"])
-def test_a_wrong_content_length_is_no_whole_response(client: httpx.Client, path: str) -> None:
-    try:
-        response = client.get(WEB + path)
-    except httpx.RemoteProtocolError:
-        return  # cut off
-    assert response.status_code == 502  # or known in time
-
-
-def test_deadlines(web: RunningServer) -> None:
-    with Wire(web) as wire:
-        # Waits for a body that does not come.
-        wire.request("POST", "/v1.0/http/brief/stream/count", "Transfer-Encoding: chunked")
-        wire.chunk(b"a")
-        assert wire.head()[0] == 504
-    with Wire(web) as wire:
-        wire.request("POST", "/v1.0/http/brief/stream/then/loop", "Transfer-Encoding: chunked")
-        assert wire.head()[0] == 200
-        assert wire.piece() == b"first "
-        wire.chunk(b"")
-        with pytest.raises((EOFError, ConnectionResetError)):
-            wire.rest()
-    with Wire(web) as wire:
-        # Announced and small: it is waited for without a worker.
-        wire.request("POST", "/v1.0/http/brief/echo", "Content-Length: 10")
-        wire.sock.sendall(b"12345")
-        assert wire.head()[0] == 408
-    # A client that reads nothing.
-    exceeded = outcomes(web, "brief", "deadline_exceeded")
-    with Wire(web) as wire:
-        wire.request("GET", f"/v1.0/http/brief/stream/generate/{1024 * MIB}")
-        tree.until(
-            lambda: outcomes(web, "brief", "deadline_exceeded") == exceeded + 1, "the guest is ended at its deadline"
-        )
-        busy(web, 0)
-
-
-def test_limits_of_bodies(web: RunningServer) -> None:
-    with web.client() as client:
-        assert client.post("/v1.0/http/small/stream/count", content=bytes(MIB)).json() == [MIB, 0]
-        refused = client.post("/v1.0/http/small/stream/count", content=bytes(MIB + 1))
-        assert refused.status_code == 413
-        assert "longer than 1 MiB (httpBodyLimit)" in refused.json()["message"]
-        refused = client.post("/v1.0/http/small/stream/count", content=iter([bytes(MIB), b"x"]))
-        assert refused.status_code == 413
-        assert len(client.get(f"/v1.0/http/small/stream/generate/{MIB}").content) == MIB
-        with pytest.raises(httpx.RemoteProtocolError):
-            client.get(f"/v1.0/http/small/stream/generate/{MIB + 1}")
-    assert web.metric("sandboxd_limits_reached_total", binding="small", limit="httpBodyLimit") == 3
-
-
-def test_refusals_reach_callers_that_are_still_sending(web: RunningServer) -> None:
-    for path, status in [("/v1.0/http/none/x", 404), (f"{WEB}/trap", 502)]:
-        for _ in range(3):
-            with web.client() as client:
-                assert client.post(path, content=iter([bytes(100_000)] * 20)).status_code == status
-    # One that never ends is answered too, or cut off; nothing is left waiting for it.
-    with Wire(web) as wire, contextlib.suppress(ConnectionError):
-        wire.request("POST", "/v1.0/http/none/x", "Transfer-Encoding: chunked")
-        while not select.select([wire.sock], [], [], 0)[0]:
-            wire.chunk(bytes(60_000))
-        assert wire.head()[0] == 404
-    busy(web, 0)
 
 
 # HTTP/1.0 and HTTP/2 --------------------------------------------------------------------------------------------------
@@ -504,7 +264,7 @@ def test_one_poll_waits_for_the_caller_and_for_an_origin(web: RunningServer) -> 
         with Origin() as origin, Wire(web) as wire:
             wire.request("POST", f"{WEB}/stream/both/{origin.authority}", "Transfer-Encoding: chunked")
             assert wire.head()[0] == 200
-            tree.until(lambda origin=origin: origin.seen, "the guest calls out")
+            until(lambda origin=origin: origin.seen, "the guest calls out")
             if first == "answer":
                 origin.release()
             else:
@@ -643,3 +403,12 @@ def test_tokens_and_cors_as_for_everything(engine: str) -> None:
         assert answer.headers["access-control-allow-origin"] == "https://app.test"
         asked = {"origin": "https://app.test", "access-control-request-method": "PUT"}
         assert client.options(url, headers=asked).headers["access-control-allow-methods"] == "PUT"
+
+
+def test_a_raw_request_is_the_guests_own(web: RunningServer) -> None:
+    """The guest answers with its own status and content type."""
+    with web.client() as client:
+        answer = client.post(f"{WEB.replace('/http/', '/bindings/')}/raw?x=1", content=b"hello")
+        expected = client.post(f"{WEB}/?x=1", content=b"hello")
+    assert (answer.status_code, answer.content) == (expected.status_code, expected.content)
+    assert answer.headers.get("content-type") == expected.headers.get("content-type")

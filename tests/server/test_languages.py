@@ -8,6 +8,8 @@ import pytest
 from tests import guests
 from tests.running import RunningServer, component, write_components
 
+pytestmark = pytest.mark.build
+
 DOCUMENTED_COMPONENT = """\
 apiVersion: dapr.io/v1alpha1
 kind: Component
@@ -51,6 +53,12 @@ def test_the_example_of_daprs_documentation_to_the_letter(languages: RunningServ
         reply = client.post("/v1.0/bindings/wasm", content=DOCUMENTED_REQUEST)
     assert reply.status_code == 200
     assert reply.content == b'Hello "salaboy"'
+
+
+def test_php_runs_the_script_that_is_its_stdin(languages: RunningServer) -> None:
+    reply = languages.invoke("php", '<?php echo strtoupper("hi") ?>', {"stdin": "text"})
+    assert reply.status_code == 200
+    assert reply.content.endswith(b"HI"), reply.content
 
 
 def test_a_ruby_exception_is_an_exit_code(languages: RunningServer) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ENGINES, guest_component
-from tests.process import tree
 from tests.running import RunningServer, write_components
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.slow
 def test_refused_before_the_body_is_read(engine: str, tmp_path: Path) -> None:
     resources = write_components(tmp_path / "resources", [guest_component("loop", timeout="20s")])
     environ = {"SANDBOXD_POOL_QUEUE_LIMIT": "0"}
@@ -22,7 +23,7 @@ def test_refused_before_the_body_is_read(engine: str, tmp_path: Path) -> None:
         body = b'{"operation": "execute"}'
         head = b"POST /v1.0/bindings/loop HTTP/1.1\r\nhost: here\r\n"
         hanging.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
-        tree.until(lambda: server.metric("sandboxd_pool_workers", state="busy") == 1, "busy")
+        until(lambda: server.metric("sandboxd_pool_workers", state="busy") == 1, "busy")
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as refused:
             refused.sendall(head + b"content-length: 1000000\r\n\r\n")  # and not one byte of it
             answer = refused.recv(4096).lower()
@@ -38,7 +39,7 @@ def test_refused_before_the_body_is_read(engine: str, tmp_path: Path) -> None:
         assert server.metric("sandboxd_pool_rejected_total", reason="queue_full") == 41
         assert server.metric("sandboxd_requests_total", binding="loop", outcome="rejected") == 41
         hanging.close()
-        tree.until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 1, "a worker again")
+        until(lambda: server.metric("sandboxd_pool_workers", state="idle") == 1, "a worker again")
         server.wait_for(
             lambda line: sum(other.get("count", 0) for other in server.lines if "were refused" in str(other)) == 41
         )

@@ -1,5 +1,6 @@
 """Component files. Expected words are Dapr's: pkg/internal/loader/disk, pkg/runtime, components-contrib common/wasm."""
 
+import codecs
 import os
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from sandboxd.components import Binding, Loaded, Severity, load, strict_sandbox
+from sandboxd.components.binding import Listed
 from sandboxd.limits import Limits
 
 CEILINGS = Limits(timeout_ms=60_000, memory_bytes=1 << 30)
@@ -106,7 +108,12 @@ def test_other_kinds_versions_and_files_are_passed_over(tmp_path: Path) -> None:
     )
     loaded = load_text(tmp_path, text)
     assert [b.name for b in loaded.bindings] == ["wasm"]
-    assert said(loaded) == [("note", 0, "A non-YAML Component file README.md was detected, it will not be loaded")]
+    unread = "the document is not read: its"
+    assert said(loaded) == [
+        ("note", 0, "A non-YAML Component file README.md was detected, it will not be loaded"),
+        ("warning", 5, f'{unread} apiVersion is "dapr.io/v2", not dapr.io/v1alpha1'),
+        ("note", 10, f'{unread} kind is "Secret", not Component'),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -121,10 +128,10 @@ def test_other_kinds_versions_and_files_are_passed_over(tmp_path: Path) -> None:
         (
             "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: []\n",
             3,
-            "metadata is a list where a mapping is wanted",
+            "metadata is a list where a mapping is expected",
         ),
-        (component("x", spec="  ignoreErrors: 'yes'\n"), 8, "ignoreErrors is text where true or false is wanted"),
-        (component("x", top="scopes: app\n"), 10, "scopes is text where a list is wanted"),
+        (component("x", spec="  ignoreErrors: 'yes'\n"), 8, "ignoreErrors is text where true or false is expected"),
+        (component("x", top="scopes: app\n"), 10, "scopes is text where a list is expected"),
         (component("x", "  - {name: a, value: .inf}\n"), 10, "+Inf cannot be written as JSON"),
         (component("x", "  - just\n"), 10, "an entry of spec.metadata is text, not a mapping"),
         ("apiVersion: dapr.io/v1alpha1\nkind: !!python/name:os.system x", 2, "not allowed"),
@@ -156,16 +163,34 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "4.yaml")
     loaded = load_folder(tmp_path, tmp_path / "absent")
     assert [(p.severity, p.file and p.file.name) for p in loaded.problems] == [
-        (Severity.ERROR, "1.yaml"), (Severity.ERROR, "2.yaml"), (Severity.WARNING, "3.yaml"),
+        (Severity.ERROR, "1.yaml"), (Severity.WARNING, "2.yaml"), (Severity.WARNING, "3.yaml"),
         (Severity.WARNING, "4.yaml"), (Severity.ERROR, "absent"),
     ]  # fmt: skip
-    assert "not UTF-8: byte 0xff in line 1" in loaded.problems[1].message
+    assert "not UTF-8: byte 0xff" in loaded.problems[1].message
+
+
+def test_a_document_that_is_not_utf8_costs_that_document_only(tmp_path: Path) -> None:
+    latin = component("bad").replace("name: bad", "name: bad # \xe9").encode("latin-1")
+    loaded = load_text(
+        tmp_path, component("good").encode() + b"\n---\n" + latin + b"\n---\n" + component("too").encode()
+    )
+    assert [binding.name for binding in loaded.bindings] == ["good", "too"]
+    (problem,) = loaded.problems
+    assert (problem.severity, problem.line, problem.lost) == (Severity.WARNING, 15, True)
+
+
+@pytest.mark.parametrize("bom", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF8])
+def test_byte_order_marks_tell_the_encoding(tmp_path: Path, bom: bytes) -> None:
+    encoding = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}.get(bom, "utf-8")
+    assert only(load_text(tmp_path, bom + component("wide").encode(encoding))).name == "wide"
+    odd = load_text(tmp_path, bom + component("wide").encode(encoding) + b"\xd8")
+    assert odd.bindings == ()
 
 
 def test_text_behind_a_separator_is_not_read_and_this_is_said(tmp_path: Path) -> None:
     loaded = load_text(tmp_path, component() + "\n--- {a: 1}\n" + component("b"))
     assert [b.name for b in loaded.bindings] == ["wasm", "b"]
-    assert said(loaded) == [("warning", 11, "what stands behind --- in its line is not read")]
+    assert said(loaded) == [("warning", 11, "text after --- on the same line is not read")]
 
 
 def test_repeated_keys_are_told(tmp_path: Path) -> None:
@@ -175,6 +200,13 @@ def test_repeated_keys_are_told(tmp_path: Path) -> None:
 
 
 # which components count -----------------------------------------------------------------------------------------------
+
+
+def test_a_name_out_of_scope_may_come_again(tmp_path: Path) -> None:
+    text = component("abc", top="scopes: [other]\n") + "\n---\n" + component("abc", top="scopes: [app]\n")
+    loaded = load_text(tmp_path, text)
+    assert not loaded.errors
+    assert [binding.line for binding in loaded.bindings] == [13]
 
 
 def test_duplicate_names_are_fatal_even_out_of_scope(tmp_path: Path) -> None:
@@ -188,7 +220,7 @@ def test_duplicate_names_are_fatal_even_out_of_scope(tmp_path: Path) -> None:
 def test_scopes(tmp_path: Path) -> None:
     text = component("in", top="scopes: [other, app]\n") + "\n---\n" + component("out", top="scopes: [other]\n")
     loaded = load_text(tmp_path, text)
-    assert [b.name for b in loaded.bindings] == [c.name for c in loaded.components] == ["in"]
+    assert [b.name for b in loaded.bindings] == ["in"]
     assert said(loaded) == [("note", 13, "skipped: its scopes do not list the app id app")]
 
 
@@ -208,8 +240,7 @@ def test_other_types_are_noted_and_not_served(tmp_path: Path) -> None:
     )
     loaded = load_text(tmp_path, text)
     assert [b.name for b in loaded.bindings] == ["wasm"]
-    assert [c.name for c in loaded.components if not c.served] == ["kafka", "store", "vault"]
-    assert [c.capabilities for c in loaded.components if c.served] == [("OUTPUT_BINDING",)]
+
     assert sorted(p.message for p in loaded.problems) == [
         f"{name} is not served by sandboxd"
         for name in ("bindings.kafka", "secretstores.hashicorp.vault", "state.redis")
@@ -238,12 +269,50 @@ def test_ignore_errors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds", "warned"),
-    [("30s", 30.0, False), ("1m", 60.0, False), ("0s", 5.0, False), ("-1s", 5.0, True), ("5", 5.0, True)],
+    [("30s", 30.0, False), ("1m", 60.0, False), ("1ms", 0.001, False), ("5", 5.0, True)],
 )
 def test_init_timeout(tmp_path: Path, text: str, seconds: float, warned: bool) -> None:
     loaded = load_text(tmp_path, component(spec=f"  initTimeout: {text}\n"))
     assert loaded.bindings[0].init_timeout_s == seconds
     assert bool(loaded.problems) is warned
+
+
+@pytest.mark.parametrize("text", ["0s", "'0'", "-1s", "1ns", "10us"])
+def test_an_init_timeout_that_nothing_can_keep(tmp_path: Path, text: str) -> None:
+    loaded = load_text(tmp_path, component(spec=f"  initTimeout: {text}\n"))
+    assert [problem.message for problem in loaded.errors] == [
+        init_failure("init timeout for component wasm (bindings.wasm/v1)")
+    ]
+
+
+def test_secret_stores_and_inputs_are_listed(tmp_path: Path) -> None:
+    store = "apiVersion: dapr.io/v1alpha1\nkind: Component\nmetadata: {name: s}\nspec: {type: secretstores.local.env}\n"
+    inward = component("in", "  - {name: direction, value: input}\n")
+    loaded = load_text(tmp_path, component() + "\n---\n" + inward + "\n---\n" + store)
+    assert loaded.listed == (
+        Listed(name="s", type="secretstores.local.env", version=""),
+        Listed(name="in", type="bindings.wasm", version="v1"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "good"),
+    [
+        ("labels: {a: 1, b: true, c: null}", True),
+        ("labels: [a]", False),
+        ("labels: a", False),
+        ("annotations: {a: {b: c}}", False),
+        ("finalizers: a", False),
+        ("generation: x", False),
+        ("generation: 1", True),
+        ("uid: [a]", False),
+    ],
+)
+def test_the_other_fields_of_metadata_have_their_types(tmp_path: Path, field: str, good: bool) -> None:
+    text = component().replace("  name: wasm\n", f"  name: wasm\n  {field}\n")
+    loaded = load_text(tmp_path, text)
+    assert bool(loaded.bindings) is good
+    assert [problem.severity for problem in loaded.problems] == ([] if good else [Severity.WARNING])
 
 
 # values ---------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sandboxd.components import Binding, Problem, Severity, check, report
+from sandboxd.commands.check import check, report
+from sandboxd.components import Binding, Problem, Severity
 from sandboxd.config import Config
 from tests.unit.test_components import component, load_folder
 
@@ -20,6 +21,12 @@ def run(config: Path | None, resources: Path, **more: object) -> tuple[int, list
     return count, out.getvalue().splitlines()
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all examples of a test; each writes c.yaml anew."""
+    return tmp_path_factory.mktemp("components")
+
+
 def test_nothing_wrong(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(component())
     assert run(None, tmp_path) == (0, ["0 problems; bindings that can be served: wasm"])
@@ -27,12 +34,13 @@ def test_nothing_wrong(tmp_path: Path) -> None:
 
 def test_notes_are_printed_and_not_counted(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(component("r", type_="state.redis"))
+    (tmp_path / "d.yaml").write_text(component())
     assert run(None, tmp_path) == (
         0,
         [
             f"{tmp_path}/c.yaml:1: note: state.redis is not served by sandboxd "
             "(leave it to daprd, or take it out of this folder)",
-            "0 problems; no binding can be served",
+            "0 problems; bindings that can be served: wasm",
         ],
     )
 
@@ -82,14 +90,14 @@ def test_patterns_of_the_settings_are_checked(tmp_path: Path) -> None:
 
 def test_no_folder_at_all() -> None:
     checked = check(None, environ={"HOME": "/h"})
-    assert [p.message for p in checked.problems] == ["no folder of components is named"]
+    assert [p.message for p in checked.problems] == ["no folder of components is configured"]
     assert checked.count == 1
 
 
 def test_a_file_cannot_forge_lines_of_the_report(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(component('"x\\n0 problems"', type_='"a\\e[2Jb"'))
     _, lines = run(None, tmp_path)
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert "a\\x1b[2Jb is not served" in lines[0]
 
 
@@ -170,12 +178,12 @@ def documents(draw: st.DrawFn) -> object:
     }
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(documents() | _TREES, max_size=3))
-def test_any_trees_become_bindings_or_problems(tmp_path_factory: pytest.TempPathFactory, trees: list[object]) -> None:
+@pytest.mark.slow
+def test_any_trees_become_bindings_or_problems(folder: Path, trees: list[object]) -> None:
     import yaml
 
-    folder = tmp_path_factory.mktemp("c")
     text = "\n---\n".join(yaml.safe_dump(tree, allow_unicode=True) for tree in trees)
     (folder / "c.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
     loaded = load_folder(folder)
@@ -187,26 +195,22 @@ def test_any_trees_become_bindings_or_problems(tmp_path_factory: pytest.TempPath
         "".join(name + value for name, value in binding.env).encode()
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(st.binary(max_size=300))
-def test_any_bytes_become_bindings_or_problems(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    folder = tmp_path_factory.mktemp("c")
+def test_any_bytes_become_bindings_or_problems(folder: Path, data: bytes) -> None:
     (folder / "c.yaml").write_bytes(data)
     assert not load_folder(folder).bindings
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.data())
-def test_a_component_with_bytes_changed_becomes_bindings_or_problems(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_a_component_with_bytes_changed_becomes_bindings_or_problems(folder: Path, data: st.DataObject) -> None:
     text = bytearray(
         (component(metadata="  - {name: env.A, value: &a [1, 2]}\n  - {name: timeout, value: 5s}\n") * 2).encode()
     )
     for _ in range(data.draw(st.integers(1, 6))):
         at = data.draw(st.integers(0, len(text) - 1))
         text[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
-    folder = tmp_path_factory.mktemp("c")
     (folder / "c.yaml").write_bytes(bytes(text))
     for problem in load_folder(folder).problems:
         assert problem.message

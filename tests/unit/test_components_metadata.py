@@ -7,8 +7,8 @@ import pytest
 
 from sandboxd.components import metadata_table
 from sandboxd.components.metadata import KEYS
-from sandboxd.limit_keys import DEFAULT_CEILINGS, LIMITS
 from sandboxd.limits import Limits
+from sandboxd.limits.keys import DEFAULT_CEILINGS, LIMITS
 from tests.unit.test_components import component, init_failure, load_text, only, said
 
 WASM = "wasm: failed to parse metadata: "
@@ -61,7 +61,7 @@ def test_a_flag_that_is_neither_is_false_and_this_is_said(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("value", "served"), [("output", True), ("'input, Output'", True), ("''", True), ("input", False)]
+    ("value", "served"), [("output", True), ("'input, Output'", True), ("''", False), ("input", False)]
 )
 def test_direction(tmp_path: Path, value: str, served: bool) -> None:
     loaded = load_text(tmp_path, with_value("direction", value))
@@ -88,11 +88,11 @@ def test_sha256(tmp_path: Path) -> None:
         ("memoryLimit", "1Ki", "memoryLimit: 1Ki is below the least allowed, 64Ki"),
         ("hostEntries", "many", "hostEntries 'many' is not a whole number such as 64"),
         ("maxConcurrency", "-1", "maxConcurrency '-1' is not a whole number such as 64"),
-        ("contentType", '"text/html\\r\\nX: 1"', "contentType 'text/html\\r\\nX: 1' is no media type"),
-        ("contentType", "html", "contentType 'html' is no media type"),
-        ("allowedOutboundHosts", "[1]", "allowedOutboundHosts is no JSON list of texts"),
-        ("env.A=B", "x", "'env.A=B' names no environment variable"),
-        ("env.", "x", "'env.' names no environment variable"),
+        ("contentType", '"text/html\\r\\nX: 1"', "contentType 'text/html\\r\\nX: 1' is not a media type"),
+        ("contentType", "html", "contentType 'html' is not a media type"),
+        ("allowedOutboundHosts", "[1]", "allowedOutboundHosts is not a JSON list of texts"),
+        ("env.A=B", "x", "'env.A=B' does not name an environment variable"),
+        ("env.", "x", "'env.' does not name an environment variable"),
         ("env.A", '"\\0"', "env.A holds a NUL character, which no environment can"),
     ],
 )
@@ -106,10 +106,10 @@ def test_above_a_ceiling_both_and_the_way_out_are_named(tmp_path: Path) -> None:
 
 
 def test_every_limit_has_a_key(tmp_path: Path) -> None:
-    metadata = "".join(f"  - {{name: {row.key}, value: '{row.unit.format(row.low + 1)}'}}\n" for row in LIMITS)
+    metadata = "".join(f"  - {{name: {row.key}, value: '{row.unit.format(row.low + 1)}'}}\n" for row in LIMITS.values())
     binding = only(load_text(tmp_path, component(metadata=metadata), ceilings=DEFAULT_CEILINGS))
-    assert binding.limits == Limits(**{row.field: row.low + 1 for row in LIMITS})
-    assert {row.field for row in LIMITS} == {field.name for field in dataclasses.fields(Limits)}
+    assert binding.limits == Limits(**{field: row.low + 1 for field, row in LIMITS.items()})
+    assert set(LIMITS) == {field.name for field in dataclasses.fields(Limits)}
 
 
 def test_numbers_need_no_quotes(tmp_path: Path) -> None:

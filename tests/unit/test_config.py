@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandboxd.config import Config, Egress, load, read, reference_table, render
+from sandboxd.config import Config, load, model, read, reference_table, render
+from sandboxd.config.model import PoolConfig
 from sandboxd.config.settings import settings as all_settings
 from sandboxd.errors import ConfigError, ExitCode
-from sandboxd.limit_keys import DEFAULT_CEILINGS, ENGINE, LIMITS
-from sandboxd.limits import EngineSettings, Limits
-from sandboxd.problems import Severity
-from sandboxd.wire.messages import OutboundSettings
+from sandboxd.files.problems import Severity
+from sandboxd.limits import EngineSettings, Limits, OutboundSettings
+from sandboxd.limits.about import Kind, described
+from sandboxd.limits.keys import DEFAULT_CEILINGS
 
 ENVIRON = {"HOME": "/home/me"}
 
@@ -31,6 +32,19 @@ def error_of(folder: Path, text: str, environ: dict[str, str] = ENVIRON) -> str:
         load(path, environ=environ)
     assert caught.value.exit_code is ExitCode.CONFIG
     return str(caught.value).replace(f"{folder}/", "")
+
+
+@pytest.mark.parametrize(
+    ("processors", "workers", "cells"),
+    [(2, 2, 1), (7, 7, 1), (8, 8, 2), (32, 8, 2), (32, 32, 8), (64, 64, 16), (64, 3, 1), (4, 64, 1)],
+)
+def test_a_cell_has_at_least_four_processors_and_workers(
+    monkeypatch: pytest.MonkeyPatch, processors: int, workers: int, cells: int
+) -> None:
+    monkeypatch.setattr(model, "cpu_count", lambda: processors)
+    config = Config(pool=PoolConfig(workers=workers))
+    assert config.cell_count == cells
+    assert dataclasses.replace(config, cells=5).cell_count == 5
 
 
 def test_defaults_without_a_file() -> None:
@@ -73,8 +87,16 @@ def test_every_setting_has_a_variable_that_works() -> None:
         "NUMBER": lambda s: s.about.unit.format(s.about.low + 1),
         "FLAG": lambda s: "false" if s.default is True else "true",
         "CHOICE": lambda s: s.about.choices[-1],
-        "TEXT": lambda s: "http://proxy:1" if s.field == "proxy" else "text",
-        "TEXTS": lambda s: {"block_networks": "private", "allowed_origins": "http://a"}.get(s.field, "a, b"),
+        "TEXT": lambda s: {
+            "proxy": "http://proxy:1",
+            "transport": "package.module:factory",
+            "listen": "127.0.0.1:1",
+        }.get(s.field, "text"),
+        "TEXTS": lambda s: {
+            "block_networks": "private",
+            "allowed_origins": "http://a",
+            "nat64_prefixes": "2001:db8::/96",
+        }.get(s.field, "a, b"),
         "CERTIFICATES": lambda s: '[{"origin": "https://a", "certificate": "c", "key": "k"}]',
         "FOLDER": lambda s: "/f",
     }
@@ -96,10 +118,6 @@ def test_every_setting_has_a_variable_that_works() -> None:
             assert getattr(section, setting.field) != getattr(before, setting.field), setting
 
 
-def test_egress_is_what_workers_are_told() -> None:
-    assert {field.name for field in dataclasses.fields(Egress)} == set(OutboundSettings.__struct_fields__)
-
-
 def test_long_nonsense_makes_a_short_line(tmp_path: Path) -> None:
     for text in ("? " + "k" * 100_000 + "\n: 1\n", "!" + "t" * 100_000 + " x\n"):
         for problem in read(written(tmp_path, text), environ=ENVIRON).problems:
@@ -118,13 +136,11 @@ def test_variables_are_unique_and_no_setting_is_forgotten() -> None:
 
 
 def test_the_tables_name_every_limit_and_their_defaults_are_in_range() -> None:
-    assert [row.field for row in LIMITS] == [field.name for field in dataclasses.fields(Limits)]
-    assert [row.field for row in ENGINE] == [field.name for field in dataclasses.fields(EngineSettings)]
-    for limits in (Limits(), DEFAULT_CEILINGS):
-        for row in LIMITS:
-            row.check(getattr(limits, row.field))
-    for row in ENGINE:
-        row.check(getattr(EngineSettings(), row.field))
+    for section in (Limits(), DEFAULT_CEILINGS, EngineSettings(), OutboundSettings()):
+        assert [field for field, _ in described(type(section))] == list(dataclasses.fields(section))
+        for field, about in described(type(section)):
+            if about.kind is Kind.NUMBER:
+                about.check(getattr(section, field.name))
 
 
 @pytest.mark.parametrize(
@@ -134,16 +150,16 @@ def test_the_tables_name_every_limit_and_their_defaults_are_in_range() -> None:
         ("pol: {}\n", "sandboxd.yaml:1: error: pol is no setting (did you mean pool?)"),
         ("pool:\n  queue_limit: 2\n", "pool.queue_limit is no setting (did you mean queueLimit?)"),
         ("\npool: {workers: 0}\n", "sandboxd.yaml:2: error: pool.workers: 0 is below the least allowed, 1"),
-        ("pool: {workers: '4'}\n", "pool.workers: text where a whole number is wanted"),
-        ("pool: {workers: true}\n", "pool.workers: true or false where a whole number is wanted"),
-        ("pool: {workers: 1.5}\n", "pool.workers: a number where a whole number is wanted"),
-        ("pool: {workers: null}\n", "pool.workers: nothing where a whole number is wanted"),
+        ("pool: {workers: '4'}\n", "pool.workers: text where a whole number is expected"),
+        ("pool: {workers: true}\n", "pool.workers: true or false where a whole number is expected"),
+        ("pool: {workers: 1.5}\n", "pool.workers: a number where a whole number is expected"),
+        ("pool: {workers: null}\n", "pool.workers: nothing where a whole number is expected"),
         ("pool: {queueTimeout: 5}\n", "pool.queueTimeout: a duration without a unit; write 5s or 5ms"),
         ("pool: {queueTimeout: 5x}\n", "pool.queueTimeout: not a duration"),
         ("listen: {maxBodySize: 1Tib}\n", "listen.maxBodySize: not a size"),
         ("listen: {maxBodySize: 1Ti}\n", "is above the most allowed, 128Mi"),
-        ("listen: {host: 7}\n", "listen.host: a number where text is wanted, put it in quotes"),
-        ("listen: {allowedOrigins: '*'}\n", "text where a list of texts is wanted"),
+        ("listen: {host: 7}\n", "listen.host: a number where text is expected, put it in quotes"),
+        ("listen: {allowedOrigins: '*'}\n", "text where a list of texts is expected"),
         ("listen: {allowedOrigins: [http://a/b]}\n", "'http://a/b' is no origin"),
         ("engine: {kind: granian}\n", "'granian' is none of auto, hypercorn, uvicorn"),
         ("engine: {tlsKey: k}\n", "engine.tlsCertificate is missing"),
@@ -155,16 +171,19 @@ def test_the_tables_name_every_limit_and_their_defaults_are_in_range() -> None:
         ("listen: {apiToken: secret}\n", "the API token comes from the variable DAPR_API_TOKEN only"),
         ("egress: {blockNetworks: [10.0.0.1/8]}\n", "has bits set beyond its prefix"),
         ("egress: {blockNetworks: [intranet]}\n", "'intranet' is no network"),
+        ("egress: {nat64Prefixes: ['2001:db8::/65']}\n", "'2001:db8::/65' is no prefix of a translator (RFC 6052)"),
         ("egress: {proxy: 'socks5://u:hunter2@p:1'}\n", "egress.proxy is not http://[user:password@]host:port"),
         ("egress: {proxy: 'https://u:hunter2@p:1'}\n", "egress.proxy is not http://[user:password@]host:port"),
         ("egress: {proxy: 'http://u:hunter2@p'}\n", "egress.proxy is not http://[user:password@]host:port"),
         ("egress: {proxy: 'http://u:hunter2@p:1/a'}\n", "egress.proxy is not http://[user:password@]host:port"),
         ("egress: {proxy: 'http://u:hunter2@p:0'}\n", "egress.proxy is not http://[user:password@]host:port"),
+        ("egress: {transport: package.module}\n", "'package.module' does not name a function"),
+        ("egress: {transport: '../a:b'}\n", "'../a:b' does not name a function"),
         ("egress: {clientCertificates: [{origin: a}]}\n", "a list of mappings with origin, certificate and key"),
         ("limits: {timeout: 2h}\n", "limits.timeout 2h is above limits.ceilings.timeout 1h"),
         ("wasm: {maxMemory: 1Gi}\nlimits: {ceilings: {memoryLimit: 2Gi}}\n", "memoryLimit 2Gi is above wasm.maxMemory"),
-        ("app: &a [*a]\n", "stands inside"),
-        ("strictSandbox: 'true'\n", "text where true or false is wanted"),
+        ("app: &a [*a]\n", "is inside the value to which it refers"),
+        ("strictSandbox: 'true'\n", "text where true or false is expected"),
         ('appId: "a\\nb"\n', "control character"),
     ],
 )
@@ -258,7 +277,7 @@ _PARTS = st.recursive(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(_PARTS)
 def test_any_tree_of_values_is_read_or_refused_with_problems(
     tmp_path_factory: pytest.TempPathFactory, tree: object
@@ -275,7 +294,7 @@ def test_any_tree_of_values_is_read_or_refused_with_problems(
         assert load(path, environ=ENVIRON)[0] == reading.config
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused_with_problems(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("c") / "sandboxd.yaml"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxd.config.machine import cgroup_cpus, cpu_count
-from sandboxd.units import format_duration_ms, format_size, parse_duration_ms, parse_duration_ns, parse_size
+from sandboxd.limits.units import format_duration_ms, format_size, parse_duration_ms, parse_duration_ns, parse_size
 
 SECOND = 1_000_000_000
 

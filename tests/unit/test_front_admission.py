@@ -4,32 +4,32 @@ import asyncio
 
 import pytest
 
-from sandboxd.front import admission
-from sandboxd.front.admission import Gate
+from sandboxd.front.answering import load_shedding as admission
+from sandboxd.front.answering.load_shedding import Gate
 from sandboxd.pool.errors import QueueFull, Rejected
 
 
 class Pool:
-    """As much room as it is told."""
+    """A pool with the capacity that the test sets."""
 
     def __init__(self, room: int) -> None:
         self.left = room
         self.turned_away = 0
 
-    def brisk(self) -> bool:
+    def has_short_runs(self) -> bool:
         return True
 
-    def room(self, _binding: str) -> int:
+    def capacity(self, _binding: str) -> int:
         return self.left
 
-    def turn_away(self) -> Rejected:
+    def reject_queue_full(self, _binding: str) -> Rejected:
         self.turned_away += 1
         return QueueFull("full")
 
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
-    """What the thread's statistics say, one after the other; the last one for ever."""
+    """The thread's statistics, one reading after another; the last one is repeated."""
     given = [(0, 0, 0)]
     monkeypatch.setattr(admission._SpareTime, "_now", lambda _: given.pop(0) if len(given) > 1 else given[0])
     return given
@@ -105,7 +105,7 @@ def test_what_can_be_afforded(
     readings[:] = [(0, 0, 0), (passed, ran, delayed)]
     spare = admission._SpareTime()
     spare.start()
-    assert spare.affordable(admission.SHARE_BRISK) == most
+    assert spare.affordable(admission.SHARE_SHORT_RUNS) == most
     spare.close()
 
 
@@ -113,7 +113,7 @@ def test_guests_that_take_long_leave_more_of_the_loop_to_refusals(readings: list
     readings[:] = [(0, 0, 0), (12 * MS, 6 * MS, 6 * MS)]
 
     class Slow(Pool):
-        def brisk(self) -> bool:
+        def has_short_runs(self) -> bool:
             return False
 
     async def scenario() -> None:
@@ -139,7 +139,7 @@ def test_refusals_go_on_while_the_loop_sleeps_beside_them_and_shrink_when_it_doe
     spare.start()
 
     def spend() -> int:
-        number = spare.affordable(admission.SHARE_BRISK)
+        number = spare.affordable(admission.SHARE_SHORT_RUNS)
         for _ in range(number):
             spare.spend()
         return number
@@ -173,7 +173,7 @@ def test_bindings_are_refused_in_turn_and_let_in_by_their_own_room(readings: lis
     readings[:] = [(0, 0, 0), (3_600_000, 3_600_000, 0)]
 
     class Two(Pool):
-        def room(self, binding: str) -> int:
+        def capacity(self, binding: str) -> int:
             return self.left if binding == "b" else 0
 
     async def scenario() -> None:

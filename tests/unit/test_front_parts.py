@@ -8,17 +8,17 @@ import pytest
 
 from sandboxd.components.binding import Binding
 from sandboxd.errors import ConfigError
-from sandboxd.front.cors import Cors
-from sandboxd.front.departures import Departures
-from sandboxd.front.engines import EngineConfig, choose, listen
-from sandboxd.front.outcomes import TABLE, result_detail, result_message
+from sandboxd.front.answering.outcomes import TABLE, result_detail, result_message
+from sandboxd.front.answering.tracing import new_span
+from sandboxd.front.http.cors import Cors
+from sandboxd.front.http.routing import binding_name, clean
 from sandboxd.front.ports import Bindings
-from sandboxd.front.routing import binding_name, clean
-from sandboxd.front.tracing import new_span
+from sandboxd.front.servers.disconnects import Disconnects
+from sandboxd.front.servers.serving import HttpServerSettings, choose, listen
 from sandboxd.limits import Limits
 from sandboxd.metrics import Metrics
 from sandboxd.outcome import Outcome
-from sandboxd.wire.messages import Result
+from sandboxd.wire.messages import OutboundUsage, Result
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_origins(origins: list[str], origin: bytes, allowed: bool) -> None:
 
 
 def test_engine_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose(EngineConfig()) == "uvicorn"
-    assert choose(EngineConfig(tls_certificate="x.pem")) == "hypercorn"
+    assert choose(HttpServerSettings()) == "uvicorn"
+    assert choose(HttpServerSettings(tls_certificate="x.pem")) == "hypercorn"
     with pytest.raises(ConfigError, match="no TLS"):
-        choose(EngineConfig(kind="uvicorn", tls_certificate="x.pem"))
+        choose(HttpServerSettings(kind="uvicorn", tls_certificate="x.pem"))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert choose(EngineConfig()) == "hypercorn"
+    assert choose(HttpServerSettings()) == "hypercorn"
     with pytest.raises(ConfigError, match="not installed"):
-        choose(EngineConfig(kind="uvicorn"))
+        choose(HttpServerSettings(kind="uvicorn"))
 
 
 def test_listen_refuses_a_taken_port() -> None:
@@ -125,9 +125,9 @@ def test_listen_refuses_a_taken_port() -> None:
             pass
 
 
-def test_departures_cancel_only_while_inside() -> None:
+def test_disconnects_cancel_only_while_inside() -> None:
     async def main() -> tuple[bool, bool, str]:
-        departures = Departures()
+        disconnects = Disconnects()
         hang_up = asyncio.Event()
 
         asked = asyncio.Event()
@@ -138,26 +138,67 @@ def test_departures_cancel_only_while_inside() -> None:
             return {"type": "http.disconnect"}
 
         async def request() -> bool:
-            presence = departures.enter(receive)
+            presence = disconnects.enter(receive)
             try:
                 await asyncio.sleep(20)
             except asyncio.CancelledError:
                 return presence.gone
             finally:
-                departures.leave(presence)
+                disconnects.leave(presence)
             return False
 
         async def finished() -> bool:
-            presence = departures.enter(receive)
+            presence = disconnects.enter(receive)
             await asyncio.wait_for(asked.wait(), 20)
             assert presence.watcher is not None
-            departures.leave(presence)
+            disconnects.leave(presence)
             hang_up.set()
             await asyncio.wait({presence.watcher})
             return presence.watcher.cancelled() and not presence.gone
 
         over = await finished()
         gone = await asyncio.wait_for(asyncio.create_task(request()), 10)
-        return over, gone, repr(departures)
+        return over, gone, repr(disconnects)
 
-    assert asyncio.run(main()) == (True, True, "<Departures 0 unwatched>")
+    assert asyncio.run(main()) == (True, True, "<Disconnects 0 unwatched>")
+
+
+def usage(target: str, denied: str) -> OutboundUsage:
+    return OutboundUsage(rule="", outcome="HTTP-request-denied", duration_ns=1, denied=denied, target=target)
+
+
+def test_detail_says_which_host_was_denied_and_which_key_allows_it() -> None:
+    result = Result(
+        id=1,
+        outcome=Outcome.EXIT_NONZERO,
+        exit_code=1,
+        outbound=(usage("http://a.test", "host"),) * 3,
+        stderr=b"error 2",
+    )
+    assert result_detail(result, "") == (
+        "an outbound request to http://a.test was denied: add it to allowedOutboundHosts\nstderr: error 2"
+    )
+
+
+def test_a_denied_host_cannot_steer_a_terminal() -> None:
+    result = Result(id=1, outcome=Outcome.TRAPPED, outbound=(usage("http://\x1b[2J\n", "host"),))
+    assert "http://\\x1b[2J\\n was denied" in result_detail(result, "")
+
+
+def test_detail_says_that_there_are_no_mounts() -> None:
+    """What Go, C and Rust write for a file where no folder is preopened."""
+    for stderr in (
+        b"config.json: No such file or directory\n",
+        b"open config.json: Bad file number",
+        b'failed to find a pre-opened file descriptor through which "x" could be opened',
+    ):
+        result = Result(id=1, outcome=Outcome.EXIT_NONZERO, exit_code=3, stderr=stderr)
+        assert "has no mounts" in result_detail(result, "")
+        assert "has no mounts" not in result_detail(result, "", mounts=True)
+
+
+def test_the_end_of_stdout_stands_beside_that_of_stderr() -> None:
+    """TinyGo writes panics to stdout."""
+    result = Result(id=1, outcome=Outcome.TRAPPED, stdout=b"x" * 2000 + b"panic: runtime error", stderr=b"e")
+    assert result_detail(result, "") == f"stderr: e\nstdout: {'x' * 1004}panic: runtime error"
+    assert result_detail(result, "", program=False) == "stderr: e"

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from sandboxd.front import gojson, gojson_exact, gojson_scan, gojson_text
+from sandboxd import gojson
+from sandboxd.gojson import exact as gojson_exact
+from sandboxd.gojson import scan as gojson_scan
+from sandboxd.gojson import text as gojson_text
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "dapr-binding.jsonl"
 CASES: list[dict[str, Any]] = [json.loads(line) for line in GOLDEN.read_bytes().splitlines()]
@@ -126,3 +129,21 @@ def test_quote_char(byte: int, shown: str) -> None:
 
 def test_repr_of_a_scanner() -> None:
     assert repr(gojson_scan.Scanner(b"{}")) == "<Scanner of 2 bytes>"
+
+
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        # Go's strconv/quote_test.go.
+        ("\a\b\f\r\n\t\v", r'"\a\b\f\r\n\t\v"'),
+        ("\\", r'"\\"'),
+        ("\u263a", '"\u263a"'),
+        ("\U0010ffff", r'"\U0010ffff"'),
+        ("\x04", r'"\x04"'),
+        ("!\u00a0!\u2000!\u3000!", r'"!\u00a0!\u2000!\u3000!"'),
+        ("\x7f", r'"\x7f"'),
+        ("a'b\"c", '"a\'b\\"c"'),
+    ],
+)
+def test_texts_as_strconv_quotes_them(text: str, quoted: str) -> None:
+    assert gojson_text.go_quote(text) == quoted

@@ -2,13 +2,13 @@
 
 import asyncio
 
-from sandboxd.front.hypercorn_inbox import Inbox
+from sandboxd.front.servers.hypercorn_inbox import Inbox
 
 PIECE = {"type": "http.request", "body": b"x", "more_body": True}
 LEFT = {"type": "http.disconnect"}
 
 
-def test_a_departure_is_told_at_once_and_once() -> None:
+def test_a_disconnect_is_told_at_once_and_once() -> None:
     async def main() -> list[str]:
         told: list[str] = []
         inbox = Inbox(2)
@@ -38,7 +38,7 @@ def test_who_asks_too_late_is_told_and_who_asks_no_more_is_not() -> None:
 
 
 def test_what_still_comes_of_a_body_that_nobody_reads_holds_nothing_up() -> None:
-    """Of a body beyond the limit. Hypercorn reads nothing, not even the end, while it waits for room."""
+    """The body is longer than the limit. Hypercorn reads nothing, not even the end, while it waits for room."""
 
     async def main() -> list[str]:
         told: list[str] = []

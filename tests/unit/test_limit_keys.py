@@ -1,25 +1,38 @@
-"""How limits are named to callers and counted."""
+"""The names of limits in answers and metrics."""
 
 import dataclasses
 
 import pytest
 
+import hostfuncs.outbound as hostfuncs
 from hostfuncs.outbound.errors import ERROR_CODES
 from sandboxd.components.metadata import metadata_table
-from sandboxd.limit_keys import ALL_KEYS, DEFAULT_CEILINGS, LIMITS, Unit, key_of, named, outbound_limit
-from sandboxd.limits import KIB, MIB, Limits
+from sandboxd.config.settings import settings
+from sandboxd.limits import KIB, MIB, Limits, OutboundSettings
+from sandboxd.limits.keys import (
+    ALL_KEYS,
+    BODY_KEY,
+    CONNECTIONS_KEY,
+    DEFAULT_CEILINGS,
+    LIMITS,
+    converted,
+    key_of,
+    named,
+    outbound_limit,
+)
+from sandboxd.limits.units import Unit
 from sandboxd.metrics import Metrics
 from sandboxd.outcome import Outcome
 from sandboxd.wire.messages import OutboundUsage, Result
 
 
 def test_every_limit_has_a_key_a_unit_and_a_place_in_the_documentation() -> None:
-    assert [row.field for row in LIMITS] == [field.name for field in dataclasses.fields(Limits)]
+    assert list(LIMITS) == [field.name for field in dataclasses.fields(Limits)]
     documented = metadata_table(Limits(), DEFAULT_CEILINGS)
-    for row in LIMITS:
-        row.check(getattr(Limits(), row.field))
-        row.check(getattr(DEFAULT_CEILINGS, row.field))
-        assert key_of(row.field) == row.key
+    for field, row in LIMITS.items():
+        row.check(getattr(Limits(), field))
+        row.check(getattr(DEFAULT_CEILINGS, field))
+        assert key_of(field) == row.key
         assert row.key in ALL_KEYS
         assert f"`{row.key}`" in documented
 
@@ -39,7 +52,7 @@ def test_every_limit_has_a_key_a_unit_and_a_place_in_the_documentation() -> None
 )
 def test_names_in_messages(field: str, value: int, text: str) -> None:
     assert named(field, value) == text
-    unit = next((row.unit for row in LIMITS if row.field == field), Unit.SIZE)
+    unit = LIMITS[field].unit if field in LIMITS else Unit.SIZE
     shown = text.partition(" (")[0].removesuffix(" bytes")
     assert unit.parse(shown) == value
 
@@ -85,6 +98,38 @@ def counted(metrics: Metrics) -> dict[str, float]:
         for sample in family.samples
         if sample.name == "sandboxd_limits_reached_total"
     }
+
+
+def test_the_outbound_engine_gets_every_limit_and_setting_of_its_own() -> None:
+    limits = Limits(**{field: number for number, field in enumerate(LIMITS, 100)})
+    given = converted(limits, hostfuncs.OutboundLimits, prefix="outbound_")
+    names = {field.removeprefix("outbound_") for field in LIMITS if field.startswith("outbound_")}
+    assert names == {"requests", "concurrency", "header_bytes", "header_count", "body_bytes"}
+    assert {name: getattr(given, name) for name in names} == {
+        name: getattr(limits, f"outbound_{name}") for name in names
+    }
+    outbound = OutboundSettings(ca_files=("/ca.pem",), proxy="http://p:1", http2=True, connections=3)
+    told = converted(outbound, hostfuncs.Settings)
+    theirs = {field.name for field in dataclasses.fields(hostfuncs.Settings)}
+    ours = {field.name for field in dataclasses.fields(OutboundSettings)}
+    assert ours - theirs == {"default_allowed_hosts", "block_networks", "nat64_prefixes", "transport"}, (
+        "all but the policy's"
+    )
+    assert all(getattr(told, name) == getattr(outbound, name) for name in ours & theirs)
+
+
+def test_a_limit_that_the_outbound_engine_does_not_know_is_an_error() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class More:
+        outbound_requests: int = 1
+        outbound_colours: int = 1
+
+    with pytest.raises(TypeError, match="colours"):
+        converted(More(), hostfuncs.OutboundLimits, prefix="outbound_")
+
+
+def test_keys_that_are_written_out_are_settings() -> None:
+    assert {BODY_KEY, CONNECTIONS_KEY} <= {setting.key for setting in settings()}
 
 
 @pytest.mark.parametrize(

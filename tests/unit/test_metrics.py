@@ -1,21 +1,25 @@
 """The metrics: cells against prometheus_client's own, label sets, and what is exposed."""
 
+import asyncio
 import random
 
 import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from sandboxd.front.http.scrapes import BUSY_REST, REST, Scrapes
 from sandboxd.metrics import DENIAL_REASONS, SECONDS, DaprLabels, Metrics
-from sandboxd.metrics.cells import CountFamily, DistributionFamily
+from sandboxd.metrics.series import CounterFamily, HistogramFamily
 from sandboxd.outcome import Outcome
 from sandboxd.pool.stats import PoolStats
 from sandboxd.wire.messages import OutboundUsage, Result
+from tests.exposition import expose as exposed
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    text, _ = metrics.expose("")
+    text, _ = exposed(metrics)
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in parse_text(text.decode())
@@ -30,14 +34,14 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 def test_a_distribution_exposes_what_prometheus_client_would() -> None:
     theirs = CollectorRegistry()
     histogram = Histogram("h", "text", ["a"], buckets=SECONDS, registry=theirs)
-    family = DistributionFamily("h", "text", ["a"], SECONDS)
+    family = HistogramFamily("h", "text", ["a"], SECONDS)
     ours = CollectorRegistry(auto_describe=False)
     ours.register(family)  # type: ignore[arg-type]  # a collector by shape
     rng = random.Random(1)
     for _ in range(1000):
         observed = rng.choice([rng.expovariate(10), *SECONDS, 0, 1e9])
         histogram.labels("x").observe(observed)
-        family.cell("x").add(observed)
+        family.labels("x").observe(observed)
 
     def without_created(registry: CollectorRegistry) -> list[str]:
         return [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
@@ -99,7 +103,7 @@ def test_pool_numbers_are_read_at_scrape_time() -> None:
 
 def test_modules_and_forgetting() -> None:
     metrics = Metrics(version="1", dapr=DaprLabels(app_id="a"))
-    metrics.binding("b").dapr_event(execute=True, success=False, seconds=0.5)
+    metrics.binding("b").dapr_event("execute", success=False, seconds=0.5)
     metrics.binding_ready("b", True)
     metrics.module_loaded("b", digest="ab", scheme="file", abi="module", seconds=1.0, cached=False)
     metrics.module_reloaded("b", ok=True)
@@ -107,25 +111,26 @@ def test_modules_and_forgetting() -> None:
     assert value(metrics, "sandboxd_compile_cache_total", result="miss") == 1
     assert value(metrics, "sandboxd_compile_cache_total", result="hit") == 0
     assert value(metrics, "sandboxd_module_info", binding="b", digest="ab", scheme="file", abi="module") == 1
+    # prometheus_client's parser puts `_total` behind the name of every counter. Prometheus does not.
     labels = {"app_id": "a", "component": "b", "namespace": "", "operation": "execute", "success": "false"}
-    assert value(metrics, "dapr_component_output_binding_count", **labels) == 1
-    assert value(metrics, "dapr_component_output_binding_latencies_bucket", **labels, le="500.0") == 1
+    assert value(metrics, "dapr_component_output_binding_count_total", **labels) == 1
+    assert value(metrics, "dapr_component_output_binding_latencies_bucket", **labels, le="500") == 1
     metrics.forget_binding("b")
     assert not [labels for _, labels in samples(metrics) if ("binding", "b") in labels or ("component", "b") in labels]
 
 
 def test_dapr_names_are_absent_unless_asked_for() -> None:
     metrics = Metrics(version="1")
-    metrics.binding("b").dapr_event(execute=True, success=True, seconds=1)
-    assert b"dapr_" not in metrics.expose("")[0]
+    metrics.binding("b").dapr_event("execute", success=True, seconds=1)
+    assert b"dapr_" not in exposed(metrics)[0]
 
 
 def test_open_metrics_is_well_formed() -> None:
     metrics = Metrics(version="1", dapr=DaprLabels(app_id="a"))
     metrics.watch_pool(PoolStats)
     metrics.binding('na"me\n').ended(Outcome.COMPLETED, 1)
-    metrics.binding("b").dapr_event(execute=False, success=True, seconds=1)
-    text, content_type = metrics.expose("application/openmetrics-text; version=1.0.0")
+    metrics.binding("b").dapr_event("list", success=True, seconds=1)
+    text, content_type = exposed(metrics, "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert {family.name for family in parse_open(text.decode())} >= {"sandboxd_requests", "sandboxd_pool_workers"}
 
@@ -135,15 +140,15 @@ def test_reprs() -> None:
     binding = metrics.binding("b")
     assert repr(metrics) == "<Metrics of 1 bindings>"
     assert repr(binding) == "<BindingMetrics 'b'>"
-    family = CountFamily("c", "text", ["a"])
-    family.cell("x").add(2)
-    assert repr(family.cell("x")) == "<Count 2>"
-    assert repr(family) == "<CountFamily c of 1>"
+    family = CounterFamily("c", "text", ["a"])
+    family.labels("x").inc(2)
+    assert repr(family.labels("x")) == "<Counter 2>"
+    assert repr(family) == "<CounterFamily c of 1>"
 
 
 def test_the_wrong_number_of_labels() -> None:
     with pytest.raises(AssertionError):
-        CountFamily("c", "text", ["a"]).cell("x", "y")
+        CounterFamily("c", "text", ["a"]).labels("x", "y")
 
 
 def test_a_broken_worker_cannot_make_series_without_end() -> None:
@@ -152,7 +157,7 @@ def test_a_broken_worker_cannot_make_series_without_end() -> None:
     for number in range(1000):
         usage = OutboundUsage(rule=f"rule {number}", outcome=f"code {number}", duration_ns=1)
         binding.ran(Result(id=1, outcome=Outcome.COMPLETED, outbound=(usage,)), 0)
-    text = metrics.expose("")[0].decode()
+    text = exposed(metrics)[0].decode()
     series = [line for line in text.splitlines() if line.startswith("sandboxd_outbound_requests_total{")]
     assert len(series) == 129
     assert 'sandboxd_outbound_requests_total{binding="b",outcome="other",rule="other"} 872.0' in series
@@ -161,6 +166,62 @@ def test_a_broken_worker_cannot_make_series_without_end() -> None:
 def test_the_first_exit_of_a_worker_can_be_seen_as_an_increase() -> None:
     metrics = Metrics(version="1")
     metrics.watch_pool(lambda: PoolStats(worker_exits_total={"crashed": 1}))
-    text = metrics.expose("")[0].decode()
+    text = exposed(metrics)[0].decode()
     assert 'sandboxd_worker_exits_total{pool="default",reason="crashed"} 1.0' in text
     assert 'sandboxd_worker_exits_total{pool="default",reason="stalled"} 0.0' in text
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0", "text/plain; version=1.0.0"])
+def test_pieces_make_the_text_of_the_whole(accept: str) -> None:
+    """The other implementation is prometheus_client's, of the registry as a whole.
+
+    It writes daprd's metrics as daprd does not.
+    """
+    metrics = Metrics(version="1", dapr=DaprLabels(app_id="a") if "openmetrics" in accept else None)
+    metrics.watch_pool(PoolStats)
+    for number in range(30):
+        binding = metrics.binding(f"b{number}")
+        for outcome in Outcome:
+            binding.ended(outcome, number / 100)
+        binding.dapr_event("execute", success=True, seconds=number)
+    assert all(len(piece.samples) <= 300 for piece in metrics.pieces())  # so that none keeps the event loop for long
+    encoder, content_type = choose_encoder(accept)
+    assert exposed(metrics, accept) == (encoder(metrics.registry), content_type)
+
+
+def test_scrapers_share_a_text_that_was_begun_after_they_asked() -> None:
+    made = []
+    begun = asyncio.Event()
+
+    async def render(accept: str, rest: float) -> tuple[bytes, str]:
+        made.append(rest)
+        begun.set()
+        number = len(made)
+        await asyncio.sleep(0)
+        return b"%d" % number, accept
+
+    async def scrape() -> None:
+        scrapes = Scrapes(render)
+        first = asyncio.create_task(scrapes.text(""))
+        await begun.wait()
+        others = [asyncio.create_task(scrapes.text("")) for _ in range(5)]
+        others.pop().cancel()
+        assert (await first)[0] == b"1"
+        assert {(await other)[0] for other in others} == {b"2"}
+        assert (await scrapes.text("")) == (b"3", "")
+
+    asyncio.run(scrape())
+    assert made == [REST, BUSY_REST, BUSY_REST]
+
+
+def test_a_text_that_cannot_be_made_is_an_error_for_those_who_asked() -> None:
+    async def render(accept: str, rest: float) -> tuple[bytes, str]:
+        raise TimeoutError
+
+    async def scrape() -> None:
+        scrapes = Scrapes(render)
+        for _ in range(2):
+            with pytest.raises(TimeoutError):
+                await scrapes.text("")
+
+    asyncio.run(scrape())

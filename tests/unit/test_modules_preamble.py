@@ -1,4 +1,4 @@
-"""What guests are is read from their bytes. Whether wasmtime accepts them: process/test_compile.py."""
+"""Reading a guest's kind, imports and exports from its bytes. process/test_compile.py tests what wasmtime accepts."""
 
 import pathlib
 
@@ -8,6 +8,7 @@ import wasmtime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hostfuncs import imports
 from sandboxd.modules import preamble
 from sandboxd.modules.errors import RefusedError
 
@@ -36,7 +37,7 @@ def component(imports: str = "", export: str = "wasi:cli/run@0.2.6") -> str:
     ("data", "hint"),
     [
         (b"", "empty"),
-        (b"\0as", "no WebAssembly binary"),
+        (b"\0as", "not a WebAssembly binary"),
         (b"(module)", "wat2wasm"),
         (b";; hello\n(module)", "wat2wasm"),
         (b"\xef\xbb\xbf (component)", "wat2wasm"),
@@ -44,7 +45,7 @@ def component(imports: str = "", export: str = "wasi:cli/run@0.2.6") -> str:
         (b"\x1f\x8b\x08\0", "compressed"),
         (b"\x7fELF\x02", "native program"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS"),
-        (b"MZ\x90\0", "no WebAssembly binary"),
+        (b"MZ\x90\0", "not a WebAssembly binary"),
     ],
 )
 def test_garbage_has_dapr_s_wording_and_a_hint(data: bytes, hint: str) -> None:
@@ -72,7 +73,7 @@ def test_reads_the_same_imports_and_exports_as_wasmtime(path: pathlib.Path) -> N
         # Compiling it takes seconds; these facts are from `wasm-objdump -x`.
         assert len(guest.imports) == 43
         assert {i.module for i in guest.imports} == {"wasi_snapshot_preview1"}
-        assert guest.has_start
+        assert "_start" in guest.exports
         return
     module = wasmtime.Module(engine, data)
     assert [(i.module, i.name) for i in guest.imports] == [(i.module, i.name) for i in module.imports]
@@ -104,7 +105,7 @@ def test_every_kind_of_import_is_passed_over_rightly() -> None:
         ("e", "last", "func"),
     ]
     assert guest.exports == {"_start"}
-    assert guest.has_start
+    assert "_start" in guest.exports
     assert not guest.memory64
 
 
@@ -117,11 +118,11 @@ def test_abi_of_modules() -> None:
 
 
 def test_the_names_of_preview_1_are_wasmtime_s() -> None:
-    assert len(preamble.WASIP1_FUNCTIONS) == 46
+    assert len(imports.WASIP1_FUNCTIONS) == 46
     store = wasmtime.Store()
     linker = wasmtime.Linker(store.engine)
     linker.define_wasi()
-    for name in preamble.WASIP1_FUNCTIONS:
+    for name in imports.WASIP1_FUNCTIONS:
         assert linker.get(store, "wasi_snapshot_preview1", name) is not None
 
 
@@ -139,6 +140,9 @@ def test_the_names_of_preview_1_are_wasmtime_s() -> None:
         ('(module (import "wasi" "thread-spawn" (func (param i32) (result i32))))', "thread-spawn", "threads"),
         ('(module (import "gojs" "runtime.wasmExit" (func (param i32))))', "gojs", "GOOS=wasip1"),
         ("(module (memory i64 1))", "64-bit", "wasm32"),
+        ('(module (import "wasi:io/poll@0.2.0" "poll" (func (param i32 i32 i32))))', "wasi:io/poll", "component new"),
+        ('(module (import "env" "abort" (func (param i32 i32 i32 i32))))', "env.abort", "wasi-shim"),
+        ('(module (import "http_handler" "next" (func)))', "http_handler.next", "middleware.http.wasm"),
     ],
 )
 def test_modules_that_can_never_run(text: str, message: str, remedy: str) -> None:
@@ -160,6 +164,8 @@ def test_components() -> None:
     preamble.refuse(command, strict_sandbox=True)
     proxy = preamble.read(wat(component("wasi:http/types@0.2.12", "wasi:http/incoming-handler@0.2.3")))
     assert (proxy.abi, proxy.imports_http) == ("wasip2-proxy", True)
+    assert (command.abi.is_program, command.abi.handles_http) == (True, False)
+    assert (proxy.abi.is_program, proxy.abi.handles_http) == (False, True)
     preamble.refuse(proxy, strict_sandbox=False)
     assert "strict sandbox" in refuse(component("wasi:http/types@0.2.12"), strict=True).message
 

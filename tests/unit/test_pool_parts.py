@@ -13,6 +13,7 @@ from sandboxd.pool.generation import SHORT_NS, GuestEntry
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.state import TRANSITIONS, IllegalTransitionError, WorkerEvent, WorkerState, advance
 from sandboxd.pool.waiting import WaitingQueue
+from sandboxd.wire.messages import Call
 from sandboxd.wire.page import PAGE_BYTES, SLOTS, StatusPage
 
 
@@ -24,7 +25,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def make(loop: asyncio.AbstractEventLoop, number: int, binding: str) -> Invocation:
-    return Invocation(number, binding, loop.create_future(), 0, (), (), b"", None, 0)
+    return Invocation(number, binding, Call(deadline_ns=0), loop.create_future(), 0)
 
 
 def test_the_table_never_revives_a_worker() -> None:
@@ -62,10 +63,10 @@ def test_a_binding_at_its_limit_is_passed_over(loop: asyncio.AbstractEventLoop) 
 def test_what_is_given_back_comes_first_even_when_full(loop: asyncio.AbstractEventLoop) -> None:
     queue = WaitingQueue(1)
     queue.append(make(loop, 1, "a"))
-    assert queue.places("a") == queue.places("b") == 0
-    queue.give_back(make(loop, 0, "a"))
-    assert queue.places("a") == -1
-    assert repr(queue) == "<WaitingQueue 2/1 in 1 lines>"
+    assert queue.free_places("a") == queue.free_places("b") == 0
+    queue.requeue(make(loop, 0, "a"))
+    assert queue.free_places("a") == -1
+    assert repr(queue) == "<WaitingQueue 2/1 of 1 bindings>"
     assert [queue.take(lambda _: True).id for _ in range(2)] == [0, 1]  # type: ignore[union-attr]
 
 
@@ -77,7 +78,7 @@ def test_the_queue_loses_and_invents_nothing(steps: list[tuple[str, str]]) -> No
     for number, (step, binding) in enumerate(steps):
         if step in ("append", "back"):
             invocation = make(loop, number, binding)
-            (queue.append if step == "append" else queue.give_back)(invocation)
+            (queue.append if step == "append" else queue.requeue)(invocation)
             inside.append(invocation)
         elif step == "take":
             taken = queue.take(lambda name, mine=binding: name == mine)

@@ -1,4 +1,4 @@
-"""What flows between a caller and a worker: credit, backpressure, order, ends; and who is sent ahead of whom."""
+"""The flow between a caller and a worker (credit, backpressure, order, ends), and the order of sending ahead."""
 
 import asyncio
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sandboxd.pool.invocation import Invocation
-from sandboxd.pool.stream import CREDIT_MAX_BYTES, HIGH_BYTES, PIECE_BYTES, Stream
+from sandboxd.pool.stream import HIGH_BYTES, PIECE_BYTES, Stream
 from sandboxd.pool.waiting import WaitingQueue
 from sandboxd.wire import messages as m
 
@@ -114,9 +114,9 @@ def test_a_worker_is_not_read_while_too_much_waits() -> None:
     [
         ([], m.ResponseBody(7, b"x"), "sent a body without a head"),
         ([HEAD], HEAD, "sent a second head"),
-        ([], m.RequestCredit(7, 0), "gave credit out of place"),
-        ([], m.RequestCredit(7, -1), "gave credit out of place"),
-        ([m.RequestCredit(7, CREDIT_MAX_BYTES)], m.RequestCredit(7, 1), "gave credit out of place"),
+        ([], m.RequestCredit(7, 0), "gave credit that the protocol does not allow"),
+        ([], m.RequestCredit(7, -1), "gave credit that the protocol does not allow"),
+        ([m.RequestCredit(7, m.WINDOW_BYTES)], m.RequestCredit(7, 1), "gave credit that the protocol does not allow"),
     ],
 )
 def test_a_worker_that_breaks_the_protocol_is_told_apart(before: list[Any], message: Any, wrong: str) -> None:
@@ -130,7 +130,10 @@ def test_a_worker_that_breaks_the_protocol_is_told_apart(before: list[Any], mess
 
 def test_credit_for_a_body_that_does_not_follow() -> None:
     async def work() -> None:
-        assert Stream(body_follows=False).take(Carrier(), m.RequestCredit(7, 1)) == "gave credit out of place"
+        assert (
+            Stream(body_follows=False).take(Carrier(), m.RequestCredit(7, 1))
+            == "gave credit that the protocol does not allow"
+        )
 
     run(work())
 
@@ -141,13 +144,13 @@ def test_what_was_put_off_is_next() -> None:
         queue = WaitingQueue(10)
 
         def waiting(id: int, binding: str) -> Invocation:
-            one = Invocation(id, binding, loop.create_future(), 0, (), (), b"", None, 0)
+            one = Invocation(id, binding, m.Call(deadline_ns=0), loop.create_future(), 0)
             queue.append(one)
             return one
 
         first, _, second = waiting(1, "a"), waiting(2, "b"), waiting(3, "a")
         assert queue.take(lambda _: True) is first
-        queue.put_off(first)
+        queue.defer(first)
         assert len(queue) == 3
         assert [queue.take(lambda _: True) for _ in range(3)] == [first, _, second]
 

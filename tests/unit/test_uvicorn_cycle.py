@@ -8,11 +8,10 @@ import pytest
 
 pytest.importorskip("uvicorn")
 
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from sandboxd.front.departures import Departures
-from sandboxd.front.uvicorn_cycle import Cycle
+from sandboxd.front.servers.disconnects import Disconnects
+from sandboxd.front.servers.uvicorn_cycle import CountingFlow, Cycle
 
 JSON = (b"content-type", b"application/json")
 
@@ -31,11 +30,14 @@ class Transport(asyncio.Transport):
     def close(self) -> None:
         self.closed = True
 
+    def is_closing(self) -> bool:
+        return self.closed
+
 
 def answered(
     kind: type[RequestResponseCycle], messages: list[dict[str, Any]], *, method: str = "POST", keep_alive: bool = True
 ) -> tuple[list[bytes], bool, str]:
-    """What a cycle writes, whether it closes the connection, and the error it raises."""
+    """Return what a cycle writes, whether it closes the connection, and the error that it raises."""
 
     async def main() -> tuple[list[bytes], bool, str]:
         transport = Transport()
@@ -43,7 +45,7 @@ def answered(
         cycle = kind(
             scope={"type": "http", "method": method},  # type: ignore[typeddict-item]  # no more is looked at
             transport=transport,
-            flow=FlowControl(transport),
+            flow=CountingFlow(transport, lambda: None),
             logger=log,
             access_logger=log,
             access_log=False,
@@ -122,19 +124,19 @@ def test_the_head_of_a_streamed_answer_goes_at_once() -> None:
 def test_a_server_that_tells_cancels_at_once_and_only_while_inside() -> None:
     async def main() -> tuple[bool, list[bool]]:
         told: list[Any] = []
-        departures = Departures()
+        disconnects = Disconnects()
 
         async def never() -> dict[str, Any]:
             raise AssertionError("receive is not asked where the server tells")
 
         async def request() -> bool:
-            presence = departures.enter(never, told.append)
+            presence = disconnects.enter(never, told.append)
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 presence.task.uncancel()
             finally:
-                departures.leave(presence)
+                disconnects.leave(presence)
             return presence.gone
 
         task = asyncio.create_task(request())

@@ -15,10 +15,13 @@ INVOKES = st.builds(
     m.Invoke,
     id=st.integers(0, 2**63),
     guest=st.integers(0, 1000),
-    deadline_ns=st.integers(0, 2**63 - 1),
-    args=ARGS,
-    env=PAIRS,
-    stdin=st.binary(max_size=2000),
+    call=st.builds(
+        m.Call,
+        deadline_ns=st.integers(0, 2**63 - 1),
+        args=ARGS,
+        env=PAIRS,
+        stdin=st.binary(max_size=2000),
+    ),
 )
 
 
@@ -94,7 +97,7 @@ def test_a_message_of_the_other_direction_is_refused() -> None:
 
 
 def test_a_large_frame_in_many_pieces() -> None:
-    invoke = m.Invoke(id=1, guest=0, deadline_ns=0, stdin=b"x" * 3_000_000)
+    invoke = m.Invoke(id=1, guest=0, call=m.Call(deadline_ns=0, stdin=b"x" * 3_000_000))
     stream = codec.encode(invoke)
     decoder = codec.Decoder(codec.ToWorker)
     out = [message for at in range(0, len(stream), 65_536) for message in decoder.feed(stream[at : at + 65_536])]

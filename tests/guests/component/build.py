@@ -1,27 +1,18 @@
 """Component guests, built from the sources beside this file into the cache, by digest of everything that goes in."""
 
-import hashlib
 import shutil
 import subprocess
 import sys
-import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from tests.guests.cache import CACHE, ToolMissingError, npm_tool, skip_or_fail
+from tests.guests.cache import CACHE, ToolMissingError, digest, made, npm_tool, skip_or_fail
 
 HERE = Path(__file__).parent
 WIT = HERE / "wit"
 COMPONENTIZE_JS = ("@bytecodealliance/componentize-js", "0.23.0")
+_WASI = "0.2.12"
 _TIMEOUT_S = 600
-
-
-def _digest(*parts: bytes | Path) -> str:
-    hasher = hashlib.sha256()
-    for part in parts:
-        data = part.read_bytes() if isinstance(part, Path) else part
-        hasher.update(len(data).to_bytes(8, "little") + data)
-    return hasher.hexdigest()[:16]
 
 
 def _wit_files() -> list[Path]:
@@ -43,36 +34,51 @@ def python_component(name: str, world: str) -> Path:
     except metadata.PackageNotFoundError:
         skip_or_fail(ToolMissingError("componentize-py", "pip install -e '.[dev]'"))
     source = HERE / f"{name}.py"
-    key = _digest(version.encode(), world.encode(), source, *_wit_files())
-    target = CACHE / "component" / f"{name}-py-{key}.wasm"
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            # In a folder of its own: the name of the module is part of the guest, its place is not.
-            shutil.copy(source, Path(scratch) / "app.py")
-            command = [str(Path(sys.executable).with_name("componentize-py")), "-d", str(WIT), "-w", world]
-            _run([*command, "componentize", "app", "-o", "app.wasm"], cwd=Path(scratch))
-            (Path(scratch) / "app.wasm").replace(target)
-    return target
+
+    def make(fresh: Path) -> None:
+        # In a folder of its own: the name of the module is part of the guest, its place is not.
+        shutil.copy(source, fresh.with_name("app.py"))
+        command = [str(Path(sys.executable).with_name("componentize-py")), "-d", str(WIT), "-w", world]
+        _run([*command, "componentize", "app", "-o", fresh.name], cwd=fresh.parent)
+
+    key = digest(version, world, source, *_wit_files())
+    return made(CACHE / "component" / f"{name}-py-{key}.wasm", make)
 
 
-def javascript_component(name: str, world: str) -> Path:
-    """NAME.js as a component of a world of wit/world.wit; takes a minute the first time."""
+def command_component(core: Path) -> Path:
+    """A command of preview 1 as one of WASI 0.2, by the adapter that comes with jco."""
+    try:
+        jco = npm_tool(*COMPONENTIZE_JS).parent / "jco"
+    except ToolMissingError as missing:
+        skip_or_fail(missing)
+
+    def make(fresh: Path) -> None:
+        command = ["node", str(jco / "dist" / "jco.js"), "new", str(core), "--wasi-command", "-o", str(fresh)]
+        _run(command, cwd=fresh.parent)
+
+    return made(CACHE / "component" / f"{core.stem}-{digest(core, COMPONENTIZE_JS[1])}.wasm", make)
+
+
+def javascript_component(name: str, world: str, *, wasi: str = _WASI) -> Path:
+    """NAME.js as a component of a world of wit/world.wit; takes a minute the first time.
+
+    Parameters:
+        wasi: the version of WASI to build for. What listens for `fetch` needs the one that StarlingMonkey has.
+    """
     try:
         modules = npm_tool(*COMPONENTIZE_JS).parents[1]
     except ToolMissingError as missing:
         skip_or_fail(missing)
     source = HERE / f"{name}.js"
     script = HERE / "componentize.mjs"
-    key = _digest(COMPONENTIZE_JS[1].encode(), world.encode(), source, script, *_wit_files())
-    target = CACHE / "component" / f"{name}-js-{key}.wasm"
-    if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            output = Path(scratch) / "out.wasm"
-            _run(
-                ["node", str(script), str(modules), str(source), str(WIT), world, str(output)],
-                cwd=Path(scratch),
-            )
-            output.replace(target)
-    return target
+
+    def make(fresh: Path) -> None:
+        wit = shutil.copytree(WIT, fresh.with_name("wit"))
+        for file in wit.rglob("*.wit"):
+            file.write_text(file.read_text().replace(_WASI, wasi))
+        command = ["node", str(script), str(modules), str(source), str(wit), world, str(fresh)]
+        _run(command, cwd=fresh.parent)
+
+    other = () if wasi == _WASI else (wasi,)
+    key = digest(COMPONENTIZE_JS[1], world, source, script, *_wit_files(), *other)
+    return made(CACHE / "component" / f"{name}-js-{key}.wasm", make)

@@ -394,6 +394,7 @@ class Run(exports.Run):
                 wasi_random.get_random_bytes(16).hex(),
                 wasi_random.get_random_u64(),
                 insecure_seed.insecure_seed(),
+                insecure_seed.insecure_seed(),
             ]
         elif command == "sleep":
             with monotonic_clock.subscribe_duration(int(rest[0])) as pollable:

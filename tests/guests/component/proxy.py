@@ -1,6 +1,7 @@
 """A wasi:http/proxy component for tests. Built with componentize-py. The path says what it does."""
 
 import json
+import os
 
 from componentize_py_types import Err, Ok
 from wit_world import exports
@@ -86,7 +87,7 @@ class Flowing:
 
 
 def pieces(stream, size=65536):
-    """What comes, until the end."""
+    """Yield the parts of a body until its end."""
     try:
         while True:
             yield stream.blocking_read(size)
@@ -184,6 +185,22 @@ def stream(request, out, what, argument):
     flow.finish()
 
 
+def count_lines(source, target):
+    """Count the lines of every file in a folder, write the sum into another and read it back."""
+    lines = 0
+    for entry in os.scandir(source):
+        if entry.is_file():
+            with open(entry.path) as file:
+                lines += sum(1 for _ in file)
+    place = os.path.join(target, "python")
+    if os.path.exists(place):
+        raise RuntimeError("an earlier request left a file")
+    with open(place, "w") as file:
+        print(lines, file=file)
+    with open(place) as file:
+        return file.read()
+
+
 class IncomingHandler(exports.IncomingHandler):
     def handle(self, request, response_out):
         path = request.path_with_query()
@@ -206,6 +223,12 @@ class IncomingHandler(exports.IncomingHandler):
                 [("content-type", b"application/json"), ("x-two", b"a"), ("x-two", b"b")],
                 json.dumps(described).encode(),
             )
+        elif path.startswith("/files?"):  # FROM,TO
+            try:
+                told, status = count_lines(*path.removeprefix("/files?").split(",")), 200
+            except OSError as error:
+                told, status = f"{error.strerror}\n", 403
+            respond(response_out, status, [], told.encode())
         elif path == "/echo":
             respond(response_out, 200, [], read(request))
         elif path == "/empty":

@@ -1,4 +1,5 @@
-/* client URL [METHOD]: sends stdin (if there is any) and prints status, headers, an empty line and the body.
+/* client URL [METHOD [NAME:VALUE...]]: sends stdin (if there is any) and prints status, headers, an empty line and the
+   body. Header lines given replace its own.
    client -n COUNT URL: COUNT requests at once; prints the status of each, then `total BYTES`.
    Exit code 3: the request failed (the error number is printed). 4: the body broke off. */
 #include <stdio.h>
@@ -52,6 +53,17 @@ static int many(int count, const char *url) {
   return 0;
 }
 
+static u32 given_headers(int count, char **given) {
+  field_t lines[64];
+  if (count > 64) exit(5);
+  for (int i = 0; i < count; i++) {
+    char *colon = strchr(given[i], ':');
+    if (!colon) exit(5);
+    lines[i] = (field_t){P(given[i]), colon - given[i], P(colon + 1), strlen(colon + 1)};
+  }
+  return new_fields(P(lines), count);
+}
+
 int main(int argc, char **argv) {
   if (argc == 4 && !strcmp(argv[1], "-n")) return many(atoi(argv[2]), argv[3]);
   static char body[1 << 21];
@@ -60,7 +72,7 @@ int main(int argc, char **argv) {
   for (u32 i = 0; argc > 2 && i < 9; i++)
     if (!strcmp(argv[2], METHODS[i])) method = i;
   field_t lines[] = {{P("content-type"), 12, P("text/plain"), 10}, {P("x-guest"), 7, P("c"), 1}};
-  u32 headers = new_fields(P(lines), 2);
+  u32 headers = argc > 3 ? given_headers(argc - 3, argv + 3) : new_fields(P(lines), 2);
   u32 request = request_to(method, argv[1], headers);
   drop_fields(headers);
   if (body_len) {

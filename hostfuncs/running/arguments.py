@@ -1,0 +1,106 @@
+"""Check and convert the arguments that a script passes for a run. An exception names the argument that is wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
+
+from hostfuncs.files import FileSettings, Mount, Tmp, available
+from hostfuncs.running.values import HttpRequest, Text
+from hostfuncs.wasip2 import BytesSource, Request
+
+_LONGEST_S: Final = 1e9
+"""The longest timeout, in seconds. Python's locks accept about nine times as much."""
+
+T = TypeVar("T")
+
+
+def expect(name: str, value: object, kind: type[T]) -> T:
+    """Return `value` if it is of type `kind`. Raises TypeError otherwise."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}")
+    return value
+
+
+def encoded(name: str, text: Text) -> bytes:
+    """Encode a text as UTF-8. Raises TypeError."""
+    if isinstance(text, str):
+        return text.encode("utf-8", "surrogateescape")
+    if isinstance(text, bytes):
+        return text
+    raise TypeError(f"{name}: {text!r} is neither str nor bytes")
+
+
+def encoded_texts(name: str, texts: Iterable[Text]) -> list[bytes]:
+    """Encode a sequence of texts. Raises TypeError, also for a single text."""
+    if isinstance(texts, str | bytes):
+        raise TypeError(f"{name} is one text; write [{texts!r}]")
+    return [encoded(name, text) for text in texts]
+
+
+def encoded_variables(env: Mapping[str, Text] | None) -> list[tuple[bytes, bytes]]:
+    """Encode an environment. Raises TypeError, or ValueError for a name that no variable can have."""
+    if env is None:
+        return []
+    if not isinstance(env, Mapping):
+        raise TypeError(f"env is a {type(env).__name__}, not a mapping")
+    variables = [(encoded("env", name), encoded("env", value)) for name, value in env.items()]
+    for name, _ in variables:
+        if not name or b"=" in name:
+            raise ValueError(f"env: {name!r} cannot be the name of a variable")
+    return variables
+
+
+def file_settings(mounts: Iterable[Mount], tmp: Tmp | None) -> FileSettings:
+    """Make the settings of a guest's folders.
+
+    Raises:
+        TypeError, ValueError: see `hostfuncs.files.FileSettings`.
+        OSError: the source of a mount is no folder that can be opened, or the system has no openat2.
+    """
+    found = tuple(expect("mounts", mount, Mount) for mount in mounts)
+    if found and not available():
+        raise OSError(errno.ENOSYS, "mounts need openat2, that is Linux 5.6, and a sandbox that lets it through")
+    for mount in found:
+        os.close(mount.open())
+    return FileSettings(mounts=found, tmp=None if tmp is None else expect("tmp", tmp, Tmp))
+
+
+def data_of(name: str, data: bytes) -> bytes:
+    """Return a copy of bytes, a bytearray or a memoryview. Raises TypeError."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"{name} is a {type(data).__name__}, not bytes")
+
+
+def deadline_after(timeout: float) -> int:
+    """Return the CLOCK_MONOTONIC instant, in nanoseconds, that lies `timeout` seconds ahead.
+
+    Raises TypeError, ValueError.
+    """
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout is a {type(timeout).__name__}, not a number of seconds")
+    if timeout != timeout or timeout > _LONGEST_S:
+        raise ValueError(f"timeout is not a number up to {_LONGEST_S:.0f} seconds")
+    return time.monotonic_ns() + int(max(timeout, 0) * 1e9)
+
+
+def wasi_request(request: HttpRequest) -> Request:
+    """Return the request that a handler is called with. Raises TypeError, ValueError."""
+    scheme, separator, rest = expect("request.url", request.url, str).partition("://")
+    authority, slash, path = rest.partition("/")
+    if scheme.lower() not in ("http", "https") or not separator or not authority:
+        raise ValueError(f"request.url is {request.url!r}; write for example http://localhost/path?query")
+    return Request(
+        method=expect("request.method", request.method, str),
+        scheme=scheme.lower(),
+        authority=authority,
+        path=slash + path or "/",
+        headers=tuple(
+            (encoded("request.headers", name), encoded("request.headers", value)) for name, value in request.headers
+        ),
+        body=BytesSource(data_of("request.body", request.body)),
+    )

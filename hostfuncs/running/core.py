@@ -1,0 +1,314 @@
+"""Run core WebAssembly modules: instantiate the module, whose imports are resolved already, and call `_start`.
+
+This is the server's hot path. The buffers for results of the C API are made once. Everything that is the same in all
+runs of a guest is laid out when the guest is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import partial
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+import wasmtime
+
+from hostfuncs import wasip1
+from hostfuncs.abi import GuestTrapped, capi
+from hostfuncs.limits import EngineSettings, Limits
+from hostfuncs.outcome import Outcome
+from hostfuncs.running import core_imports
+from hostfuncs.running.endings import COMPLETED, PLAIN_NAMES, Ending, LimitNames
+from hostfuncs.running.errors import GuestError
+from hostfuncs.running.parking import AwaitedBytes, AwaitedStrings, Gate, Input, Wait
+from hostfuncs.running.runner import GuestRunner
+
+if TYPE_CHECKING:
+    from hostfuncs.files import FileSettings
+    from hostfuncs.outbound import UsageRecord
+    from hostfuncs.running.core_http import CoreHttp
+    from hostfuncs.running.deadline import DeadlineThread
+    from hostfuncs.running.egress import Egress
+
+_START = b"_start"
+_MEMORY = b"memory"
+_RESULTS = 16
+"""Most results that `_start` may have. They are ignored, as in wazero."""
+
+
+class CoreRunner(GuestRunner):
+    """A core module. See GuestRunner.
+
+    Parameters:
+        engine: from `hostfuncs.running.engine`.
+        module: compiled for this engine.
+        limits: of each run.
+        argv0: the program's name.
+        env: variables of each run.
+        strict: no HTTP, and clocks and randomness that a timing attack could not use.
+        files: the folders that it finds; None for none.
+        settings, names: as for GuestRunner.
+
+    Attributes:
+        program: the guest's world; its `stdout` and `stderr` are those of the last run until the next `begin`.
+
+    Raises:
+        GuestError: the module imports what this host does not have, exports something unusable as `memory` or
+            `_start`, or a NUL character is in `argv0` or `env`.
+    """
+
+    __slots__ = (
+        "_args",
+        "_begins_with",
+        "_egress",
+        "_environ",
+        "_error",
+        "_externs",
+        "_has_memory",
+        "_has_start",
+        "_http",
+        "_instance",
+        "_instance_address",
+        "_memory_extern",
+        "_memory_handle",
+        "_pre",
+        "_pre_address",
+        "_stands",
+        "_start_extern",
+        "_start_handle",
+        "_trap",
+        "_trap_address",
+        "_values",
+        "_values_address",
+        "program",
+    )
+
+    def __init__(
+        self,
+        engine: wasmtime.Engine,
+        module: wasmtime.Module,
+        limits: Limits,
+        *,
+        argv0: bytes = b"",
+        env: Sequence[tuple[bytes, bytes]] = (),
+        strict: bool = False,
+        files: FileSettings | None = None,
+        settings: EngineSettings,
+        names: LimitNames = PLAIN_NAMES,
+    ) -> None:
+        # WASI preview 1 uses one memory. wasmtime would apply the memory limit to each of several memories separately.
+        super().__init__(engine, limits, instances=1, memories=1, settings=settings, names=names)
+        begins_with = core_imports.check_memory(module)
+        self._has_memory = begins_with is not None
+        self._begins_with = begins_with or 0
+        self._has_start = _check_start(module)
+        if self._begins_with > limits.memory_bytes:
+            self._refused = self._sentences.begins_too_large(self._begins_with)
+        self.program = wasip1.Program(
+            self.state,
+            stdout_limit=limits.stdout_bytes,
+            stderr_limit=limits.stderr_bytes,
+            sources=wasip1.StrictSources if strict else wasip1.SystemSources,
+            new_files=partial(files.open, limits, strict=strict) if files else None,
+        )
+        try:
+            self._args = wasip1.Strings([argv0])
+            self._environ = wasip1.Strings([name + b"=" + value for name, value in env])
+        except ValueError as error:
+            raise GuestError(f"the guest's name or an env value {error}") from None
+        self._http: CoreHttp | None = core_imports.http_for(module, self.program, limits)
+        self._holds_something = self._http is not None or bool(files)
+        self._pre = core_imports.link(engine, module, self.program, self._http)
+
+    def __repr__(self) -> str:
+        return f"<CoreRunner {self.state!r}>"
+
+    @property
+    def imports_http(self) -> bool:
+        """See GuestRunner."""
+        return self._http is not None
+
+    @property
+    def runs(self) -> bool:
+        """Whether the module has `_start`. Without it a run ends as soon as the instance stands."""
+        return self._has_start
+
+    def refusal(self) -> Ending | None:
+        """Return the ending that every run has because the limits allow no instance; None if they do.
+
+        Before `prepare`, or in its place. No code of the guest runs: the store's epoch deadline has passed already, so
+        that a start function traps before its first instruction.
+        """
+        if self._refused is not None:
+            return self._refused
+        store = capi.store_new(self._engine_address, None, None)
+        try:
+            capi.store_limiter(store, *self._ceilings)
+            instance = (ctypes.c_uint64 * (capi.INSTANCE_BYTES // 8))()
+            trap = (ctypes.c_uint64 * 1)()
+            error = capi.instance_pre_instantiate(
+                capi.address_of(self._pre),
+                capi.store_context(store),
+                ctypes.addressof(instance),
+                ctypes.addressof(trap),
+            )
+        finally:
+            capi.store_delete(store)
+        if trap[0]:
+            capi.take_trap(trap[0])
+        return self._sentences.too_large("module", capi.take_error(error)) if error else None
+
+    def prepare(self, deadlines: DeadlineThread, egress: Egress | None) -> None:
+        """See GuestRunner."""
+        self._deadlines = deadlines
+        self._egress = egress
+        if self._http is not None:
+            assert egress is not None
+            self._http.prepare(egress)
+        self._pre_address = capi.address_of(self._pre)
+        self._instance = (ctypes.c_uint64 * (capi.INSTANCE_BYTES // 8))()
+        self._instance_address = ctypes.addressof(self._instance)
+        self._externs = (ctypes.c_uint64 * (2 * capi.EXTERN_BYTES // 8))()
+        self._memory_extern = ctypes.addressof(self._externs)
+        self._memory_handle = self._memory_extern + capi.EXTERN_ITEM_OFFSET
+        self._start_extern = self._memory_extern + capi.EXTERN_BYTES
+        self._start_handle = self._start_extern + capi.EXTERN_ITEM_OFFSET
+        self._values = (ctypes.c_uint64 * (2 * _RESULTS))()
+        self._values_address = ctypes.addressof(self._values)
+        self._trap = (ctypes.c_uint64 * 1)()
+        self._trap_address = ctypes.addressof(self._trap)
+        self._error: int | None = None
+
+    def begin(self, args: Sequence[bytes], env: Sequence[tuple[bytes, bytes]], stdin: bytes | memoryview) -> None:
+        """Set up the next run.
+
+        Parameters:
+            args: argv after the program's name.
+            env: variables that follow those of every run.
+            stdin: all of standard input.
+
+        Raises:
+            ValueError: an argument or a variable contains a NUL character.
+        """
+        self.program.begin(
+            self._args.extended(args) if args else self._args,
+            self._environ.extended([name + b"=" + value for name, value in env]) if env else self._environ,
+            stdin,
+        )
+
+    def begin_parking(self, args: Sequence[bytes], env: Sequence[tuple[bytes, bytes]], wait: Wait) -> None:
+        """Set up a run that is parked when it first needs its input. See `hostfuncs.running.parking`.
+
+        Parameters:
+            args, env: as for `begin`.
+            wait: called when the guest is parked.
+
+        Raises:
+            ValueError: an argument or a variable contains a NUL character.
+        """
+        self.begin(args, env, b"")
+        program = self.program
+        told = program.environ = AwaitedStrings(program.environ)
+
+        def resume(given: Input) -> None:
+            program.sources.resume()
+            program.stdin = memoryview(given.stdin)
+            if not told.asked:
+                program.environ = self._environ.extended([name + b"=" + value for name, value in given.env])
+            self._resume(given.deadline_ns)
+
+        def suspend() -> None:
+            program.sources.suspend()
+            program.memory.use_large_pages()
+
+        gate = Gate(wait, suspend=suspend, resume=resume)
+        program.stdin = AwaitedBytes(gate)  # type: ignore[assignment]
+        if self._http is not None:
+            assert self._egress is not None
+            from hostfuncs.running.egress import awaiting
+
+            self._http.prepare(awaiting(self._egress, gate, self.state))
+
+    def _enter(self, context: int) -> Ending | None:
+        trap = self._trap
+        trap[0] = 0
+        if self._http is not None:
+            self._http.begin()
+        state, instance = self.state, self._instance_address
+        self._error = capi.instance_pre_instantiate(self._pre_address, context, instance, self._trap_address)
+        self._instantiated_ns = monotonic_ns()
+        self._stands = not self._error and not trap[0]
+        if not self._stands:
+            return None
+        state.instance = instance
+        if self._has_memory:
+            capi.instance_export_get(context, instance, _MEMORY, len(_MEMORY), self._memory_extern)
+            state.memory.attach(context, self._memory_handle)
+        if self._has_start:
+            capi.instance_export_get(context, instance, _START, len(_START), self._start_extern)
+            self._error = capi.func_call_unchecked(
+                context, self._start_handle, self._values_address, _RESULTS, self._trap_address
+            )
+            if self._error or trap[0]:
+                return None
+        if self._has_memory:
+            self.memory_bytes = capi.memory_data_size(context, self._memory_handle)
+        return COMPLETED
+
+    def _release(self) -> Sequence[UsageRecord]:
+        files = self.program.files
+        self._file_limit = None if files is None else files.quota.reached
+        if files is not None:
+            self.program.end()
+        return () if self._http is None else self._http.finish()
+
+    def _why(self) -> Ending:
+        trap = self._trap[0]
+        code: int | None = None
+        text = ""
+        if trap:
+            code, text = capi.take_trap(trap)
+        if self._error:
+            text = capi.take_error(self._error)
+        sentences = self._sentences
+        ending = sentences.host(self.state, text)
+        if ending is None:
+            if isinstance(self.state.ended, GuestTrapped):
+                code, text = self.state.ended.code, self.state.ended.message
+            elif not trap and not self._stands:
+                return sentences.too_large("module", text)
+            ending = sentences.trapped(code, text)
+            failed_by_itself = ending.outcome is Outcome.TRAPPED and not ending.limit
+        else:
+            failed_by_itself = ending.outcome is Outcome.EXIT_NONZERO
+        if failed_by_itself and self._file_limit is not None:
+            return sentences.refused_file(ending, self._file_limit)
+        if failed_by_itself and self._was_refused_memory():
+            return sentences.starved(ending, self.memory_bytes)
+        return ending
+
+    def _was_refused_memory(self) -> bool:
+        """Return whether a guest that failed was most likely refused memory.
+
+        WebAssembly reports a refused `memory.grow` to the guest only, and wasmtime's limiter has no way to report it.
+        The host can see that the memory has grown and that the rest is too small for another step: allocators grow by a
+        fraction of what they have, or by one request.
+        """
+        limit = self.limits.memory_bytes
+        return self.memory_bytes > self._begins_with and limit - self.memory_bytes <= limit // 4
+
+
+def _check_start(module: wasmtime.Module) -> bool:
+    """Return whether the module exports `_start`. Without it the run is over once the instance is made, as in wazero.
+
+    Raises:
+        GuestError: `_start` cannot be called without arguments.
+    """
+    for export in module.exports:
+        if export.name == _START.decode():
+            kind = export.type
+            if not isinstance(kind, wasmtime.FuncType) or len(kind.params) or len(kind.results) > _RESULTS:
+                raise GuestError('the export "_start" is not a function without parameters')
+            return True
+    return False

@@ -1,0 +1,91 @@
+"""The imports that a core module may have, and the exports that it must have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+import wasmtime
+
+from hostfuncs import wasip1
+from hostfuncs.imports import LEGACY_HTTP
+from hostfuncs.limits import Limits
+from hostfuncs.running.errors import GuestError
+
+if TYPE_CHECKING:
+    from hostfuncs.running.core_http import CoreHttp
+
+PAGE_BYTES = 65536
+
+
+def http_for(module: wasmtime.Module, program: wasip1.Program, limits: Limits) -> CoreHttp | None:
+    """Outbound HTTP for a module that imports it, having made sure that everything it imports exists.
+
+    Parameters:
+        program: its stderr gets what the guest logs.
+        limits: of each run.
+
+    Raises:
+        GuestError: the module imports from an unknown namespace, or something a known one does not have.
+    """
+    known: dict[str, Collection[str]] = {wasip1.MODULE: wasip1.FUNCTIONS}
+    found: CoreHttp | None = None
+    if any(item.module in LEGACY_HTTP for item in module.imports):
+        # Imported here because it loads the HTTP client, which guests that make no requests do not need.
+        from hostfuncs.running.core_http import FUNCTIONS, CoreHttp
+
+        known |= FUNCTIONS
+        found = CoreHttp(module, program, limits)
+    for item in module.imports:
+        if item.module == "wasi_unstable":
+            raise GuestError(
+                "module[wasi_unstable] not instantiated: this is the WASI of 2019, which no current tool makes; "
+                "build the guest again for wasm32-wasip1 (wasi_snapshot_preview1)"
+            )
+        if item.module not in known:
+            raise GuestError(
+                f"module[{item.module}] not instantiated: the guest imports {item.module}.{item.name}, "
+                "which this host does not have"
+            )
+        if item.name not in known[item.module]:
+            raise GuestError(f'"{item.name}" is not exported in module "{item.module}"')
+    return found
+
+
+def check_memory(module: wasmtime.Module) -> int | None:
+    """Return the initial size of a module's memory in bytes, or None if it exports no memory.
+
+    A guest without an export called `memory` can run: every pointer that it passes is then outside its memory.
+
+    Raises:
+        GuestError: host functions cannot work with the export `memory`.
+    """
+    for export in module.exports:
+        if export.name != "memory":
+            continue
+        if not isinstance(export.type, wasmtime.MemoryType):
+            raise GuestError('the export "memory" is not a memory')
+        if export.type.is_64:
+            raise GuestError('the export "memory" has 64-bit addresses; WASI preview 1 has 32-bit ones')
+        if export.type.is_shared:
+            raise GuestError('the export "memory" is shared; threads are not supported')
+        return int(export.type.limits.min) * PAGE_BYTES
+    return None
+
+
+def link(
+    engine: wasmtime.Engine, module: wasmtime.Module, program: wasip1.Program, http: CoreHttp | None
+) -> wasmtime.InstancePre:
+    """Resolve every import.
+
+    Raises:
+        GuestError: an import has another type than the host function of that name.
+    """
+    linker = wasmtime.Linker(engine)
+    wasip1.link(linker, program)
+    if http is not None:
+        http.link(linker)
+    try:
+        return linker.instantiate_pre(module)
+    except wasmtime.WasmtimeError as error:
+        raise GuestError(f"the guest's imports do not fit: {error}") from None

@@ -1,0 +1,1 @@
+"""The commands of the `sandboxd` program other than `serve`, one module each."""

@@ -1,0 +1,1 @@
+"""Decides a request and words its answer, without any input or output of its own."""

@@ -1,0 +1,153 @@
+"""Requests that are answered with an error, over every protocol: the exception, and which error has which answer."""
+
+from typing import Final
+
+from hostfuncs import texts
+from sandboxd import gojson
+from sandboxd.front.answering.outcomes import (
+    INVOKE,
+    TABLE,
+    failure,
+    refusal,
+    result_detail,
+    result_hints,
+    result_message,
+)
+from sandboxd.front.ports import Headers, Served
+from sandboxd.outcome import Outcome
+from sandboxd.pool.errors import BindingUnavailable, Rejected
+from sandboxd.wire.messages import Result
+
+_JSON: Final = (b"content-type", b"application/json")
+
+
+class Failure(Exception):  # noqa: N818 - an answer on its way out, not an error of the program
+    """The request is answered with an error. What is not given comes from the outcome's row of the table.
+
+    Parameters:
+        outcome: for metrics and the log.
+        message: of the answer.
+        http: the request came under /v1.0/http/, where statuses are those of a gateway.
+        status: of the answer.
+        grpc: name of the answer's gRPC status.
+        code: errorCode of the answer.
+        detail: what is told beside the message.
+        logged: the reason as the log has it, where message and detail tell what a caller or a guest wrote.
+        retry_after_s: Retry-After, in seconds; 0 sends none.
+        counted: an aggregated line of the log covers it already.
+        stderr: the end of what the guest wrote there.
+    """
+
+    def __init__(
+        self,
+        outcome: Outcome,
+        message: str,
+        *,
+        http: bool = False,
+        status: int = 0,
+        grpc: str = "",
+        code: str = "",
+        detail: str = "",
+        logged: str = "",
+        retry_after_s: int = 0,
+        counted: bool = False,
+        stderr: bytes = b"",
+    ) -> None:
+        super().__init__(message)
+        row = TABLE[outcome]
+        self.outcome = outcome
+        self.status = status or (row.http if http else row.status)
+        self.grpc = grpc or row.grpc
+        self.code = code or row.code or INVOKE
+        self.message = message
+        self.detail = detail
+        self._logged = logged
+        self.retry_after_s = retry_after_s
+        self.counted = counted
+        self.stderr = stderr
+
+    def reason(self) -> str:
+        """Return what the log says of it."""
+        text = self._logged or (f"{self.message}; {self.detail}" if self.detail else self.message)
+        return texts.bounded(text)
+
+    def body(self) -> bytes:
+        """Return the body of an answer over HTTP."""
+        return gojson.error_body(self.code, self.message, self.detail)
+
+    def headers(self, body: bytes, trace: bytes) -> Headers:
+        """Return the headers of an answer over HTTP.
+
+        Parameters:
+            body: of the answer.
+            trace: its traceparent.
+        """
+        headers = [_JSON, (b"content-length", b"%d" % len(body)), (b"traceparent", trace)]
+        if self.retry_after_s:
+            headers.append((b"retry-after", b"%d" % self.retry_after_s))
+        return headers
+
+
+class CallerGone(Exception):  # noqa: N818 - likewise
+    """The caller hung up: nobody waits for the answer."""
+
+
+def of_error(error: Exception, name: str, *, http: bool = False) -> Failure:
+    """Return the answer for an invocation that raised.
+
+    Parameters:
+        error: what `Invoker.invoke` raised. All but `Rejected` and `BindingUnavailable` is a bug of the server, whose
+            text no caller is told.
+        name: of the binding.
+        http: see `Failure`.
+    """
+    if isinstance(error, Rejected):
+        return of_refusal(error, name, http=http)
+    if isinstance(error, BindingUnavailable):
+        return of_unavailable(error, name, http=http)
+    return Failure(Outcome.HOST_FAILED, failure(name, TABLE[Outcome.HOST_FAILED].message, http=http), http=http)
+
+
+def of_refusal(rejected: Rejected, name: str, *, http: bool = False, counted: bool = False) -> Failure:
+    """Return the answer for an invocation that got no worker. Parameters as of `of_error` and `Failure`."""
+    text = failure(name, refusal(rejected), http=http)
+    return Failure(Outcome.REJECTED, text, http=http, retry_after_s=rejected.retry_after_s, counted=counted)
+
+
+def of_unavailable(unavailable: BindingUnavailable, name: str, *, http: bool = False) -> Failure:
+    """Return the answer for a binding that cannot run. Parameters as of `of_error`.
+
+    A binding that is loading may be tried again; one that failed to load is, as in Dapr, not there.
+    """
+    if unavailable.loading:
+        text = f"binding {name} is still loading"
+        return Failure(Outcome.REJECTED, text if http else failure(name, text), http=http, retry_after_s=1)
+    return not_found(name, http=http, detail=unavailable.why)
+
+
+def not_found(name: str, *, http: bool = False, detail: str = "") -> Failure:
+    """Return the answer for a binding that does not exist. Parameters as of `of_error` and `Failure`."""
+    text = f"couldn't find output binding {name}"
+    return Failure(Outcome.NOT_FOUND, text if http else failure(name, text), http=http, detail=detail)
+
+
+def of_result(result: Result, served: Served, number: int, *, http: bool = False) -> Failure:
+    """Return the answer for a guest that ran and failed.
+
+    Parameters:
+        result: how it ended; not COMPLETED.
+        served: its binding.
+        number: of the invocation among the binding's.
+        http: see `Failure`.
+    """
+    reason = result_message(result, served.argv0, number, served.binding.limits)
+    text = failure(served.binding.name, reason, http=http)
+    mounts = bool(served.binding.mounts or served.binding.tmp)
+    return Failure(
+        result.outcome,
+        text,
+        http=http,
+        detail=result_detail(result, reason, mounts=mounts, program=served.is_program),
+        logged="; ".join((text, *result_hints(result, reason, mounts=mounts))),
+        stderr=result.stderr,
+    )

@@ -1,0 +1,133 @@
+"""The log lines about a guest's run, for both endpoints."""
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from hostfuncs import texts
+from sandboxd.front.answering.failures import Failure
+from sandboxd.front.answering.outcomes import TABLE
+from sandboxd.front.ports import Served
+from sandboxd.log import Budget, fields
+from sandboxd.metrics import HTTP, BindingMetrics
+from sandboxd.wire.messages import Result
+
+log = logging.getLogger("sandboxd.request")
+
+_STDERR = Budget("stderr of guests")
+_FAILURES = Budget("failed requests")
+
+
+def log_stderr(served: Served, result: Result, span: str) -> None:
+    """Log the end of the guest's standard error, as far as it fits into a line.
+
+    Parameters:
+        span: traceparent of the request.
+    """
+    text = texts.ending(result.stderr)
+    if not _STDERR.admits(served.binding.name, text):
+        return
+    log.info(
+        "guest wrote to stderr",
+        extra=fields(
+            binding=served.binding.name,
+            request_id=span[36:52],
+            trace_id=span[3:35],
+            stderr_bytes=result.stderr_total,
+            stderr=text,
+        ),
+    )
+
+
+def log_failure(level: int, text: str, binding: str, values: Mapping[str, Any]) -> None:
+    """Log a request that failed.
+
+    Parameters:
+        level: of the line. Nothing is done where such lines are not written.
+        text: its message.
+        binding: whose; empty if the request named none.
+        values: the line's fields.
+    """
+    if log.isEnabledFor(level) and _FAILURES.admits(binding, values.get("reason", "")):
+        log.log(level, text, extra=values)
+
+
+def log_failed_request(failed: Failure, served: Served | None, span: str, *, status: int | str, seconds: float) -> None:
+    """Log a binding request that is answered with an error, over whichever protocol.
+
+    Parameters:
+        failed: why it failed.
+        served: the binding; None if there is none of that name.
+        span: traceparent of the request.
+        status: of the answer, as its protocol has it.
+        seconds: since the request came.
+    """
+    level = TABLE[failed.outcome].level
+    if failed.counted or not log.isEnabledFor(level):
+        return
+    binding = served.binding.name if served is not None else ""
+    log_failure(
+        level,
+        "request failed",
+        binding,
+        fields(
+            binding=binding,
+            outcome=failed.outcome.value,
+            request_id=span[36:52],
+            trace_id=span[3:35],
+            status=status,
+            error_code=failed.code,
+            duration_ms=seconds * 1e3,
+            reason=failed.reason(),
+        ),
+    )
+
+
+def keep_failure(metrics: BindingMetrics, failed: Failure, span: str, began_ns: int, protocol: str = HTTP) -> None:
+    """Keep a failure for those who look at the status, if it is served.
+
+    Parameters:
+        metrics: of the binding, or of requests that name none.
+        failed: the failure.
+        span: traceparent of the request.
+        began_ns: CLOCK_MONOTONIC instant at which the request came.
+        protocol: by which it came.
+    """
+    if metrics.journal is not None and not failed.counted:
+        metrics.journal.failed(
+            metrics.name,
+            failed.outcome.value,
+            failed.reason(),
+            failed.stderr,
+            protocol=protocol,
+            traceparent=span,
+            duration_ns=time.monotonic_ns() - began_ns,
+        )
+
+
+def log_run(level: int, served: Served, result: Result, span: str, began_ns: int) -> None:
+    """Log the result and the times of a run.
+
+    Parameters:
+        span: traceparent of the request.
+        began_ns: CLOCK_MONOTONIC instant at which the request came.
+    """
+    log.log(
+        level,
+        "guest ran",
+        extra=fields(
+            binding=served.binding.name,
+            outcome=result.outcome.value,
+            request_id=span[36:52],
+            trace_id=span[3:35],
+            duration_ms=(time.monotonic_ns() - began_ns) / 1e6,
+            queue_ms=result.queue_ns / 1e6,
+            instantiate_ms=result.instantiate_ns / 1e6,
+            guest_ms=result.guest_ns / 1e6,
+            exit_code=result.exit_code,
+            memory_bytes=result.memory_bytes,
+            stdout_bytes=len(result.stdout),
+            outbound_requests=len(result.outbound),
+        ),
+    )

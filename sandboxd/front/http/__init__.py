@@ -1,0 +1,1 @@
+"""The HTTP endpoints: the binding API, HTTP guests, health, metadata and metrics."""

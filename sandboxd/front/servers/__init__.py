@@ -1,0 +1,1 @@
+"""Adaptors for the HTTP servers that carry the application: uvicorn and Hypercorn."""

@@ -1,0 +1,149 @@
+"""Checks request heads, alike for every HTTP server: what is refused whatever it asks for.
+
+HTTP parsers differ in what they let through. A proxy in front of the server may read the same bytes in another way, and
+then the two disagree about where a request ends or whom it is for. So heads that are ambiguous are refused here, and
+the connection is closed.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+HOST: Final = b"host"
+CONTENT_LENGTH: Final = b"content-length"
+TRANSFER_ENCODING: Final = b"transfer-encoding"
+EXAMINED: Final = frozenset((HOST, CONTENT_LENGTH, TRANSFER_ENCODING))
+"""Names of the fields that `check_fields` looks at."""
+
+# As in Go (net/http, validHostHeader): lenient towards names, but nothing that could end a line or a component.
+_host = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*").fullmatch
+_method = re.compile(rb"[A-Z0-9!#$%&'*+.^_`|~-]+").fullmatch
+_beyond_ascii = re.compile(rb"[\x80-\xff]").sub
+_target = re.compile(rb"[!-\"$-~]+").fullmatch
+_absolute = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL).fullmatch
+
+
+class BadHead(Exception):  # noqa: N818 - a refusal, not an error of the program
+    """The head is refused.
+
+    Parameters:
+        status: of the answer.
+        reason: one clause, for the answer and for nobody's log.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Target(NamedTuple):
+    """A request target in parts."""
+
+    path: bytes
+    """Percent-encoded as it came; begins with a slash, or is `*`."""
+    query: bytes
+    authority: bytes | None
+    """Of an absolute-form target: it takes the place of the Host field."""
+
+
+def check_fields(version: str, fields: Iterable[tuple[bytes, bytes]]) -> None:
+    """Refuse heads whose framing or Host is ambiguous.
+
+    Parameters:
+        version: `1.0` or `1.1`; no other is spoken.
+        fields: names in lower case; others than those of `EXAMINED` may be left out.
+
+    Raises:
+        BadHead: RFC 9112, 2.3 (version), 3.2 (Host), 6.1 and 6.3 (Transfer-Encoding, Content-Length).
+    """
+    if version not in ("1.1", "1.0"):
+        raise BadHead(505, "this version of HTTP is not spoken here")
+    hosts = 0
+    length = coding = None
+    for name, value in fields:
+        if name == HOST:
+            hosts += 1
+            if not _host(value):
+                raise BadHead(400, "the Host field is malformed")
+        elif name == CONTENT_LENGTH:
+            length = value
+        elif name == TRANSFER_ENCODING:
+            coding = value if coding is None else coding + b"," + value
+    if hosts > 1 or (not hosts and version == "1.1"):
+        raise BadHead(400, "there must be one Host field")
+    if coding is None:
+        return
+    if length is not None:
+        raise BadHead(400, "Content-Length and Transfer-Encoding exclude each other")
+    if version == "1.0":
+        raise BadHead(400, "HTTP/1.0 has no Transfer-Encoding")
+    if coding.lower() != b"chunked":
+        raise BadHead(501, "the only transfer coding understood is chunked")
+
+
+def check_method(method: bytes) -> None:
+    """Refuse methods in lower case: names of methods are case-sensitive (RFC 9110, 9.1), and all known ones are upper.
+
+    Raises:
+        BadHead: see above.
+    """
+    if not _method(method):
+        raise BadHead(400, "there is no such method; names of methods are case-sensitive")
+
+
+def split(method: bytes, target: bytes) -> Target:
+    """Take a request target apart.
+
+    Raises:
+        BadHead: it has none of the forms of RFC 9112, 3.2 that are served here.
+    """
+    if not _target(target):
+        raise BadHead(400, "the request target has characters that have to be percent-encoded")
+    authority: bytes | None = None
+    if not target.startswith(b"/"):
+        if target == b"*" and method == b"OPTIONS":
+            return Target(target, b"", None)
+        absolute = _absolute(target)
+        if absolute is None:
+            raise BadHead(400, "the request target is neither a path nor an http URL")
+        authority, target = absolute.groups()
+        if not authority or not _host(authority):
+            raise BadHead(400, "the authority of the request target is malformed")
+        if not target.startswith(b"/"):
+            target = b"/" + target
+    path, _, query = target.partition(b"?")
+    return Target(path, query, authority)
+
+
+def with_encoded_target(received: bytes) -> bytes | None:
+    """Return a request whose target had UTF-8 outside ASCII with that percent-encoded; None if it is none.
+
+    `curl localhost/v1.0/bindings/é` sends such a target. Go's server takes it. Proxies refuse it or pass it on: none
+    reads another request from it.
+
+    Parameters:
+        received: what begins with the request's first line.
+    """
+    line, end, rest = received.partition(b"\r\n")
+    parts = line.split(b" ")
+    if not end or line.isascii() or len(parts) != 3:
+        return None
+    method, target, version = parts
+    if not (method.isascii() and version.isascii() and _is_utf8(target)):
+        return None
+    encoded = _beyond_ascii(lambda match: b"%%%02X" % match[0][0], target)
+    return b" ".join((method, encoded, version)) + end + rest
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def replace_host(fields: list[tuple[bytes, bytes]], authority: bytes) -> None:
+    """Have the authority of an absolute-form target take the place of the Host field (RFC 9112, 3.2.2)."""
+    fields[:] = [(HOST, authority), *(field for field in fields if field[0] != HOST)]

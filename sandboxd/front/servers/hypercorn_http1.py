@@ -1,0 +1,105 @@
+"""Hypercorn's HTTP/1.1 with heads examined as on uvicorn, and with what RFC 9112 asks of a server beyond h11.
+
+- Empty lines before a request are skipped (2.2): some clients send one behind a body.
+- What comes behind a request that is the connection's last is dropped (9.6), where h11 would refuse the request itself.
+- An absolute-form target is taken apart (3.2.2).
+- An offer to switch to WebSocket is not taken up: nothing here speaks it (RFC 9110, 7.8).
+"""
+
+from typing import Any
+
+import h11
+import hypercorn.protocol
+from h11 import DONE, IDLE, MUST_CLOSE
+from hypercorn.protocol.h11 import H11Protocol
+
+from sandboxd.front.servers import framing
+from sandboxd.front.servers.refusals import Refusal, Refusals
+
+_NEW_LINES = b"\r\n"
+
+
+class ExaminingConnection(h11.Connection):
+    """A connection whose request heads are as `framing` wants them.
+
+    Parameters:
+        max_head_bytes: the longest head.
+        refusals: told of callers that are turned away.
+    """
+
+    def __init__(self, max_head_bytes: int, refusals: Refusals) -> None:
+        super().__init__(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+        self._refusals = refusals
+
+    def next_event(self) -> Any:
+        """See h11.
+
+        Raises:
+            h11.RemoteProtocolError: the caller is to be refused, with the status that the error hints at.
+        """
+        state = self.their_state
+        buffer: Any = self._receive_buffer
+        if state is MUST_CLOSE:
+            buffer.maybe_extract_at_most(len(buffer))
+        elif state is IDLE or state is DONE:
+            received = bytes(buffer)
+            blank = len(received) - len(received.lstrip(_NEW_LINES))
+            if blank:
+                buffer.maybe_extract_at_most(blank)
+            encoded = None if received.isascii() else framing.with_encoded_target(received[blank:])
+            if encoded is not None:
+                buffer.maybe_extract_at_most(len(buffer))
+                buffer += encoded
+        try:
+            event = super().next_event()
+            return _examined(event) if isinstance(event, h11.Request) else event
+        except h11.RemoteProtocolError as error:
+            self._refusals.add(Refusal.HEAD_SIZE if error.error_status_hint == 431 else Refusal.MALFORMED)
+            raise
+
+
+def _examined(request: h11.Request) -> h11.Request:
+    """Return the request as the application sees it.
+
+    Raises:
+        h11.RemoteProtocolError: it is refused.
+    """
+    fields = list(request.headers)
+    if request.method == b"PRI" and request.http_version == b"2.0":
+        return request  # HTTP/2 with prior knowledge
+    try:
+        framing.check_method(request.method)
+        if request.method == b"CONNECT":
+            raise framing.BadHead(400, "CONNECT is for proxies")
+        framing.check_fields(request.http_version.decode("ascii"), fields)
+        path, query, authority = framing.split(request.method, request.target)
+    except framing.BadHead as bad:
+        raise h11.RemoteProtocolError(bad.reason, error_status_hint=bad.status) from None
+    offers = any(name == b"upgrade" and value.lower() == b"websocket" for name, value in fields)
+    if authority is None and not offers:
+        return request
+    if authority is not None:
+        framing.replace_host(fields, authority)
+    return h11.Request(
+        method=request.method,
+        target=path + (b"?" + query if query else b""),
+        headers=[field for field in fields if not offers or field[0] != b"upgrade"],
+        http_version=request.http_version,
+    )
+
+
+def install(refusals: Refusals) -> None:
+    """Have Hypercorn use it for all connections accepted from now on. It offers no other way to choose.
+
+    Parameters:
+        refusals: told of callers that are turned away.
+    """
+
+    class ExaminingH11Protocol(H11Protocol):
+        """See Hypercorn."""
+
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self.connection = ExaminingConnection(self.config.h11_max_incomplete_size, refusals)
+
+    vars(hypercorn.protocol)[H11Protocol.__name__] = ExaminingH11Protocol

@@ -1,0 +1,119 @@
+"""The latest failures of each binding, and the outbound hosts that it was denied: for people, not for Prometheus.
+
+Everything here comes from callers and guests, so that its size is bounded. It is kept only where the status is served.
+"""
+
+import time
+from collections import Counter, OrderedDict, deque
+from typing import Final
+
+import msgspec
+
+from hostfuncs import texts
+
+MAX_BINDINGS: Final = 64
+"""Bindings whose failures are kept: those that failed last."""
+MAX_FAILURES: Final = 20
+"""The failures kept of one binding."""
+MAX_REASON_BYTES: Final = 2048
+MAX_STDERR_BYTES: Final = 1024
+MAX_HOSTS: Final = 32
+"""The denied hosts counted of one binding. Others are counted together."""
+MAX_HOST_CHARACTERS: Final = 200
+OTHERS: Final = "others"
+
+
+class FailureNote(msgspec.Struct, frozen=True, kw_only=True):
+    """One failed request."""
+
+    binding: str
+    at: float
+    """When it ended. Seconds since the epoch."""
+    outcome: str
+    protocol: str
+    reason: str
+    """What the log says of it, with the functions of the guest's stack."""
+    stderr: str = ""
+    """The end of what the guest wrote there."""
+    trace_id: str = ""
+    request_id: str = ""
+    duration_ms: float = 0.0
+
+
+class Journal:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._failures: OrderedDict[str, deque[FailureNote]] = OrderedDict()
+        self._denied: OrderedDict[str, Counter[str]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"<Journal of {len(self._failures)} bindings>"
+
+    def failed(
+        self,
+        binding: str,
+        outcome: str,
+        reason: str,
+        stderr: bytes = b"",
+        *,
+        protocol: str,
+        traceparent: str,
+        duration_ns: int,
+    ) -> None:
+        """Keep a failure.
+
+        Parameters:
+            binding: whose; empty if the request named none.
+            outcome, reason, stderr, protocol: see `FailureNote`.
+            traceparent: of the request.
+            duration_ns: how long it took.
+        """
+        notes = self._failures.get(binding)
+        if notes is None:
+            notes = self._failures[binding] = deque(maxlen=MAX_FAILURES)
+            if len(self._failures) > MAX_BINDINGS:
+                self._failures.popitem(last=False)
+        self._failures.move_to_end(binding)
+        notes.append(
+            FailureNote(
+                binding=binding,
+                at=time.time(),
+                outcome=outcome,
+                protocol=protocol,
+                reason=texts.bounded(reason, MAX_REASON_BYTES),
+                stderr=texts.ending(stderr, MAX_STDERR_BYTES),
+                trace_id=traceparent[3:35],
+                request_id=traceparent[36:52],
+                duration_ms=duration_ns / 1e6,
+            )
+        )
+
+    def denied(self, binding: str, target: str) -> None:
+        """Count an outbound request that policy denied.
+
+        Parameters:
+            binding: whose.
+            target: scheme and authority as the guest wrote them.
+        """
+        hosts = self._denied.get(binding)
+        if hosts is None:
+            hosts = self._denied[binding] = Counter()
+            if len(self._denied) > MAX_BINDINGS:
+                self._denied.popitem(last=False)
+        self._denied.move_to_end(binding)
+        target = target[:MAX_HOST_CHARACTERS]
+        hosts[target if target in hosts or len(hosts) < MAX_HOSTS else OTHERS] += 1
+
+    def failures_of(self, binding: str) -> tuple[FailureNote, ...]:
+        """Return the latest failures of a binding, the oldest first."""
+        return tuple(self._failures.get(binding, ()))
+
+    def denied_of(self, binding: str) -> dict[str, int]:
+        """Return how often each host was denied to a binding."""
+        return dict(self._denied.get(binding, ()))
+
+    def forget(self, binding: str) -> None:
+        """Drop what is kept of a binding that is no longer configured."""
+        self._failures.pop(binding, None)
+        self._denied.pop(binding, None)

@@ -1,0 +1,44 @@
+"""What was counted of one binding since the start, summed up for people."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sandboxd.metrics import BindingMetrics
+from sandboxd.outcome import Outcome
+
+CALLERS_OWN = frozenset(
+    (Outcome.COMPLETED, Outcome.BAD_REQUEST, Outcome.NOT_FOUND, Outcome.UNAUTHORIZED, Outcome.CANCELLED)
+)
+"""The outcomes that are no failure of a binding or of the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """The two figures of which rates are made."""
+
+    requests: int = 0
+    failed: int = 0
+    durations: Sequence[int] = field(default=(), repr=False)
+    """How many answers of guests fell into each bucket of their durations."""
+
+
+def count(metrics: BindingMetrics) -> Count:
+    """Return the present counts of a binding."""
+    total = failed = 0.0
+    for counters in metrics.requests_by_protocol():
+        for outcome, counter in counters.items():
+            if counter.value:
+                total += counter.value
+                if outcome not in CALLERS_OWN:
+                    failed += counter.value
+    return Count(int(total), int(failed), tuple(metrics.completed_buckets()))
+
+
+def outcomes(metrics: BindingMetrics) -> dict[str, int]:
+    """Return how many requests ended in which way, over all protocols."""
+    found: dict[str, int] = {}
+    for counters in metrics.requests_by_protocol():
+        for outcome, counter in counters.items():
+            if counter.value:
+                found[outcome.value] = found.get(outcome.value, 0) + int(counter.value)
+    return found

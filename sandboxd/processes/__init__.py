@@ -1,0 +1,1 @@
+"""Starts the processes of this package, and sets them up."""

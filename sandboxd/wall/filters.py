@@ -1,0 +1,204 @@
+"""The filters of the zygote, of workers, of the compiler and of the egress broker: which system calls each may make.
+
+A call that nobody here makes fails with EPERM, so that a new libc or Python costs a warning and not a server. A call
+that only a hostile process makes ends the process. The lists come from tracing: tests/escape traces them anew.
+"""
+
+import errno
+from typing import Final
+
+from sandboxd.wall.bpf import ALLOW, KILL, WHOLE, Check, Rule, refuse
+
+_EPERM: Final = refuse(errno.EPERM)
+
+DEFAULT: Final = _EPERM
+"""What a call without a rule gets from the filters of the zygote, the compiler and the egress broker."""
+
+PID_TO_COME: Final = 0x7FFFFFF1
+"""Stands in the worker's filter for the worker's own process id, which is known only after the fork."""
+
+_PROT_EXEC: Final = 4
+_CLONE_THREAD: Final = 0x00010000
+FORK_FLAGS: Final = 0x00008000 | 0x00200000 | 0x01000000 | 17
+"""CLONE_PARENT, CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID and SIGCHLD: how a template forks, and nothing else."""
+_PR_SET_SECCOMP: Final = 22
+_CLONE_NEW: Final = 0x7E020000 | 0x80
+"""CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWTIME."""
+_FIONREAD: Final = 0x541B
+_FIONBIO: Final = 0x5421
+_AF_UNIX: Final = 1
+_AF_INET: Final = 2
+_AF_INET6: Final = 10
+_SOCK_TYPE: Final = 0xF
+_SOCK_STREAM: Final = 1
+_SOCK_DGRAM: Final = 2
+_RLIMIT_CPU: Final = 0
+_WRITING: Final = 0o1 | 0o2 | 0o100 | 0o1000 | 0o2000 | 0o20000000
+"""O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_APPEND, and O_TMPFILE without O_DIRECTORY."""
+_FCNTL: Final = (0, 1, 2, 3, 4, 1030, 1033, 1034)
+"""F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC, F_ADD_SEALS, F_GET_SEALS."""
+
+_HOSTILE: Final = """
+    add_key bpf chroot delete_module execve execveat finit_module fsconfig fsmount fsopen init_module
+    io_uring_enter io_uring_register io_uring_setup kcmp kexec_file_load kexec_load keyctl mount move_mount
+    name_to_handle_at open_by_handle_at open_tree perf_event_open pidfd_getfd pivot_root process_vm_readv
+    process_vm_writev ptrace reboot request_key setns swapon umount2 unshare userfaultfd
+""".split()  # noqa: SIM905 -- a table of words
+
+_COMPUTING: Final = """
+    brk clock_getres clock_gettime clock_nanosleep exit exit_group futex getcpu getegid geteuid getgid getgroups
+    getpid getppid getrandom getresgid getresuid getrusage gettid gettimeofday getuid madvise membarrier mremap
+    munmap nanosleep restart_syscall rseq rt_sigaction rt_sigprocmask rt_sigreturn sched_getaffinity
+    sched_getparam sched_getscheduler sched_yield set_robust_list set_tid_address sigaltstack uname
+""".split()  # noqa: SIM905 -- a table of words
+
+_DESCRIPTORS: Final = """
+    close close_range dup dup3 epoll_create1 epoll_ctl epoll_pwait epoll_wait eventfd2 fstat getpeername
+    getsockname getsockopt lseek newfstatat pipe2 poll ppoll pread64 read readlinkat readv recvfrom recvmmsg
+    recvmsg sendmmsg sendmsg sendto setsockopt shutdown statx write writev
+""".split()  # noqa: SIM905 -- a table of words
+
+_READING_FILES: Final = "fadvise64 getdents64 openat2 preadv preadv2".split()  # noqa: SIM905 -- a table of words
+_WRITING_FILES: Final = """
+    fallocate fdatasync fsync ftruncate linkat mkdirat pwritev pwritev2 renameat renameat2 symlinkat unlinkat utimensat
+""".split()  # noqa: SIM905 -- a table of words
+
+_BEFORE_THE_WORKER: Final = """
+    ftruncate kill landlock_add_rule landlock_create_ruleset landlock_restrict_self memfd_create pidfd_open
+    pidfd_send_signal prctl sched_setscheduler seccomp setgroups setpgid setresgid setresuid tkill wait4 waitid
+""".split()  # noqa: SIM905 -- a table of words
+"""The zygote makes these, and a worker until it is walled in; a worker makes none of them later."""
+
+_PAIRS: Final = Rule("socketpair", ALLOW, ((Check(0, _AF_UNIX),),), otherwise=_EPERM)
+_THREADS: Final = Rule("clone", ALLOW, ((Check(0, _CLONE_THREAD, _CLONE_THREAD),),), otherwise=_EPERM)
+_NO_NEW_CODE: Final = tuple(
+    Rule(name, ALLOW, ((Check(2, 0, _PROT_EXEC),),), otherwise=_EPERM) for name in ("mmap", "mprotect")
+)
+_COMMON: Final = (
+    *(Rule(name, KILL) for name in _HOSTILE),
+    *(Rule(name) for name in (*_COMPUTING, *_DESCRIPTORS)),
+    # glibc falls back to clone, whose flags a filter can see; those of clone3 lie in memory.
+    Rule("clone3", refuse(errno.ENOSYS)),
+    Rule("fcntl", ALLOW, tuple((Check(1, command),) for command in _FCNTL), otherwise=_EPERM),
+    Rule("ioctl", ALLOW, ((Check(1, _FIONBIO),), (Check(1, _FIONREAD),)), otherwise=_EPERM),
+)
+
+ZYGOTE: Final = (
+    # Everything is deserialised before the filter stands. From then on no memory becomes executable.
+    *_NO_NEW_CODE,
+    *_COMMON,
+    *(Rule(name) for name in _BEFORE_THE_WORKER),
+    Rule("clone", ALLOW, ((Check(0, 0, _CLONE_NEW),),), otherwise=KILL),
+    Rule("fork"),
+    Rule("openat", ALLOW, ((Check(2, 0, _WRITING),),), otherwise=_EPERM),
+    Rule("prlimit64"),
+    _PAIRS,
+    Rule("tgkill"),
+)
+"""For the zygote once it has loaded everything, and so for every worker. Calls without a rule get DEFAULT."""
+
+
+def zygote(*, files: bool, writing: bool) -> tuple[Rule, ...]:
+    """Return ZYGOTE, with the calls that mounts of its workers' guests need.
+
+    A filter cannot see what openat2 opens, and for what: its arguments lie in memory. Landlock bounds that.
+
+    Parameters:
+        files: whether there are mounts.
+        writing: whether any of them can be written to.
+    """
+    names = (*(_READING_FILES if files else ()), *(_WRITING_FILES if writing else ()))
+    known = {rule.name for rule in ZYGOTE}
+    return (*ZYGOTE, *(Rule(name) for name in names if name not in known))
+
+
+def worker(*, writing: bool = False) -> tuple[Rule, ...]:
+    """Return what a worker may not do although the zygote may. Calls without a rule are left to the zygote's filter.
+
+    Parameters:
+        writing: whether its guests have mounts that can be written to.
+    """
+    return (
+        *_closed(writing=writing),
+        Rule("prctl", _EPERM),
+        _THREADS,
+        # The handler of fatal signals and abort() raise them anew.
+        Rule("tgkill", ALLOW, ((Check(0, PID_TO_COME),),), otherwise=_EPERM),
+    )
+
+
+def template(*, writing: bool = False) -> tuple[Rule, ...]:
+    """Return what a template may not do although the zygote may: as a worker, but it forks, and its children narrow
+    their filters.
+
+    Parameters:
+        writing: whether its guests have mounts that can be written to.
+    """
+    return (
+        *_closed(writing=writing),
+        Rule("prctl", ALLOW, ((Check(0, _PR_SET_SECCOMP),),), otherwise=_EPERM),
+        Rule(
+            "clone",
+            ALLOW,
+            ((Check(0, _CLONE_THREAD, _CLONE_THREAD),), (Check(0, FORK_FLAGS, WHOLE), Check(1, 0, WHOLE))),
+            otherwise=_EPERM,
+        ),
+        # Its children have this filter too, and other process ids. Without the call, abort() ends them by a fault.
+        Rule("tgkill", _EPERM),
+    )
+
+
+def template_child() -> tuple[Rule, ...]:
+    """Return what a child of a template may not do although the template may. The rest is the template's filter's."""
+    return (Rule("prctl", _EPERM), _THREADS)
+
+
+def _closed(*, writing: bool) -> tuple[Rule, ...]:
+    """Return what workers and templates alike may not do although the zygote may."""
+    names = (
+        *(name for name in _BEFORE_THE_WORKER if name != "prctl" and not (writing and name == "ftruncate")),
+        "fork",
+        "openat",
+    )
+    return (
+        *(Rule(name, _EPERM) for name in names),
+        # Its own processor time is moved on while it works; a limit is read with a null pointer.
+        Rule(
+            "prlimit64",
+            ALLOW,
+            ((Check(0, 0), Check(1, _RLIMIT_CPU)), (Check(0, 0), Check(2, 0, WHOLE))),
+            otherwise=_EPERM,
+        ),
+    )
+
+
+COMPILER: Final = (
+    *_COMMON,
+    # The engine maps what it has compiled as code before it can be serialised.
+    *(Rule(name) for name in ("mmap", "mprotect")),
+    _THREADS,
+    Rule("prlimit64", ALLOW, ((Check(0, 0), Check(2, 0, WHOLE)),), otherwise=_EPERM),
+)
+"""For the compiler: two descriptors, threads of its own, and nothing else. Calls without a rule get DEFAULT."""
+
+BROKER: Final = (
+    *_NO_NEW_CODE,
+    *_COMMON,
+    _PAIRS,
+    _THREADS,
+    Rule("connect"),
+    # The files of the system's resolver; Landlock says which.
+    Rule("openat", ALLOW, ((Check(2, 0, _WRITING),),), otherwise=_EPERM),
+    Rule("prlimit64", ALLOW, ((Check(0, 0), Check(2, 0, WHOLE)),), otherwise=_EPERM),
+    Rule(
+        "socket",
+        ALLOW,
+        tuple(
+            (Check(0, family), Check(1, kind, _SOCK_TYPE))
+            for family in (_AF_INET, _AF_INET6)
+            for kind in (_SOCK_STREAM, _SOCK_DGRAM)
+        ),
+        otherwise=_EPERM,
+    ),
+)
+"""For the egress broker: names and connections, and nothing else. Calls without a rule get DEFAULT."""

@@ -1,0 +1,203 @@
+"""System call numbers of the machines the wall knows.
+
+Source: Linux, arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h (aarch64).
+"""
+
+import platform
+from dataclasses import dataclass
+from typing import Final
+
+AUDIT_ARCH_X86_64: Final = 0xC000003E
+AUDIT_ARCH_AARCH64: Final = 0xC00000B7
+
+_NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
+    # name: (x86-64, aarch64); None where the machine does not have the call
+    "accept": (43, 202),
+    "accept4": (288, 242),
+    "add_key": (248, 217),
+    "bind": (49, 200),
+    "bpf": (321, 280),
+    "brk": (12, 214),
+    "chroot": (161, 51),
+    "clock_getres": (229, 114),
+    "clock_gettime": (228, 113),
+    "clock_nanosleep": (230, 115),
+    "clone": (56, 220),
+    "clone3": (435, 435),
+    "close": (3, 57),
+    "close_range": (436, 436),
+    "connect": (42, 203),
+    "delete_module": (176, 106),
+    "dup": (32, 23),
+    "dup3": (292, 24),
+    "epoll_create1": (291, 20),
+    "epoll_ctl": (233, 21),
+    "epoll_pwait": (281, 22),
+    "epoll_wait": (232, None),
+    "eventfd2": (290, 19),
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
+    "fadvise64": (221, 223),
+    "fallocate": (285, 47),
+    "fcntl": (72, 25),
+    "fdatasync": (75, 83),
+    "finit_module": (313, 273),
+    "fork": (57, None),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fsopen": (430, 430),
+    "fstat": (5, 80),
+    "fsync": (74, 82),
+    "ftruncate": (77, 46),
+    "futex": (202, 98),
+    "getcpu": (309, 168),
+    "getdents64": (217, 61),
+    "getegid": (108, 177),
+    "geteuid": (107, 175),
+    "getgid": (104, 176),
+    "getgroups": (115, 158),
+    "getpeername": (52, 205),
+    "getpid": (39, 172),
+    "getppid": (110, 173),
+    "getrandom": (318, 278),
+    "getresgid": (120, 150),
+    "getresuid": (118, 148),
+    "getrusage": (98, 165),
+    "getsockname": (51, 204),
+    "getsockopt": (55, 209),
+    "gettid": (186, 178),
+    "gettimeofday": (96, 169),
+    "getuid": (102, 174),
+    "init_module": (175, 105),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "io_uring_setup": (425, 425),
+    "ioctl": (16, 29),
+    "kcmp": (312, 272),
+    "kill": (62, 129),
+    "kexec_file_load": (320, 294),
+    "kexec_load": (246, 104),
+    "keyctl": (250, 219),
+    "landlock_add_rule": (445, 445),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_restrict_self": (446, 446),
+    "linkat": (265, 37),
+    "listen": (50, 201),
+    "lseek": (8, 62),
+    "madvise": (28, 233),
+    "membarrier": (324, 283),
+    "memfd_create": (319, 279),
+    "mkdirat": (258, 34),
+    "mmap": (9, 222),
+    "mount": (165, 40),
+    "move_mount": (429, 429),
+    "mprotect": (10, 226),
+    "mremap": (25, 216),
+    "munmap": (11, 215),
+    "name_to_handle_at": (303, 264),
+    "nanosleep": (35, 101),
+    "newfstatat": (262, 79),
+    "open_by_handle_at": (304, 265),
+    "open_tree": (428, 428),
+    "openat": (257, 56),
+    "openat2": (437, 437),
+    "perf_event_open": (298, 241),
+    "pidfd_getfd": (438, 438),
+    "pidfd_open": (434, 434),
+    "pidfd_send_signal": (424, 424),
+    "pipe2": (293, 59),
+    "pivot_root": (155, 41),
+    "pkey_mprotect": (329, 288),
+    "poll": (7, None),
+    "ppoll": (271, 73),
+    "prctl": (157, 167),
+    "pread64": (17, 67),
+    "preadv": (295, 69),
+    "preadv2": (327, 286),
+    "prlimit64": (302, 261),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "ptrace": (101, 117),
+    "pwritev": (296, 70),
+    "pwritev2": (328, 287),
+    "read": (0, 63),
+    "readlinkat": (267, 78),
+    "readv": (19, 65),
+    "reboot": (169, 142),
+    "recvfrom": (45, 207),
+    "recvmmsg": (299, 243),
+    "recvmsg": (47, 212),
+    "renameat": (264, 38),
+    "renameat2": (316, 276),
+    "request_key": (249, 218),
+    "restart_syscall": (219, 128),
+    "rseq": (334, 293),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "rt_sigtimedwait": (128, 137),
+    "sched_getaffinity": (204, 123),
+    "sched_getparam": (143, 121),
+    "sched_getscheduler": (145, 120),
+    "sched_setscheduler": (144, 119),
+    "sched_yield": (24, 124),
+    "seccomp": (317, 277),
+    "sendmmsg": (307, 269),
+    "sendmsg": (46, 211),
+    "sendto": (44, 206),
+    "set_mempolicy": (238, 237),
+    "set_robust_list": (273, 99),
+    "set_tid_address": (218, 96),
+    "setgroups": (116, 159),
+    "setns": (308, 268),
+    "setpgid": (109, 154),
+    "setresgid": (119, 149),
+    "setresuid": (117, 147),
+    "setsockopt": (54, 208),
+    "shutdown": (48, 210),
+    "sigaltstack": (131, 132),
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "statx": (332, 291),
+    "swapon": (167, 224),
+    "symlinkat": (266, 36),
+    "tkill": (200, 130),
+    "tgkill": (234, 131),
+    "umount2": (166, 39),
+    "uname": (63, 160),
+    "unlinkat": (263, 35),
+    "unshare": (272, 97),
+    "userfaultfd": (323, 282),
+    "utimensat": (280, 88),
+    "vfork": (58, None),
+    "wait4": (61, 260),
+    "waitid": (247, 95),
+    "write": (1, 64),
+    "writev": (20, 66),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One kind of processor.
+
+    Parameters:
+        audit_arch: what `seccomp_data.arch` is for its native calls.
+        numbers: name of a system call -> its number.
+    """
+
+    audit_arch: int
+    numbers: dict[str, int]
+
+
+X86_64: Final = Machine(AUDIT_ARCH_X86_64, {n: x for n, (x, _) in _NUMBERS.items() if x is not None})
+AARCH64: Final = Machine(AUDIT_ARCH_AARCH64, {n: a for n, (_, a) in _NUMBERS.items() if a is not None})
+
+_MACHINES: Final = {"x86_64": X86_64, "aarch64": AARCH64}
+
+
+def this_machine() -> Machine | None:
+    """Return the machine that this process runs on; None if the wall does not know it."""
+    return _MACHINES.get(platform.machine())

@@ -1,0 +1,5 @@
+"""`make daprd`: builds a daprd into the cache and prints its path."""
+
+from tests.dapr.daprd import build
+
+print(build())

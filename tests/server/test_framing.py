@@ -1,0 +1,172 @@
+"""Heads that another HTTP parser might read in another way are refused, alike on both servers."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.server.callers import connect, read_all, statuses
+from tests.server.fronts import ENGINES, Front, started
+
+BODY = b'{"operation":"execute","data":1}'
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def front(request: pytest.FixtureRequest) -> Iterator[Front]:
+    with started(request.param) as front:
+        yield front
+    assert "Traceback" not in front.log
+
+
+def answers(front: Front, request: bytes) -> list[int]:
+    """The statuses of all answers, up to the server's end of the connection."""
+    with connect(front) as connection:
+        connection.sendall(request)
+        return statuses(read_all(connection))
+
+
+def post(headers: bytes, body: bytes = BODY, version: bytes = b"1.1", method: bytes = b"POST") -> bytes:
+    return b"%b /v1.0/bindings/echo HTTP/%b\r\n%b\r\n%b" % (method, version, headers, body)
+
+
+HOST = b"host: x\r\n"
+LENGTH = b"content-length: %d\r\n" % len(BODY)
+CHUNKED = b"transfer-encoding: chunked\r\n"
+CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+NEXT = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        # RFC 9112, 6.1 and 6.3
+        (post(HOST + LENGTH + CHUNKED, CHUNKS), 400),
+        (post(HOST + CHUNKED + LENGTH, CHUNKS), 400),
+        (post(HOST + b"content-length: 0\r\n" + CHUNKED, CHUNKS), 400),
+        (post(HOST + b"content-length: 5\r\nTransfer-Encoding:\tchunked\r\n", CHUNKS), 400),
+        (post(HOST + LENGTH + b"content-length: 1\r\n"), 400),
+        (post(HOST + b"content-length: +5\r\n"), 400),
+        (post(HOST + b"content-length: 1_0\r\n"), 400),
+        (post(HOST + b"content-length: -1\r\n"), 400),
+        (post(CHUNKED, CHUNKS, b"1.0"), 400),
+        (post(HOST + b"transfer-encoding: gzip, chunked\r\n", CHUNKS), 501),
+        (post(HOST + b"transfer-encoding: xchunked\r\n", CHUNKS), (400, 501)),
+        (post(HOST + b"transfer-encoding: chunked, gzip\r\n", CHUNKS), (400, 501)),
+        (post(HOST + CHUNKED + CHUNKED, CHUNKS), (400, 501)),
+        # RFC 9112, 3.2
+        (post(LENGTH), 400),
+        (post(HOST + HOST + LENGTH), 400),
+        (post(HOST + b"Host: y\r\n" + LENGTH), 400),
+        (post(b"host: a b\r\n" + LENGTH), 400),
+        (post(b"host: a/b\r\n" + LENGTH), 400),
+        (b"GET http://x/livez HTTP/1.1\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.0\r\nhost: x\r\nhost: x\r\n\r\n", 400),
+        # RFC 9110, 9.1
+        (post(HOST + LENGTH, method=b"post"), 400),
+        (post(HOST + LENGTH, method=b"Post"), 400),
+        (b"get /livez HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        # RFC 9112, 2.3 and 3.2
+        (b"GET /livez HTTP/2.0\r\nhost: x\r\n\r\n", (400, 505)),
+        (b"GET /livez HTTP/0.9\r\nhost: x\r\n\r\n", (400, 505)),
+        (b"GET livez HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET * HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET ftp://x/livez HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET http:///livez HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET http://u:p@x/livez HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET /livez#x HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"GET /livez\xff HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+    ],
+)
+def test_refused_once_and_closed(front: Front, request_: bytes, status: int | tuple[int, ...]) -> None:
+    found = answers(front, request_ + NEXT)
+    assert len(found) == 1
+    assert found[0] in ((status,) if isinstance(status, int) else status)
+
+
+@pytest.mark.parametrize(
+    ("request_", "status"),
+    [
+        (b"GET http://x HTTP/1.1\r\nhost: x\r\n\r\n", 404),
+        (b"GET http://x/livez HTTP/1.1\r\nhost: other\r\n\r\n", 200),
+        (b"GET HTTP://x:3500/livez?a HTTP/1.1\r\nhost: x\r\n\r\n", 200),
+        (b"GET https://[::1]:3500/livez HTTP/1.1\r\nhost: x\r\n\r\n", 200),
+        (b"POST http://x/v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\n" + LENGTH + b"\r\n" + BODY, 200),
+        (post(b"host:\r\n" + LENGTH), 200),
+        (post(b"host: [fe80::1%25eth0]:80\r\n" + LENGTH), 200),
+        (post(HOST + b"Transfer-Encoding: Chunked\r\n", CHUNKS), 200),
+        (b"\r\n" + post(HOST + LENGTH), 200),
+        (post(HOST + LENGTH) + b"\r\n", 200),
+        (post(HOST + LENGTH) + b"\r\n\r\n", 200),
+        (b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n", 404),
+    ],
+)
+def test_taken_and_kept_open(front: Front, request_: bytes, status: int) -> None:
+    assert answers(front, request_ + NEXT) == [status, 200]
+
+
+@pytest.mark.parametrize("more", [b"", b"\r\n", b"xx", NEXT, b"\0" * 70000])
+@pytest.mark.parametrize(
+    "last",
+    [
+        post(HOST + LENGTH + b"connection: close\r\n"),
+        post(HOST + CHUNKED + b"connection: close\r\n", CHUNKS),
+        post(LENGTH, version=b"1.0"),
+    ],
+)
+def test_what_follows_the_last_request_is_dropped(front: Front, last: bytes, more: bytes) -> None:
+    """RFC 9112, 9.6: and Nagios' check_http sends an empty line behind a body."""
+    for pieces in ([last + more], [last, more]):
+        with connect(front) as connection:
+            for piece in pieces:
+                connection.sendall(piece)
+            assert statuses(read_all(connection)) == [200]
+
+
+def test_the_authority_of_the_target_takes_the_place_of_host(front: Front) -> None:
+    """RFC 9112, 3.2.2. The guest is told of it; `tests/server/test_http_guests.py` looks there."""
+    assert answers(front, b"GET http://a/livez HTTP/1.1\r\nhost: b\r\nconnection: close\r\n\r\n") == [200]
+
+
+def test_no_interim_answer_to_http_1_0(front: Front) -> None:
+    """RFC 9110, 10.1.1."""
+    head = b"POST /v1.0/bindings/echo HTTP/1.0\r\nexpect: 100-continue\r\n" + LENGTH + b"\r\n"
+    with connect(front) as connection:
+        connection.sendall(head)
+        connection.sendall(BODY)
+        assert statuses(read_all(connection)) == [200]
+    with connect(front) as connection:
+        connection.sendall(head.replace(b"1.0\r\n", b"1.1\r\nhost: x\r\n"))
+        assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
+        connection.sendall(BODY)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_trailer_is_no_header(front: Front) -> None:
+    """RFC 9110, 6.5.1. An idle guest's trace would otherwise be whatever a trailer says."""
+    request = post(HOST + CHUNKED, b"%x\r\n%b\r\n0\r\nbaggage: ==malformed==\r\n\r\n" % (len(BODY), BODY))
+    assert answers(front, request + NEXT) == [200, 200]
+
+
+def test_an_offer_of_websocket_is_not_taken_up(front: Front) -> None:
+    offer = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: x\r\n"
+    assert answers(front, b"GET /livez HTTP/1.1\r\nhost: x\r\n" + offer + b"\r\n" + NEXT) == [200, 200]
+
+
+def test_a_bad_request_behind_another_does_not_take_its_answer(front: Front) -> None:
+    assert answers(front, post(HOST + LENGTH) + b"NONSENSE\r\n\r\n" + NEXT) in ([200], [200, 400])
+
+
+def test_refusals_are_counted_and_summed_up_in_the_log() -> None:
+    with started("uvicorn", log="info", max_header=8192) as front:
+        for _ in range(20):
+            assert answers(front, b"NONSENSE\r\n\r\n") == [400]
+        assert answers(front, b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 100_000) in ([431], [])
+        with connect(front) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            text = read_all(connection)
+        assert b'sandboxd_callers_turned_away_total{reason="malformed"} 20.0' in text
+        assert b'sandboxd_callers_turned_away_total{reason="head_size"} 1.0' in text
+    lines = [json.loads(line) for line in front.log.splitlines() if "turned away" in line]
+    assert sum(line["count"] for line in lines) == 21
+    assert len(lines) < 20

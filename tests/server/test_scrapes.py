@@ -1,0 +1,58 @@
+"""Scrapes of the metrics of many bindings, by callers without a token."""
+
+import threading
+
+import pytest
+
+from tests.server.callers import connect, read_all
+from tests.server.fronts import ENGINES, Front, started
+
+BODY = b'{"operation":"execute","data":1}'
+ECHO = b"POST /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\ndapr-api-token: t\r\ncontent-length: %d\r\n\r\n%b" % (
+    len(BODY),
+    BODY,
+)
+
+
+def scrape(front: Front) -> bytes:
+    with connect(front) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        return read_all(connection)
+
+
+def completed(text: bytes) -> float:
+    wanted = b'sandboxd_requests_total{binding="echo",outcome="completed",protocol="http"} '
+    return next(float(line.removeprefix(wanted)) for line in text.splitlines() if line.startswith(wanted))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_scrapers_are_many_and_requests_are_answered_and_counted(engine: str) -> None:
+    with started(engine, bindings=40, token="t") as front:
+        over = threading.Event()
+        texts: list[bytes] = []
+
+        def attack() -> None:
+            while not over.is_set():
+                texts.append(scrape(front))
+
+        scrapers = [threading.Thread(target=attack) for _ in range(4)]
+        for scraper in scrapers:
+            scraper.start()
+        try:
+            with connect(front) as connection:
+                for asked in range(1, 201):
+                    connection.sendall(ECHO)
+                    answer = b""
+                    while not answer.endswith(b"\r\n\r\n1"):
+                        part = connection.recv(65536)
+                        assert part, answer
+                        answer += part
+                    if asked % 50 == 0:
+                        assert completed(scrape(front)) == asked  # counted before anybody can ask
+        finally:
+            over.set()
+            for scraper in scrapers:
+                scraper.join(30)
+        assert texts
+        assert all(text.startswith(b"HTTP/1.1 200 ") for text in texts)
+    assert front.log == ""

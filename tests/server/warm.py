@@ -1,0 +1,68 @@
+"""One guest under two names, cold and started warm, and the comparison of their answers."""
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import wasmtime
+
+from tests.running import RunningServer, component
+from tests.waiting import until
+
+LARGE_BODIES = {"SANDBOXD_LISTEN_MAX_BODY_SIZE": "32Mi"}
+
+INPUTS: Mapping[str, bytes] = {
+    "empty": b"",
+    "one byte": b"a",
+    "4 MiB": bytes(range(256)) * (4 << 12),
+    "binary": b"\0\xff\r\n\x80" * 100,
+}
+
+
+def pair(name: str, url: str | Path, **metadata: str) -> list[str]:
+    """One guest under two names: cold, and started warm."""
+    options = {"stdin": "base64", **metadata}
+    return [
+        component(f"{name}-cold", f"file://{url}", **options),
+        component(f"{name}-warm", f"file://{url}", warmStart="true", **options),
+    ]
+
+
+def module(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.wasm"
+    path.write_bytes(wasmtime.wat2wasm(text))
+    return path
+
+
+def ask(server: RunningServer, binding: str, stdin: bytes, argv: tuple[str, ...] = ()) -> tuple[int, bytes]:
+    """Return status and body of one request."""
+    metadata = {"argv": json.dumps(argv)} if argv else {}
+    reply = server.invoke(binding, base64.b64encode(stdin).decode(), metadata)
+    body = re.sub(rb"-(warm|cold)", b"", reply.content)
+    # Messages about traps number the instances of a server.
+    return reply.status_code, re.sub(rb"module\[byte-\d+\]", b"module[byte]", body)
+
+
+def warm_up(server: RunningServer, binding: str, argv: tuple[str, ...] = ()) -> None:
+    """Ask until the guest is started warm with these arguments."""
+
+    def started() -> bool:
+        before = server.metric("sandboxd_warm_invocations_total", binding=binding)
+        ask(server, binding, b"", argv)
+        return server.metric("sandboxd_warm_invocations_total", binding=binding) > before
+
+    until(started, f"{binding} starts warm")
+
+
+def same(server: RunningServer, name: str, stdin: bytes, argv: tuple[str, ...] = ()) -> tuple[int, bytes]:
+    """Compare a run that was started warm with a cold one, and return what both answered."""
+    before = server.metric("sandboxd_warm_invocations_total", binding=f"{name}-warm")
+    cold = ask(server, f"{name}-cold", stdin, argv)
+    for _ in range(10):
+        warm = ask(server, f"{name}-warm", stdin, argv)
+        assert warm == cold
+        if server.metric("sandboxd_warm_invocations_total", binding=f"{name}-warm") > before:
+            return warm
+    raise AssertionError("no run was started warm")
