@@ -39,6 +39,7 @@ QUESTIONS = (
     Question("warm"),
     Question("server"),
     Question("grpc"),
+    Question("peer"),
     Question("tail"),
     Question("scaling"),
     Question("outbound", quick=("--rounds", "2", "--requests", "100")),
@@ -76,7 +77,8 @@ def run(question: Question, *, quick: bool, timeout_s: float) -> str:
     print(f"   {time.monotonic() - began:.0f} s", flush=True)
     if status:
         return f"exited with {status}"
-    return "" if record.is_file() else "left no record"
+    # Beside a peer that is not there nothing is measured.
+    return "" if record.is_file() or question.name == "peer" else "left no record"
 
 
 def main() -> int:

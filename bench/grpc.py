@@ -2,8 +2,8 @@
 
 sandboxd with a tiny guest, and grpcio's asyncio server with a method that gives back what it got, on the same loop,
 each in one front process. The same client, a process of its own, makes InvokeBinding calls in closed loop over one
-connection; rounds of both sides alternate; a ratio is the median of the rounds' ratios. With DAPRD_GRPC=HOST:PORT, a
-daprd that serves the binding `tiny` is measured, too.
+connection; rounds of both sides alternate; a ratio is the median of the rounds' ratios. Where there is a daprd
+(`make daprd`, or DAPRD), it is measured with the same guest, too.
 
     python -m bench.grpc [--quick] [--rounds N] [--seconds S] [--json FILE]
 """
@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import functools
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from bench import targets
+from bench import peers, targets
 from bench.measure import (
     GUESTS,
     Bar,
@@ -39,6 +38,7 @@ from bench.measure import (
 )
 from sandboxd.front.grpc.proto.runtime_pb2 import InvokeBindingRequest
 from sandboxd.front.servers.serving import loop_factory
+from tests.dapr import daprd as builds
 from tests.grpc_calls import held_port
 
 METHOD = "/dapr.proto.runtime.v1.Dapr/InvokeBinding"
@@ -59,10 +59,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Side:
-    """A server, and its front process; 0 for a foreign one."""
+    """A server, and its first process."""
 
     address: str
-    front: int = 0
+    front: int
 
 
 class _Noop(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -112,13 +112,13 @@ async def _load(address: str, callers: int, seconds: float) -> None:
 
 def load(side: Side, callers: int, seconds: float) -> Run:
     """One round, from a process of its own."""
-    before = targets.cpu_seconds(side.front) if side.front else 0.0
+    before = targets.cpu_seconds(side.front)
     command = python_module("bench.grpc", "load", side.address, str(callers), str(seconds))
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds + 60)
     rps, p50, p99, count, failed = json.loads(done.stdout)
     if failed:
         print(f"    {len(failed)} calls failed: {failed[0]}")
-    used = (targets.cpu_seconds(side.front) - before) if side.front else 0.0
+    used = targets.cpu_seconds(side.front) - before
     return Run(rps, p50, p99, used / max(1, count) * 1e6, len(failed))
 
 
@@ -152,10 +152,11 @@ def measure(given: Options) -> int:
         title="gRPC: InvokeBinding of a tiny guest, against a no-op method of grpcio's asyncio server",
         columns=("callers", "side", "rps", "of_noop", "p50_us", "p99_us", "front_cpu_us", "failed"),
     )
-    with noop() as bare, sandboxd() as ours:
+    with noop() as bare, sandboxd() as ours, contextlib.ExitStack() as stack:
         sides = {"sandboxd": ours, "noop": bare}
-        if "DAPRD_GRPC" in os.environ:
-            sides["daprd"] = Side(os.environ["DAPRD_GRPC"])
+        if builds.found() is not None:
+            peer = stack.enter_context(peers.daprd({"tiny": GUESTS / "tiny.wasm"}))
+            sides["daprd"] = Side(peer.grpc, peer.process.pid)
         for callers in CALLERS:
             rounds = {name: functools.partial(load, side, callers, given.seconds) for name, side in sides.items()}
             runs = alternate(rounds, given.rounds)

@@ -2,7 +2,7 @@
 
 sandboxd with a tiny guest, against the same engine (uvicorn, Hypercorn) serving a no-op Starlette endpoint in the same
 process layout: same loop, same HTTP parser, one process. Closed loop; rounds of all sides alternate; a ratio is the
-median of the rounds' ratios. With PEER_URL, or daprd on PATH, the same requests go to that peer too (bench/peers.py).
+median of the rounds' ratios. With PEER_URL, or a daprd, the same requests go to that peer too (bench/peers.py).
 
     python -m bench.server [--quick] [--rounds N] [--seconds S] [--json FILE]
 """
@@ -32,7 +32,7 @@ def sides_of(engine: str, stack: contextlib.ExitStack, body: bytes) -> dict[str,
         "noop": stack.enter_context(targets.noop(engine)),
     }
     if engine == targets.engines()[0]:
-        sides |= stack.enter_context(peers.present(GUESTS / "tiny.wasm"))
+        sides |= stack.enter_context(peers.present({"tiny": GUESTS / "tiny.wasm"}))
     for target in sides.values():
         load.warm(target, body)
     return sides

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.measure import python_module
 
@@ -83,6 +83,14 @@ def measure(seconds: float = 2.0) -> dict[str, float]:
         "p999_us": wait_quantile(stalls, total, 0.999),
         "longest_ms": round(max(stalls, default=0) / 1e6, 2),
     }
+
+
+def note(found: Mapping[str, float]) -> str:
+    """Return what a record says of a result of `measure`."""
+    return (
+        f"the machine by itself, doing nothing else (bench/stalls.py): {found['lost_percent']:g} % of CPU time lost, "
+        f"for which alone arrivals wait {found['p99_us']:g} us at p99"
+    )
 
 
 def main() -> None:

@@ -72,11 +72,8 @@ def main() -> int:
                 what = "tiny guest at 50 % load: p99 over the median"
                 record.bars.append(Bar(what=what, want=P99_OF_MEDIAN, got=round(got, 2), unit="x"))
     floors.append(stalls.measure())
-    lost, p99 = (max(floor[key] for floor in floors) for key in ("lost_percent", "p99_us"))
-    record.notes.append(
-        f"the machine by itself, doing nothing else (bench/stalls.py): {lost:g} % of CPU time lost, for which alone "
-        f"arrivals wait {p99:g} us at p99"
-    )
+    # The worse of before and after.
+    record.notes.append(stalls.note({key: max(floor[key] for floor in floors) for key in floors[0]}))
     record.notes.append(
         f"{engine}; {CONNECTIONS} connections; {load.generator_name()}; late is how late it noticed an instant"
     )

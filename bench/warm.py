@@ -244,7 +244,7 @@ def chaos(record: Record, server: Server, one: Asked, seconds: float) -> None:
 def daprd(record: Record, wanted: list[Asked], seconds: float) -> None:
     """daprd, where there is one."""
     for one in (wanted[0], wanted[2]):
-        with peers.present(one.file) as found:
+        with peers.present({"guest": one.file}) as found:
             for name, target in found.items():
                 run = closed_loop(target, one.body(), connections=1, seconds=seconds)
                 record.notes.append(f"{name}, {one.name}: p50 {run.p50_us / 1000:.1f} ms")
