@@ -7,13 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import httpx2 as httpx
+
+from tests.logging_process import LoggingProcess
 
 START_TIMEOUT_S = 180.0
 """Generous: a cold machine compiles guests first."""
@@ -26,7 +26,7 @@ def listening_socket() -> socket.socket:
     return sock
 
 
-class RunningServer:
+class RunningServer(LoggingProcess):
     """`sandboxd serve` as a child process.
 
     Parameters:
@@ -62,8 +62,6 @@ class RunningServer:
         self.listener = listener or listening_socket()
         self.port: int = self.listener.getsockname()[1]
         self.base_url = f"http://127.0.0.1:{self.port}"
-        self.lines: list[dict[str, Any]] = []
-        self._changed = threading.Condition()
         env = {
             **os.environ,
             "SANDBOXD_LOGGING_FORMAT": "json",
@@ -73,7 +71,7 @@ class RunningServer:
             "SANDBOXD_ADMIN_LISTEN": "off",
             **(environ or {}),
         }
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [
                 sys.executable,
                 *interpreter,
@@ -93,8 +91,7 @@ class RunningServer:
         if self._own_listener:
             # Only the server listens now: when it is gone, connections are refused.
             self.listener.close()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        super().__init__(process, stream="stderr", raw="raw")
         if wait or bind:
             try:
                 if bind:
@@ -106,50 +103,6 @@ class RunningServer:
             except BaseException:
                 self.stop()
                 raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for raw in self.process.stderr:
-            try:
-                line = json.loads(raw)
-            except ValueError:
-                line = {"raw": raw.decode(errors="replace").rstrip("\n")}
-            with self._changed:
-                self.lines.append(line)
-                self._changed.notify_all()
-        with self._changed:
-            self.lines.append({"event": "stderr closed"})
-            self._changed.notify_all()
-
-    def wait_for(
-        self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float = 60.0, since: int = 0
-    ) -> dict[str, Any]:
-        """The first log line, from number `since` on, that is wanted.
-
-        Raises:
-            AssertionError: it did not come in time, or the process ended without it.
-        """
-
-        def found() -> dict[str, Any] | None:
-            return next((line for line in self.lines[since:] if wanted(line)), None)
-
-        with self._changed:
-            self._changed.wait_for(
-                lambda: found() or (self.lines and self.lines[-1].get("event") == "stderr closed"), timeout_s
-            )
-            line = found()
-        assert line is not None, f"not logged: {self.text()}"
-        return line
-
-    def text(self) -> str:
-        """Return the whole log, for an assertion's message."""
-        return "\n".join(json.dumps(line) for line in self.lines)
 
     @contextlib.contextmanager
     def client(self, **options: Any) -> Iterator[httpx.Client]:
@@ -193,19 +146,6 @@ class RunningServer:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
-
-    def stop(self) -> None:
-        """End it, whatever state it is in."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait(10)
-        self._reader.join(10)
-        if self.process.stderr is not None:
-            self.process.stderr.close()
 
 
 def component(name: str, url: str, **metadata: str) -> str:

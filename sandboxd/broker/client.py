@@ -18,6 +18,7 @@ from sandboxd.broker.running import NO_PLACE, Place, RunningPage
 from sandboxd.errors import printable
 from sandboxd.log import fields
 from sandboxd.processes import interpreter
+from sandboxd.processes.ending import ended
 from sandboxd.wire import messages as m
 from sandboxd.wire.standard_error import StandardError
 
@@ -173,13 +174,8 @@ class BrokerClient:
             self._running = None
         await asyncio.gather(*self._tasks, return_exceptions=True)
         process, self._process = self._process, None
-        if process is None:
-            return
-        try:
-            await asyncio.to_thread(process.wait, timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            await asyncio.to_thread(process.wait)
+        if process is not None:
+            await ended(process, timeout_s)
 
     # ------------------------------------------------------------------------------------------------------------------
 

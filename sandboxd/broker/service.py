@@ -89,10 +89,10 @@ class Service:
         self._questions: dict[int, asyncio.Future[str]] = {}
         self._numbers = itertools.count(1)
         self._running: RunningView | None = None
-        self.links: set[Link] = set()
+        self.workers: set[ServedWorker] = set()
 
     def __repr__(self) -> str:
-        return f"<Service of {len(self.links)} workers>"
+        return f"<Service of {len(self.workers)} workers>"
 
     def see(self, running: RunningView) -> None:
         """Know from now on what the workers run, as far as the front has noted it."""
@@ -112,7 +112,7 @@ class Service:
 
     def attach(self, serial: int, generation: int, place: int, channel: socket.socket) -> None:
         """Serve a worker from now on. The socket becomes this object's."""
-        self.links.add(Link(self, serial, self._generations[generation], place, channel))
+        self.workers.add(ServedWorker(self, serial, self._generations[generation], place, channel))
 
     def told(self, answer: b.Runs) -> None:
         """The front has answered."""
@@ -120,29 +120,29 @@ class Service:
         if question is not None and not question.done():
             question.set_result(answer.binding)
 
-    async def binding_of(self, link: "Link", invocation: int) -> str:
+    async def binding_of(self, worker: "ServedWorker", invocation: int) -> str:
         """Return the binding that a worker runs an invocation for, by what the front says; empty if it does not."""
-        guest = self._running.guest_run_by(link.place, invocation) if self._running is not None else None
-        if guest is not None and guest < len(link.generation.bindings):
-            return link.generation.bindings[guest]
+        guest = self._running.guest_run_by(worker.place, invocation) if self._running is not None else None
+        if guest is not None and guest < len(worker.generation.bindings):
+            return worker.generation.bindings[guest]
         # The worker may be ahead of the front, which has not read the result of the invocation before.
         number = next(self._numbers)
         question: asyncio.Future[str] = self._loop.create_future()
         self._questions[number] = question
         try:
-            self._front.ask(number, link.serial, invocation)
+            self._front.ask(number, worker.serial, invocation)
             return await question
         finally:
             self._questions.pop(number, None)
 
-    def accuse(self, link: "Link", what: str) -> None:
+    def accuse(self, worker: "ServedWorker", what: str) -> None:
         """Hang up on a worker that lies, and tell the front."""
-        link.close()
-        self._front.accuse(link.serial, what)
+        worker.close()
+        self._front.accuse(worker.serial, what)
 
 
-class Link:
-    """The socket pair with one worker, from which nothing is believed.
+class ServedWorker:
+    """One worker and the socket pair with it, from which nothing is believed.
 
     Parameters:
         service: answers.
@@ -171,7 +171,7 @@ class Link:
         self._loop.add_reader(channel.fileno(), self._readable)
 
     def __repr__(self) -> str:
-        return f"<Link to worker {self.serial}, {len(self._dials)} dials>"
+        return f"<ServedWorker {self.serial}, {len(self._dials)} dials>"
 
     def close(self) -> None:
         """Hang up, and give up what the worker has asked for."""
@@ -187,7 +187,7 @@ class Link:
         for dial in dials.values():
             dial.cancel()
         self._channel.close()
-        self._service.links.discard(self)
+        self._service.workers.discard(self)
 
     def _readable(self) -> None:
         for _ in range(PACKETS_AT_ONCE):

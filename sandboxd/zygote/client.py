@@ -13,6 +13,7 @@ from typing import Protocol
 from hostfuncs import texts
 from sandboxd.errors import SHORT_OF, ConfigError, ExitCode, SandboxdError
 from sandboxd.processes import interpreter
+from sandboxd.processes.ending import ended
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from sandboxd.wire.standard_error import StandardError
@@ -176,14 +177,8 @@ class ZygoteClient:
         """
         self._closing = True
         self._disconnect()
-        process = self._process
-        if process is None:
-            return
-        try:
-            await asyncio.to_thread(process.wait, timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            await asyncio.to_thread(process.wait)
+        if self._process is not None:
+            await ended(self._process, timeout_s)
 
     def _disconnect(self) -> None:
         if self._socket is not None:

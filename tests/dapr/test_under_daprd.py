@@ -221,7 +221,7 @@ def test_an_init_that_fails_is_told_by_daprd(tmp_path: Path) -> None:
     with Plugged(tmp_path) as plugged:
         with Daprd(program, resources, sockets=plugged.sockets, wait=False) as daprd:
             assert daprd.process.wait(60) != 0
-            daprd.wait_for(lambda line: "end" in line)
+            daprd.wait_for_end()
             assert "rpc error: code = InvalidArgument desc = " in daprd.text()
             assert "sha256" in daprd.text()
         line = plugged.wait_for(lambda line: line.get("event") == "init_failed")

@@ -75,7 +75,7 @@ async def _serve(data: bytes) -> None:
     with theirs:
         theirs.setblocking(False)
         service.attach(5, 1, 0, ours)
-        while len(data) > 2 and service.links:
+        while len(data) > 2 and service.workers:
             size = int.from_bytes(data[:2], "big")
             packet, data = data[2 : 2 + size], data[2 + size :]
             if packet:
@@ -84,8 +84,8 @@ async def _serve(data: bytes) -> None:
                 await asyncio.sleep(0)
         for _ in range(8):
             await asyncio.sleep(0)
-        for link in list(service.links):
-            link.close()
+        for worker in list(service.workers):
+            worker.close()
         await asyncio.sleep(0)
         while answer := theirs.recv(4096):
             # Nobody may be called, so nothing is ever connected to.

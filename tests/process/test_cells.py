@@ -296,7 +296,7 @@ def test_a_component_that_cannot_load_is_said_once(tmp_path: Path) -> None:
     folder = write_components(tmp_path / "resources", [component("gone", "file:///nowhere/gone.wasm")])
     with Cells(folder, wait=False) as server:
         assert server.process.wait(60) == 65
-        server.wait_for(lambda line: line.get("event") == "stderr closed")
+        server.wait_for_end()
     assert len(server.events("cell_started")) == 1
     assert sum("gone" in line.get("message", "") for line in server.lines) == 1
 
@@ -305,7 +305,7 @@ def test_wrong_settings_start_nothing(tmp_path: Path) -> None:
     server = Cells(resources(tmp_path / "resources", "echo"), "--workers", "many", wait=False, bind=False)
     with server:
         assert server.process.wait(60) == 64
-        server.wait_for(lambda line: line.get("event") == "stderr closed")
+        server.wait_for_end()
     assert server.events("cell_started") == []
 
 

@@ -5,17 +5,13 @@ three minutes), and on PATH. Tests that find none are skipped, in CI too: it has
 """
 
 import contextlib
-import json
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import grpc
 import httpx2 as httpx
@@ -23,6 +19,7 @@ import pytest
 
 from tests.grpc_calls import UNLIMITED
 from tests.guests.cache import CACHE, ToolMissingError, digest, made
+from tests.logging_process import LoggingProcess
 from tests.waiting import until
 
 VERSION = "1.18.2"
@@ -83,7 +80,7 @@ def build() -> Path:
     return made(cached(), make)
 
 
-class Daprd:
+class Daprd(LoggingProcess):
     """A running daprd.
 
     Parameters:
@@ -104,15 +101,13 @@ class Daprd:
         environ: Mapping[str, str] | None = None,
         wait: bool = True,
     ) -> None:
-        self.lines: list[dict[str, Any]] = []
-        self._changed = threading.Condition()
         # The path of a Unix socket is short, and pytest's folders have long names.
         self._folder = tempfile.TemporaryDirectory(prefix="daprd-")
         folder = Path(self._folder.name)
         (folder / "plugins").mkdir()
         self._sockets = folder / "api"
         self._sockets.mkdir()
-        self.process = subprocess.Popen(
+        process = subprocess.Popen(
             [
                 str(program),
                 *("--app-id", "wasm", "--unix-domain-socket", str(self._sockets), "--resources-path", str(resources)),
@@ -129,50 +124,13 @@ class Daprd:
                 **(environ or {}),
             },
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        super().__init__(process, stream="stdout", raw="msg")
         if wait:
             try:
                 self.wait()
             except BaseException:
                 self.stop()
                 raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.stop()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for raw in self.process.stdout:
-            try:
-                line = json.loads(raw)
-            except ValueError:
-                line = {"msg": raw.decode(errors="replace").rstrip("\n")}
-            with self._changed:
-                self.lines.append(line)
-                self._changed.notify_all()
-        with self._changed:
-            self.lines.append({"end": True})
-            self._changed.notify_all()
-
-    def text(self) -> str:
-        """Return what it has logged."""
-        return "\n".join(str(line.get("msg", "")) for line in self.lines)
-
-    def wait_for(self, wanted: Callable[[dict[str, Any]], bool], timeout_s: float = 60.0) -> None:
-        """Wait for a line of the log.
-
-        Raises:
-            AssertionError: it did not come.
-        """
-        with self._changed:
-            self._changed.wait_for(
-                lambda: any(map(wanted, self.lines)) or (self.lines and "end" in self.lines[-1]), timeout_s
-            )
-            assert any(map(wanted, self.lines)), f"daprd has not logged it: {self.text()}"
 
     def wait(self) -> None:
         """Wait until it serves."""
@@ -216,15 +174,6 @@ class Daprd:
             return client.post(f"/v1.0/bindings/{binding}", json=body, headers=list(headers))
 
     def stop(self) -> None:
-        """End it, whatever state it is in."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait(10)
-        self._reader.join(10)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        """End it, and take its folder away."""
+        super().stop()
         self._folder.cleanup()

@@ -1,0 +1,89 @@
+"""A child process whose log a test waits on, and which is always ended."""
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+LOG_ENDED = {"event": "log ended"}
+"""Stands behind the last line of a log that has ended."""
+
+
+class LoggingProcess:
+    """A process that logs lines of JSON.
+
+    Parameters:
+        process: it, with a pipe for the log.
+        stream: which one: `stdout` or `stderr`.
+        raw: the key of a line that is no JSON.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]", *, stream: str, raw: str) -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+        self._log = getattr(process, stream)
+        self._raw = raw
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def _read(self) -> None:
+        for line in self._log:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                entry = {self._raw: line.decode(errors="replace").rstrip("\n")}
+            self._append(entry)
+        self._append(LOG_ENDED)
+
+    def _append(self, entry: dict[str, Any]) -> None:
+        with self._changed:
+            self.lines.append(entry)
+            self._changed.notify_all()
+
+    def wait_for(
+        self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float = 60.0, since: int = 0
+    ) -> dict[str, Any]:
+        """The first log line, from number `since` on, that is wanted.
+
+        Raises:
+            AssertionError: it did not come in time, or the log ended without it.
+        """
+
+        def found() -> dict[str, Any] | None:
+            return next((line for line in self.lines[since:] if wanted(line)), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or (self.lines and self.lines[-1] is LOG_ENDED), timeout_s)
+            line = found()
+        assert line is not None, f"not logged: {self.text()}"
+        return line
+
+    def wait_for_end(self) -> None:
+        """Wait until nobody can write to the log any more."""
+        self.wait_for(lambda line: line is LOG_ENDED)
+
+    def text(self) -> str:
+        """Return the whole log, for an assertion's message."""
+        return "\n".join(json.dumps(line) for line in self.lines)
+
+    def stop(self) -> None:
+        """End it, whatever state it is in."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+        self._reader.join(10)
+        self._log.close()
