@@ -112,7 +112,8 @@ def test_a_caller_that_goes_ends_the_guest(daprd: Daprd, plugged: Plugged) -> No
     with daprd.client() as client, pytest.raises(httpx.ReadTimeout):
         client.post("/v1.0/bindings/loop", json={"operation": "execute"}, timeout=0.5)
     with daprd.channel() as channel:
-        assert invoke(channel, "loop", timeout=0.5).code == "DEADLINE_EXCEEDED"
+        # The client's own deadline, or the component's answer to it, which daprd wraps: whichever comes first.
+        assert invoke(channel, "loop", timeout=0.5).code in ("DEADLINE_EXCEEDED", "INTERNAL")
 
     def ended() -> float:
         """The runs that ended; whether by the deadline or by the call's end is a race within daprd."""
