@@ -160,7 +160,11 @@ class Worker(asyncio.Protocol):
             channel.close()
             return
         channel.setblocking(False)
-        await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=channel)
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=channel)
+        if not isinstance(cast(object, transport), asyncio.Transport):
+            # uvloop's transport has the descriptor. If it is closed before uvloop has given it the object as well, the
+            # object would close the descriptor's number a second time, which may be another file's by then.
+            channel.detach()
 
     def send(self, invocation: Invocation, entry: GuestEntry, poll_ns: int = 0) -> None:
         """Send it an invocation. The caller has checked `may_accept`.
