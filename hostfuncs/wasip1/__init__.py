@@ -17,7 +17,8 @@ from hostfuncs.abi import define
 from hostfuncs.imports import WASIP1 as MODULE
 from hostfuncs.wasip1 import args, clock, descriptors, environ, poll, proc, random, stdio, unsupported
 from hostfuncs.wasip1.errno import FAULT
-from hostfuncs.wasip1.program import Function, Program, Strings, Tail
+from hostfuncs.wasip1.output import Tail
+from hostfuncs.wasip1.program import Function, Program, Strings
 from hostfuncs.wasip1.sources import Sources, StrictSources, SystemSources
 
 FUNCTIONS: dict[str, Function] = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from hostfuncs.abi import InvocationState
 from hostfuncs.wasip1 import rights
+from hostfuncs.wasip1.output import Echo, Tail
 from hostfuncs.wasip1.sources import Sources, SystemSources
 
 if TYPE_CHECKING:
@@ -76,37 +77,6 @@ class Strings:
 
 
 NO_STRINGS = Strings()
-
-
-class Tail:
-    """The end of a stream of bytes, and how long the stream was.
-
-    Parameters:
-        limit: how many bytes are kept.
-    """
-
-    __slots__ = ("_buffer", "limit", "total")
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.total = 0
-        self._buffer = bytearray()
-
-    def __repr__(self) -> str:
-        return f"<Tail total={self.total} limit={self.limit}>"
-
-    def append(self, data: bytes | memoryview, skipped: int = 0) -> None:
-        """Add the bytes that follow. `skipped` bytes before `data` are only counted."""
-        self.total += skipped + len(data)
-        buffer = self._buffer
-        buffer += data
-        # Trimmed at twice the limit, so that many small writes do not each move the whole buffer.
-        if len(buffer) > 2 * self.limit:
-            del buffer[: len(buffer) - self.limit]
-
-    def value(self) -> bytes:
-        """Return the bytes that are kept."""
-        return bytes(self._buffer[max(0, len(self._buffer) - self.limit) :])
 
 
 @dataclass(slots=True)
@@ -186,6 +156,7 @@ class Program:
         "_lowest",
         "args",
         "descriptors",
+        "echo",
         "environ",
         "files",
         "memory",
@@ -217,6 +188,8 @@ class Program:
         self.stdout_limit = stdout_limit
         self.stderr_limit = stderr_limit
         self.new_sources = sources
+        self.echo: Echo | None = None
+        """Is given the output of the runs that begin from now on."""
         self.begin(NO_STRINGS, NO_STRINGS, b"")
 
     def __repr__(self) -> str:
@@ -234,8 +207,12 @@ class Program:
         self.environ = environ
         self.stdin = memoryview(stdin)
         self.stdin_at = 0
-        self.stdout = bytearray()
-        self.stderr = Tail(self.stderr_limit)
+        echo = self.echo
+        if echo is None:
+            self.stdout = bytearray()
+            self.stderr = Tail(self.stderr_limit)
+        else:
+            self.stdout, self.stderr = echo.buffer(), echo.tail(self.stderr_limit)
         self.sources = self.new_sources()
         # Made when first needed: most guests never ask about, close or renumber a descriptor.
         self.descriptors: dict[int, Descriptor | OpenFile | OpenFolder] | None = None

@@ -87,7 +87,7 @@ def fd_write(program: Program, fd: int, iovs: int, iovs_len: int, nwritten: int)
             if done + length > MAX_MOVED and done:
                 break
             memory.check(pointer, length)
-            skipped = max(0, length - stderr.limit)
+            skipped = max(0, length - stderr.skips_above)
             stderr.append(memory.read(pointer + skipped, length - skipped), skipped)
             done += length
     else:

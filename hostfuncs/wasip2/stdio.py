@@ -1,9 +1,10 @@
 """Standard input, output and error of one invocation, and the interfaces of what they are connected to."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from hostfuncs.ending import OutputExceeded
-from hostfuncs.wasip1.program import Tail
+from hostfuncs.wasip1.output import Echo, Tail
 
 
 class Source(Protocol):
@@ -60,13 +61,15 @@ class Collected:
 
     Parameters:
         limit: bytes. A guest that writes more is ended.
+        echo: is given the bytes too, as they come; None for nobody.
     """
 
     PERMIT = 65_536
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, echo: Callable[[bytes], None] | None = None) -> None:
         self._chunks: list[bytes] = []
         self._limit = limit
+        self._echo = echo
         self.total = 0
 
     def ready(self) -> bool:
@@ -81,6 +84,8 @@ class Collected:
             raise OutputExceeded(self._limit)
         self.total += len(data)
         self._chunks.append(data)
+        if self._echo is not None:
+            self._echo(data)
 
     def value(self) -> bytes:
         return b"".join(self._chunks)
@@ -91,12 +96,13 @@ class KeptTail:
 
     Parameters:
         limit: bytes kept, at least 0.
+        echo: its `stderr` is given all bytes, as they come; None for nobody.
     """
 
     PERMIT = 65_536
 
-    def __init__(self, limit: int) -> None:
-        self.tail = Tail(limit)
+    def __init__(self, limit: int, echo: Echo | None = None) -> None:
+        self.tail = Tail(limit) if echo is None else echo.tail(limit)
         self.write = self.tail.append
 
     def ready(self) -> bool:

@@ -1,6 +1,8 @@
 """`sandboxd run`: runs one guest in this process, with the code that workers use."""
 
 import asyncio
+import contextlib
+import os
 import signal
 import sys
 import time
@@ -8,6 +10,7 @@ from dataclasses import replace
 
 import msgspec
 
+from sandboxd.commands.printing import OutputEnded, Printer
 from sandboxd.components.binding import Binding
 from sandboxd.config import Config
 from sandboxd.errors import ExitCode, SandboxdError, one_line
@@ -21,7 +24,7 @@ from sandboxd.wire import messages as m
 
 
 def run(config: Config, binding: Binding, args: tuple[str, ...]) -> int:
-    """Run a guest once. Its whole stdin is read first; its stdout is written when it has ended.
+    """Run a guest once. Its whole stdin is read first; its stdout and stderr are passed on while it runs.
 
     Parameters:
         config: all settings.
@@ -30,23 +33,30 @@ def run(config: Config, binding: Binding, args: tuple[str, ...]) -> int:
         args: its arguments, without argv[0].
 
     Returns:
-        the guest's exit code (its lowest 8 bits, as for any process), or FAILED if the host ended it.
+        the guest's exit code (its lowest 8 bits, as for any process), or FAILED if the host ended it. Where the reader
+        of stdout or stderr has gone, this process ends by SIGPIPE, as any filter does.
 
     Raises:
-        SandboxdError: the guest cannot be loaded.
+        SandboxdError: the guest cannot be loaded, or what it writes cannot be passed on.
     """
     # Whoever runs a guest by hand wants to know where it failed, and pays for it once.
     config = replace(config, wasm=replace(config.wasm, trace_lines=True))
     mounts, timeout_ms = binding.mounts or binding.tmp, binding.limits.timeout_ms
     guest = asyncio.run(_prepare(config, binding))
+    # As much as the limits let a server hold: stdout never makes the guest wait.
+    printer = Printer(sys.stdout, sys.stderr, binding.limits.stdout_bytes + binding.limits.stderr_bytes)
+    result = m.Result(id=0, outcome=Outcome.CANCELLED)
     try:
-        result = _invoke(config, guest, args, timeout_ms)
+        with contextlib.suppress(OutputEnded):  # `close` tells why
+            result = _invoke(config, guest, args, timeout_ms, printer)
     finally:
+        failed = printer.close()
         guest.close()
-    sys.stdout.buffer.write(result.stdout)
-    sys.stdout.buffer.flush()
-    sys.stderr.buffer.write(result.stderr)
-    sys.stderr.buffer.flush()
+    if failed is not None:
+        stream, error = failed
+        if isinstance(error, BrokenPipeError):
+            return _end_by_sigpipe()
+        raise SandboxdError(f"cannot write {stream}: {error.strerror}")
     if result.outcome is Outcome.COMPLETED:
         return ExitCode.OK
     if result.outcome is Outcome.EXIT_NONZERO:
@@ -54,6 +64,13 @@ def run(config: Config, binding: Binding, args: tuple[str, ...]) -> int:
         return result.exit_code & 0xFF or ExitCode.FAILED
     _tell(result, mounts=bool(mounts))
     return ExitCode.FAILED
+
+
+def _end_by_sigpipe() -> int:
+    """End this process as one ends that does not handle SIGPIPE. Returns only in process 1, which no signal ends."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGPIPE)
+    return 128 + signal.SIGPIPE
 
 
 def _tell(result: m.Result, *, mounts: bool, reason: bool = True) -> None:
@@ -77,7 +94,7 @@ async def _prepare(config: Config, binding: Binding) -> PreparedGuest:
         return await preparer.prepare(binding)
 
 
-def _invoke(config: Config, guest: PreparedGuest, args: tuple[str, ...], timeout_ms: int) -> m.Result:
+def _invoke(config: Config, guest: PreparedGuest, args: tuple[str, ...], timeout_ms: int, printer: Printer) -> m.Result:
     # Imported here, so that only this command loads wasmtime into the process of the command line.
     from sandboxd.worker import engine, guests, load
     from sandboxd.worker.runtime import Runtime
@@ -92,7 +109,7 @@ def _invoke(config: Config, guest: PreparedGuest, args: tuple[str, ...], timeout
             raise SandboxdError(f"{guest.binding.url}: {error}") from error
     # Python's handler would raise KeyboardInterrupt anywhere, even inside a host function that wasmtime calls.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    runtime = Runtime(built, [loaded], outbound_settings(config)).start()
+    runtime = Runtime(built, [loaded], outbound_settings(config), echo=printer.echo).start()
     try:
         return runtime.run(
             m.Invoke(

@@ -76,13 +76,14 @@ class ComponentGuest:
     def prepare(self, services: Services) -> None:
         """See Guest."""
         self._channel = services.channel
+        self._echo = services.echo
         self._runner.prepare(services.deadlines, egress.egress_for(self.spec, services.outbound))
 
     def run(self, invoke: Invoke, wait: Wait | None = None) -> Result:
         """See Guest. Only commands can be parked."""
-        call, runner, limits = invoke.call, self._runner, self.spec.limits
-        stderr = KeptTail(limits.stderr_bytes)
-        body = Collected(limits.stdout_bytes)
+        call, runner, limits, echo = invoke.call, self._runner, self.spec.limits, self._echo
+        stderr = KeptTail(limits.stderr_bytes, echo)
+        body = Collected(limits.stdout_bytes, echo and echo.stdout)
         response: CollectedResponse | StreamedResponse | None = None
         input_pump: RequestFlow | None = None
         try:

@@ -75,6 +75,7 @@ class CoreGuest:
             from sandboxd.worker.egress import egress_for
 
             egress = egress_for(self.spec, services.outbound)
+        self._runner.program.echo = services.echo
         self._runner.prepare(services.deadlines, egress)
 
     def run(self, invoke: Invoke, wait: Wait | None = None) -> Result:

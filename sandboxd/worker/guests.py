@@ -8,6 +8,7 @@ from typing import Protocol
 from hostfuncs.running.deadline import DeadlineThread
 from hostfuncs.running.errors import GuestError
 from hostfuncs.running.parking import Wait
+from hostfuncs.wasip1.output import Echo
 from sandboxd.limits import OutboundSettings
 from sandboxd.wire.messages import GuestSpec, Invoke, Result
 from sandboxd.worker.channel import Channel
@@ -21,6 +22,8 @@ class Services:
     outbound: OutboundSettings
     channel: Channel
     """The worker's socket, for invocations that stream."""
+    echo: Echo | None = None
+    """Is given the output of guests while they run; None in a worker, which sends it with the result."""
 
 
 class Guest(Protocol):

@@ -21,6 +21,7 @@ from sandboxd.worker.guests import Guest, Services
 
 if TYPE_CHECKING:
     from hostfuncs.running.parking import Wait
+    from hostfuncs.wasip1.output import Echo
     from sandboxd.broker.dialer import BrokerDialer
 
 
@@ -33,6 +34,7 @@ class Runtime:
         engine: the engine of the guests.
         guests: as loaded; None where loading failed. `Invoke.guest` is an index into it.
         outbound: the server's settings for outbound HTTP.
+        echo: is given the output of guests while they run.
     """
 
     def __init__(
@@ -40,12 +42,14 @@ class Runtime:
         engine: wasmtime.Engine,
         guests: Sequence[Guest | None],
         outbound: OutboundSettings,
+        *,
+        echo: Echo | None = None,
     ) -> None:
         self._deadlines = DeadlineThread(engine)
         self._guests = guests
         self.channel = Channel()
         """The socket to the front, once `start` was given one."""
-        services = Services(deadlines=self._deadlines, outbound=outbound, channel=self.channel)
+        services = Services(deadlines=self._deadlines, outbound=outbound, channel=self.channel, echo=echo)
         for guest in guests:
             if guest is not None:
                 guest.prepare(services)
