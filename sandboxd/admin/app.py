@@ -18,7 +18,7 @@ from sandboxd.admin.report import Guest
 from sandboxd.admin.snapshots import Snapshots
 from sandboxd.front.answering.failures import CallerGone
 from sandboxd.front.http.bodies import BodyLate, read_body
-from sandboxd.front.http.trace_headers import adding
+from sandboxd.front.http.trace_headers import adding, tracing
 from sandboxd.front.ports import Pace, Receive, Scope, Send
 from sandboxd.log import LEVELS, level_now
 
@@ -97,7 +97,7 @@ class AdminApp:
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1000})
             return
-        send = adding(send, HEADERS)
+        send = adding(tracing(scope, send), HEADERS)
         refused = self._access.refusal(scope, open_to_all=scope["path"] in _OPEN and scope["method"] in ("GET", "HEAD"))
         if refused is not None:
             await JSONResponse({"message": refused[1]}, refused[0])(scope, receive, send)

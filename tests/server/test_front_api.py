@@ -228,7 +228,7 @@ def test_bad_baggage(client: httpx.Client, header: str, fault: str) -> None:
         assert answer.text == f"invalid baggage header: {fault}\n"
         assert answer.headers["content-type"] == "text/plain; charset=utf-8"
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert "traceparent" not in answer.headers
+        assert len(answer.headers.get_list("traceparent")) == 1  # daprd's has none
     assert client.get("/v1.0/healthz", headers={"baggage": header}).status_code == 204
 
 
@@ -243,11 +243,6 @@ def test_good_baggage_and_tracestate_are_answered(client: httpx.Client) -> None:
         assert answer.headers["tracestate"] == "a=b"
         assert answer.headers["traceparent"].startswith(trace[:36])
     assert "tracestate" not in do(client, "args", {"tracestate": "a=b"}).headers
-
-
-def test_answers_of_every_route_have_a_traceparent(client: httpx.Client) -> None:
-    for path in ("/nothing", "/v1.0/metadata", "/v1.0/bindings/nope"):
-        assert len(client.get(path).headers.get_list("traceparent")) == 1, path
 
 
 def test_attributes_keys_are_unescaped(client: httpx.Client) -> None:

@@ -65,6 +65,8 @@ class Failure(Exception):  # noqa: N818 - an answer on its way out, not an error
         self.retry_after_s = retry_after_s
         self.counted = counted
         self.stderr = stderr
+        self.span = ""
+        """traceparent of the request, once it is known."""
 
     def reason(self) -> str:
         """Return what the log says of it."""

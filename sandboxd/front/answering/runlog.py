@@ -17,6 +17,7 @@ log = logging.getLogger("sandboxd.request")
 
 _STDERR = Budget("stderr of guests")
 _FAILURES = Budget("failed requests")
+_REFUSALS = Budget("refused requests")
 
 
 def log_stderr(served: Served, result: Result, span: str) -> None:
@@ -63,10 +64,13 @@ def log_failed_request(failed: Failure, served: Served | None, span: str, *, sta
         status: of the answer, as its protocol has it.
         seconds: since the request came.
     """
-    level = TABLE[failed.outcome].level
-    if failed.counted or not log.isEnabledFor(level):
-        return
     binding = served.binding.name if served is not None else ""
+    if failed.counted:
+        log_refusal(span, status, failed.reason(), binding)
+        return
+    level = TABLE[failed.outcome].level
+    if not log.isEnabledFor(level):
+        return
     log_failure(
         level,
         "request failed",
@@ -82,6 +86,30 @@ def log_failed_request(failed: Failure, served: Served | None, span: str, *, sta
             reason=failed.reason(),
         ),
     )
+
+
+def log_refusal(span: str, status: int | str, reason: str, binding: str = "") -> None:
+    """Log a request that was refused before a guest was looked for, or while there was no room: at debug only.
+
+    Whoever can connect can have as many of these as he likes. Other lines count them, or sum them up.
+
+    Parameters:
+        span: traceparent of the answer.
+        status: of the answer.
+        reason: why; may quote the request.
+        binding: its name; empty if none was looked up.
+    """
+    if log.isEnabledFor(logging.DEBUG) and _REFUSALS.admits(binding, reason):
+        log.debug(
+            "request refused",
+            extra=fields(
+                binding=binding,
+                request_id=span[36:52],
+                trace_id=span[3:35],
+                status=status,
+                reason=texts.bounded(reason),
+            ),
+        )
 
 
 def keep_failure(metrics: BindingMetrics, failed: Failure, span: str, began_ns: int, protocol: str = HTTP) -> None:

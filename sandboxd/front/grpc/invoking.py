@@ -99,6 +99,7 @@ class Invocations:
             if self._dapr:
                 self._event(metrics, asked.operation, decided, success=True)
         except Failure as failed:
+            failed.span = span
             metrics.ended_grpc(failed.outcome, asked.seconds)
             keep_failure(metrics, failed, span, asked.began, GRPC)
             log_failed_request(failed, served, span, status=failed.grpc, seconds=asked.seconds)

@@ -19,7 +19,7 @@ _TEXT_MAX: Final = 2048
 """The longest text of a status on the wire. A message is sent twice and a detail once, two of these in base64. grpcio's
 clients refuse answers with more than 8 KiB of metadata."""
 
-Trailers = tuple[tuple[str, bytes], ...]
+Trailers = tuple[tuple[str, str | bytes], ...]
 
 
 class GrpcError(Exception):
@@ -32,6 +32,7 @@ class GrpcError(Exception):
         metadata: of the ErrorInfo.
         detail: what is told beside the message, as a DebugInfo.
         retry_after_s: when to try again, as a RetryInfo; 0 sends none. Seconds.
+        traceparent: sent as trailing metadata; empty sends none.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class GrpcError(Exception):
         metadata: Mapping[str, str] | None = None,
         detail: str = "",
         retry_after_s: int = 0,
+        traceparent: str = "",
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -51,6 +53,7 @@ class GrpcError(Exception):
         self._metadata = metadata or {}
         self._detail = _sendable(detail)
         self._retry_after_s = retry_after_s
+        self._traceparent = traceparent
 
     @classmethod
     def of(cls, failed: Failure, *, debug: bool = False) -> "GrpcError":
@@ -58,7 +61,7 @@ class GrpcError(Exception):
 
         Parameters:
             failed: why.
-            debug: whether the caller wants its detail, which Dapr has not.
+            debug: whether the caller wants its detail and its traceparent, which Dapr has not.
         """
         return cls(
             grpc.StatusCode[failed.grpc],
@@ -66,19 +69,21 @@ class GrpcError(Exception):
             reason="" if failed.grpc == "DEADLINE_EXCEEDED" else failed.code,
             detail=failed.detail if debug else "",
             retry_after_s=failed.retry_after_s,
+            traceparent=failed.span if debug else "",
         )
 
     def trailers(self) -> Trailers:
-        """The trailing metadata with the details."""
+        """The trailing metadata."""
+        trace = (("traceparent", self._traceparent),) if self._traceparent else ()
         if not self._reason:
-            return ()
+            return trace
         details = [_detail(ErrorInfo(reason=self._reason, domain=DOMAIN, metadata=self._metadata))]
         if self._retry_after_s:
             details.append(_detail(RetryInfo(retry_delay=Duration(seconds=self._retry_after_s))))
         if self._detail:
             details.append(_detail(DebugInfo(detail=self._detail)))
         status = Status(code=self.code.value[0], message=self.message, details=details)
-        return (("grpc-status-details-bin", status.SerializeToString()),)
+        return (*trace, ("grpc-status-details-bin", status.SerializeToString()))
 
 
 def _detail(message: Any) -> Detail:

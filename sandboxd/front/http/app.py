@@ -12,7 +12,7 @@ from starlette.routing import Route
 from sandboxd.front.answering.attributes import MAX_ATTRIBUTE_BYTES, TOO_MANY, Attributes
 from sandboxd.front.answering.failures import CallerGone
 from sandboxd.front.answering.outcomes import DIRECT_INVOKE
-from sandboxd.front.http.auth import TokenCheck, is_probe
+from sandboxd.front.http.auth import TokenCheck
 from sandboxd.front.http.binding import BindingEndpoint
 from sandboxd.front.http.bodies import BODY_TIMEOUT, BodyLate, read_body
 from sandboxd.front.http.cors import Cors
@@ -21,7 +21,7 @@ from sandboxd.front.http.raw import RawEndpoint, raw_name
 from sandboxd.front.http.replies import reply, reply_plain_error
 from sandboxd.front.http.routing import HTTP, binding_name, clean, first_value, origin_form, unescape_name
 from sandboxd.front.http.scrapes import Scrapes
-from sandboxd.front.http.trace_headers import ECHOED, adding, baggage_of, echoed, traceparent
+from sandboxd.front.http.trace_headers import ECHOED, adding, baggage_of, echoed, refused, traceparent, tracing
 from sandboxd.front.ports import Bindings, Cells, FrontSettings, Health, Invoker, Receive, Scope, Send
 from sandboxd.gojson import error_body
 from sandboxd.metrics import Metrics
@@ -94,7 +94,8 @@ class App:
                 if fault:
                     # Before every route, and before the token is looked at.
                     self._metrics.binding("").ended(Outcome.BAD_REQUEST, 0.0)
-                    await reply_plain_error(send, 400, f"invalid baggage header: {fault}")
+                    text = f"invalid baggage header: {fault}"
+                    await reply_plain_error(send, 400, text, refused(scope, 400, text))
                     return
                 send = adding(send, echoed(scope, baggage))
                 break
@@ -109,7 +110,8 @@ class App:
                 send = self._cors.wrap(scope, send)
             if self._tokens is not None and not self._tokens.passes(scope):
                 self._metrics.binding("").ended(Outcome.UNAUTHORIZED, 0.0)
-                await reply_plain_error(send, 401, "invalid api token", traceparent(scope))
+                text = "invalid api token"
+                await reply_plain_error(send, 401, text, refused(scope, 401, text))
                 return
         served = self._endpoint.bindings.by_path.get(scope["raw_path"])
         if served is not None and scope["method"] in _BINDING_METHODS:
@@ -125,7 +127,9 @@ class App:
             return
         path = clean(raw_path if raw_path.startswith(b"/") else origin_form(raw_path))
         if path is None:
-            await reply(send, 400, b"400 Bad Request", [(b"content-type", b"text/plain; charset=utf-8")])
+            plain = (b"content-type", b"text/plain; charset=utf-8")
+            trace = refused(scope, 400, "the path has a malformed percent escape")
+            await reply(send, 400, b"400 Bad Request", [plain, *trace])
             return
         name = binding_name(path)
         raw = None if name is not None or self._settings.dapr_only else raw_name(path)
@@ -135,9 +139,8 @@ class App:
             await self._endpoint(self.bindings.by_name.get(name), name, scope, receive, send)
         else:
             # Starlette matches the decoded path. A cleaned raw path has no escapes that it could decode differently.
-            if not is_probe(scope):
-                send = adding(send, traceparent(scope))
-            await self._rest({**scope, "path": path.decode("latin-1"), "root_path": ""}, receive, send)
+            inner = {**scope, "path": path.decode("latin-1"), "root_path": ""}
+            await self._rest(inner, receive, tracing(scope, send))
 
     async def _not_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

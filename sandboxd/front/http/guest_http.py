@@ -41,8 +41,9 @@ ABORT: Final = "sandboxd.abort"
 _BODY_LIMIT: Final = "http_body_bytes"
 _NO_LENGTH: Final = frozenset((204, 304))
 _NOT_FORWARDED: Final = HOP_BY_HOP | {TOKEN_HEADER, b"expect", b"traceparent"}
-_NOT_RETURNED: Final = HOP_BY_HOP | {b"date"}
-"""Headers of the guest that are not returned. The HTTP server gives every response its Date."""
+_NOT_RETURNED: Final = HOP_BY_HOP | {b"date", b"traceparent"}
+"""Headers of the guest that are not returned. The HTTP server gives every response its Date, and `traceparent` is that
+of the request's span, whatever an origin has answered the guest."""
 _WITHOUT_LENGTH: Final = _NOT_RETURNED | {b"content-length"}
 
 
@@ -315,8 +316,7 @@ class _Call:
             for name, value in head.headers
             if name.lower() not in (_WITHOUT_LENGTH if head.status in _NO_LENGTH else _NOT_RETURNED)
         ]
-        if not any(name == b"traceparent" for name, _ in headers):
-            headers.append((b"traceparent", self.span.encode()))
+        headers.append((b"traceparent", self.span.encode()))
         self.status = head.status
         await self._send({"type": "http.response.start", "status": head.status, "headers": [*headers, *extra]})
 

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from sandboxd.front.http.auth import is_probe
 from sandboxd.front.http.replies import reply_plain_error
+from sandboxd.front.http.trace_headers import refused as traced
 from sandboxd.front.ports import Asgi, Receive, Scope, Send
 from sandboxd.front.servers.refusals import Refusal, Refusals
 
@@ -244,6 +245,7 @@ def probes_only(app: Asgi, refused: Callable[[Refusal], None]) -> Asgi:
             return
         refused(Refusal.CONNECTIONS)
         last = [] if scope["http_version"].startswith("2") else [(b"connection", b"close")]
-        await reply_plain_error(send, 503, "there are too many connections", [(b"retry-after", b"1"), *last])
+        text = "there are too many connections"
+        await reply_plain_error(send, 503, text, [(b"retry-after", b"1"), *last, *traced(scope, 503, text)])
 
     return reserved

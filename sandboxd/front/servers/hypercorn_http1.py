@@ -13,10 +13,12 @@ import hypercorn.protocol
 from h11 import DONE, IDLE, MUST_CLOSE
 from hypercorn.protocol.h11 import H11Protocol
 
+from sandboxd.front.http.trace_headers import refused
 from sandboxd.front.servers import framing
 from sandboxd.front.servers.refusals import Refusal, Refusals
 
 _NEW_LINES = b"\r\n"
+_LAST = ((b"content-length", b"0"), (b"connection", b"close"))
 
 
 class ExaminingConnection(h11.Connection):
@@ -30,6 +32,8 @@ class ExaminingConnection(h11.Connection):
     def __init__(self, max_head_bytes: int, refusals: Refusals) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size=max_head_bytes)
         self._refusals = refusals
+        self.why = ""
+        """Why the caller is refused."""
 
     def next_event(self) -> Any:
         """See h11.
@@ -54,6 +58,7 @@ class ExaminingConnection(h11.Connection):
             event = super().next_event()
             return _examined(event) if isinstance(event, h11.Request) else event
         except h11.RemoteProtocolError as error:
+            self.why = str(error)
             self._refusals.add(Refusal.HEAD_SIZE if error.error_status_hint == 431 else Refusal.MALFORMED)
             raise
 
@@ -100,6 +105,11 @@ def install(refusals: Refusals) -> None:
 
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
-            self.connection = ExaminingConnection(self.config.h11_max_incomplete_size, refusals)
+            self.connection: ExaminingConnection = ExaminingConnection(self.config.h11_max_incomplete_size, refusals)
+
+        async def _send_error_response(self, status_code: int) -> None:
+            fields = [*_LAST, *refused(None, status_code, self.connection.why), *self.config.response_headers("h11")]
+            await self._send_h11_event(h11.Response(status_code=status_code, headers=fields))
+            await self._send_h11_event(h11.EndOfMessage())
 
     vars(hypercorn.protocol)[H11Protocol.__name__] = ExaminingH11Protocol

@@ -27,6 +27,7 @@ from hypercorn.protocol import h2 as hypercorn_h2
 from hypercorn.protocol.events import Body, EndBody, StreamClosed, Trailers
 from hypercorn.protocol.h2 import BUFFER_LOW_WATER, H2Protocol, StreamBuffer
 
+from sandboxd.front.http.trace_headers import refused
 from sandboxd.front.servers import framing, h2_floods
 from sandboxd.front.servers.refusals import Refusal, Refusals
 
@@ -157,6 +158,7 @@ class CalmH2Protocol(H2Protocol):
             (b":status", b"%d" % bad.status),
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(text)),
+            *refused(None, bad.status, bad.reason),
         ]
         with contextlib.suppress(h2.exceptions.ProtocolError):
             self.connection.send_headers(stream_id, headers)

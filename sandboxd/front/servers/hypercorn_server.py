@@ -21,7 +21,9 @@ from hypercorn.events import Event, RawData, Updated
 from hypercorn.utils import wrap_app
 from hyperframe.frame import GoAwayFrame
 
-from sandboxd.front.http.bodies import HELD
+from sandboxd.front.http.bodies import CLOSE, HELD
+from sandboxd.front.http.replies import reply_plain_error
+from sandboxd.front.http.trace_headers import refused
 from sandboxd.front.ports import Asgi, Message, Receive, Scope, Send
 from sandboxd.front.servers import hypercorn_http1, hypercorn_http2, hypercorn_inbox
 from sandboxd.front.servers.connections import LARGE_BYTES, Connections, probes_only
@@ -204,6 +206,7 @@ def _answering(app: Asgi, stop: asyncio.Event, registry: Connections, server: _C
             return
         closes = scope["http_version"] != "2"
         held = 0
+        started = False
 
         def hold(size: int) -> None:
             nonlocal held
@@ -215,6 +218,8 @@ def _answering(app: Asgi, stop: asyncio.Event, registry: Connections, server: _C
                 registry.cut(server, Refusal.UNREAD)
 
         async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
             body = message.get("body", b"")
             size = message.get(HELD) or len(body)
             if size >= LARGE_BYTES and size > held:
@@ -233,6 +238,12 @@ def _answering(app: Asgi, stop: asyncio.Event, registry: Connections, server: _C
 
         try:
             await app(scope, receive, sending)
+        except Exception:
+            if not started:
+                text = "internal failure of the server"
+                last = [CLOSE] if closes else []
+                await reply_plain_error(sending, 500, text, [*last, *refused(scope, 500, text)])
+            raise  # Hypercorn logs the traceback
         finally:
             server.large -= bool(held)
             server.held -= held

@@ -19,6 +19,9 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
+from sandboxd.front.http.bodies import CLOSE
+from sandboxd.front.http.replies import reply_plain_error
+from sandboxd.front.http.trace_headers import refused
 from sandboxd.front.servers.connections import LARGE_BYTES
 
 _MAX_NAMES: Final = 256
@@ -111,6 +114,12 @@ class Cycle(RequestResponseCycle):
             self._send_body(message.get("body", b""), message.get("more_body", False))
         else:
             raise RuntimeError(f"Unexpected ASGI message '{kind}' sent, after response already completed.")
+
+    async def send_500_response(self) -> None:
+        """Answer a request that the application failed to answer. uvicorn logs the traceback."""
+        scope: Any = self.scope
+        text = "internal failure of the server"
+        await reply_plain_error(self.send, 500, text, [CLOSE, *refused(scope, 500, text)])
 
     def _write(self, data: bytes) -> None:
         self.transport.write(data)

@@ -25,6 +25,7 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sandboxd.front.http import trace_headers
 from sandboxd.front.http.bodies import WHOLE
 from sandboxd.front.http.guest_http import ABORT
 from sandboxd.front.servers import framing
@@ -346,6 +347,7 @@ def bounded_protocol(max_head_bytes: int, connections: Connections, refusals: Re
             text = f"{bad.status} {HTTPStatus(bad.status).phrase}: {bad.reason}\n".encode()
             head = b"HTTP/1.1 %d %b\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
             head %= (bad.status, HTTPStatus(bad.status).phrase.encode())
+            head += b"%b: %b\r\n" % trace_headers.refused(None, bad.status, bad.reason)[0]
             self.transport.write(head + b"content-length: %d\r\n\r\n" % len(text) + text)
             self.transport.close()
 
