@@ -37,6 +37,7 @@ class Track(msgspec.Struct, kw_only=True):
     """The same of the last minute, and of the present period."""
     recent_requests: int = 0
     recent_failed: int = 0
+    recent_cpu_s: float = 0.0
     recent_s: float = 0.0
     """What has happened since the point before the last, and for how long that is."""
 
@@ -195,5 +196,6 @@ class History:
             minute=list(_between(points.counts[0], counted)),
             recent_requests=counted.requests - since.requests,
             recent_failed=counted.failed - since.failed,
+            recent_cpu_s=counted.cpu_s - since.cpu_s,
             recent_s=max(0.001, time.monotonic() - self._times[0]),
         )

@@ -47,6 +47,7 @@ class BindingReport(msgspec.Struct, kw_only=True):
     wait: list[int] = []
     """Runs by the bucket of their wait for a worker."""
     guest_s: float = 0.0
+    cpu_s: float = 0.0
     memory_peak: int = 0
     stdin_bytes: float = 0.0
     stdout_bytes: float = 0.0
@@ -259,7 +260,7 @@ class Reporter:
         report.wait = list(runs["wait"].counts)
         report.runs, report.memory_peak = sum(report.wait), metrics.memory_peak
         report.guest_s, report.stdin_bytes = runs["guest"].sum, runs["stdin"].sum
-        report.stdout_bytes = runs["stdout"].sum
+        report.stdout_bytes, report.cpu_s = runs["stdout"].sum, metrics.cpu_s
         report.track = self.history.of(metrics)
         if metrics.journal is not None:
             report.failures = metrics.journal.failures_of(metrics.name)

@@ -84,7 +84,20 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Text]], *, last: str 
 
 
 def _bindings(bindings: Sequence[Json]) -> Table:
-    columns = ("BINDING", "KIND", "NOW/MAX", "QUEUE", "REQ/S", "5 MIN", "OK", "P50", "P99", "MEMORY/MAX", "DENIED")
+    columns = (
+        "BINDING",
+        "KIND",
+        "NOW/MAX",
+        "QUEUE",
+        "REQ/S",
+        "5 MIN",
+        "OK",
+        "P50",
+        "P99",
+        "CPU",
+        "MEMORY/MAX",
+        "DENIED",
+    )
     return _table(columns, [_binding(one) for one in bindings], last="LAST FAILURE")
 
 
@@ -103,6 +116,7 @@ def _binding(one: Json) -> list[Text]:
         Text(percent(ok), style="" if ok is None or ok > 0.99 else "yellow" if ok > 0.95 else "red"),
         Text(seconds(one["p50Seconds"])),
         Text(seconds(one["p99Seconds"])),
+        Text(percent(one["cpuUse"])),
         Text(f"{size(one['memoryPeakBytes'])}/{size(one['memoryLimitBytes'])}"),
         Text(str(one["denied"]), style="yellow" if one["denied"] else ""),
         Text(printable(why.partition("\n")[0]), style="dim"),

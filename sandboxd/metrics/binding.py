@@ -26,6 +26,8 @@ _UNNAMED: Final = (
 _TIMEOUT_KEY: Final = key_of("timeout_ms")
 _STDERR_KEY: Final = key_of("stderr_bytes")
 
+MEASURED_NS: Final = 1e9
+"""The time of measured runs by which those that are not measured are judged."""
 MAX_REPORTED: Final = 128
 MAX_REPORTED_CHARACTERS: Final = 300
 """The most rules, and the most error codes, of one binding, and their longest text. Others are counted as `other`."""
@@ -48,6 +50,8 @@ class BindingMetrics:
         self._completed: Histogram | None = None
         self.memory_peak = 0
         """The largest memory of a run since the start. Bytes."""
+        self._measured_cpu_ns = self._measured_ns = 0.0
+        """Of the latest runs whose processor time was measured: this, and how long they took."""
         self._rules: set[str] = set()
         self._codes: set[str] = set()
         if name:
@@ -56,6 +60,7 @@ class BindingMetrics:
             self._queue_wait = metrics.queue_wait.labels(name)
             self._instantiate = metrics.instantiate.labels(name)
             self._guest = metrics.guest.labels(name)
+            self._cpu = metrics.cpu.labels(name)
             self._memory = metrics.memory.labels(name)
             self._stdin = metrics.stdin.labels(name)
             self._stdout = metrics.stdout.labels(name)
@@ -75,6 +80,11 @@ class BindingMetrics:
     def completed_buckets(self) -> list[int]:
         """Return how many answers of the guest fell into each bucket of `SECONDS`, and above it."""
         return self._completed.counts if self._completed is not None else []
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of the guest's runs since the start. Seconds."""
+        return self._cpu.value if self._name else 0.0
 
     def runs(self) -> Mapping[str, Histogram]:
         """Return the histograms of the guest's runs: wait, guest, stdin, stdout. Empty without a name."""
@@ -135,6 +145,19 @@ class BindingMetrics:
         self._queue_wait.observe(result.queue_ns * 1e-9)
         self._instantiate.observe(result.instantiate_ns * 1e-9)
         self._guest.observe(result.guest_ns * 1e-9)
+        took_ns = result.instantiate_ns + result.guest_ns
+        if result.cpu_ns >= 0:
+            self._cpu.value += result.cpu_ns * 1e-9
+            self._measured_cpu_ns += result.cpu_ns
+            self._measured_ns += took_ns
+            if self._measured_ns > MEASURED_NS:
+                # Each measurement counts half as much as those that follow: a guest's ways change.
+                self._measured_cpu_ns /= 2
+                self._measured_ns /= 2
+        elif self._measured_ns:
+            self._cpu.value += took_ns * (self._measured_cpu_ns / self._measured_ns) * 1e-9
+        else:
+            self._cpu.value += took_ns * 1e-9
         self._memory.observe(result.memory_bytes)
         if result.memory_bytes > self.memory_peak:
             self.memory_peak = result.memory_bytes

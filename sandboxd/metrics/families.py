@@ -75,6 +75,7 @@ class Families:
         self.guest = self._histogram(
             "sandboxd_guest_duration_seconds", "The guest's own run.", by_binding, SHORT_SECONDS
         )
+        self.cpu = self._counter("sandboxd_guest_cpu_seconds", "Processor time of runs.", by_binding)
         self.memory = self._histogram(
             "sandboxd_guest_memory_peak_bytes", "Largest linear memory of a run.", by_binding, MEMORY_BYTES
         )

@@ -14,12 +14,14 @@ CALLERS_OWN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The two figures of which rates are made."""
+    """The figures of which rates are made."""
 
     requests: int = 0
     failed: int = 0
     durations: Sequence[int] = field(default=(), repr=False)
     """How many answers of guests fell into each bucket of their durations."""
+    cpu_s: float = 0.0
+    """Processor time of the guest's runs. Seconds."""
 
 
 def count(metrics: BindingMetrics) -> Count:
@@ -31,7 +33,7 @@ def count(metrics: BindingMetrics) -> Count:
                 total += counter.value
                 if outcome not in CALLERS_OWN:
                     failed += counter.value
-    return Count(int(total), int(failed), tuple(metrics.completed_buckets()))
+    return Count(int(total), int(failed), tuple(metrics.completed_buckets()), metrics.cpu_s)
 
 
 def outcomes(metrics: BindingMetrics) -> dict[str, int]:

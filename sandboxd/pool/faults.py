@@ -31,6 +31,9 @@ TEXTS_CUT_MAX: Final = 1024
 """More texts than that are cut in no run: the texts of an ending, and a few of each error that a guest made."""
 SLACK_NS: Final = 1_000_000
 """The tolerance of durations, which are sums of several looks at the clock."""
+CLOCKS_APART: Final = 64
+"""The clock of processor time may run faster than the other by one part in so many. NTP slews that
+one, by 1 in 2000."""
 
 _EXIT_CODES: Final = 1 << 32
 _COUNT_MAX: Final = 1 << 63
@@ -107,6 +110,8 @@ def of_result(result: m.Result, limits: Limits, rules: Collection[str], span_ns:
         return "sent more stdout than the binding may have"
     if result.instantiate_ns < 0 or result.guest_ns < 0 or result.instantiate_ns + result.guest_ns > span_ns + SLACK_NS:
         return "told of a run that does not fit into the time since it was sent"
+    if not -1 <= result.cpu_ns <= span_ns + span_ns // CLOCKS_APART + SLACK_NS:
+        return "told of processor time that does not fit into the time since it was sent"
     if not 0 <= result.memory_bytes <= limits.memory_bytes:
         return "told of memory that the binding may not have"
     if result.stderr or result.stderr_total:

@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic_ns
+from time import monotonic_ns, thread_time_ns
 from typing import Final
 
 import msgspec
@@ -161,7 +161,7 @@ class _Child:
         os.close(fds[1])
         self._broker = socket.socket(fileno=fds[2]) if len(fds) > 2 else None
         self._id = 0
-        self._resumed_ns = 0
+        self._resumed_ns = self._resumed_cpu_ns = 0
 
     def __repr__(self) -> str:
         return f"<_Child pid={os.getpid()} invocation={self._id}>"
@@ -188,7 +188,7 @@ class _Child:
             if not self._page.begin(1):
                 self._stream.sendall(codec.encode(m.Skipped(invoke.id)))
                 os._exit(EXIT_FRONT_GONE)
-            self._resumed_ns = monotonic_ns()
+            self._resumed_ns, self._resumed_cpu_ns = monotonic_ns(), thread_time_ns()
             parts.cpu_limit.renew()
             parts.runtime.note_invocation(invoke.id)
             call = invoke.call
@@ -206,8 +206,8 @@ class _Child:
         Returns:
             the exit status of the process.
         """
-        took = monotonic_ns() - self._resumed_ns
-        answer = msgspec.structs.replace(result, id=self._id, instantiate_ns=0, guest_ns=took)
+        took, used = monotonic_ns() - self._resumed_ns, thread_time_ns() - self._resumed_cpu_ns
+        answer = msgspec.structs.replace(result, id=self._id, instantiate_ns=0, guest_ns=took, cpu_ns=used)
         self._stream.sendall(codec.encode(answer))
         return EXIT_FRONT_GONE
 

@@ -52,6 +52,7 @@ def head(fields: str, told: str) -> Lie:
 
 OK = "m.ResponseHead(invoke.id, 200, {})"
 SPAN = "does not fit into the time"
+PROCESSOR = "processor time that does not fit"
 
 
 def usage(**fields: object) -> str:
@@ -85,6 +86,9 @@ LIES = {
     "a run of centuries": result("guest_ns=(1 << 64) - 1", SPAN),
     "a run longer than its span": result("guest_ns=10 ** 12", SPAN),
     "both together longer than the span": result("guest_ns=10 ** 11, instantiate_ns=10 ** 11", SPAN),
+    "negative processor time": result("cpu_ns=-2", PROCESSOR),
+    "processor time of an hour": result("cpu_ns=3600 * 10 ** 9", PROCESSOR),
+    "processor time of centuries": result("cpu_ns=(1 << 64) - 1", PROCESSOR),
     "a time in the queue": result("queue_ns=1", "how long the invocation waited"),
     "more memory than the limit": result("memory_bytes=(1 << 20) + 1", "memory that the binding may not have"),
     "negative memory": result("memory_bytes=-1", "memory that the binding may not have"),

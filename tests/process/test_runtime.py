@@ -12,7 +12,7 @@ from sandboxd.outcome import Outcome
 from sandboxd.wire.messages import Call, GuestSpec, Invoke
 from sandboxd.worker import engine, load
 from sandboxd.worker.guests import GuestError
-from sandboxd.worker.runtime import Runtime
+from sandboxd.worker.runtime import LONG_NS, MEASURED_ONE_IN, Runtime
 from tests.process.runtimes import EXIT, WASI, WRITE, Worker, invoke, start
 
 # what works -----------------------------------------------------------------------------------------------------------
@@ -65,6 +65,26 @@ def test_usage_is_reported(worker: Worker) -> None:
     assert result.memory_bytes == 4 * 65536
     assert result.guest_ns > 0
     assert result.instantiate_ns > 0
+
+
+def test_processor_time_is_that_of_the_guest_and_not_of_its_sleep(worker: Worker) -> None:
+    slept = worker.run("sleep", args=(b"300",))
+    assert slept.outcome is Outcome.COMPLETED
+    assert 0 <= slept.cpu_ns < slept.guest_ns // 2
+    computed = worker.run(start("(loop $on (br $on))"), seconds=0.3)
+    assert computed.outcome is Outcome.DEADLINE_EXCEEDED
+    assert computed.cpu_ns > slept.cpu_ns
+
+
+def test_processor_time_of_short_runs_is_measured_now_and_then(worker: Worker) -> None:
+    """Each measurement takes two system calls. After a long run, as a busy machine makes of a short one, comes one."""
+    runtime = worker.load("tiny")
+    results = [invoke(runtime, number=number, stdin=b"x") for number in range(100)]
+    left = 0
+    for result in results:
+        assert (result.cpu_ns >= 0) == (left == 0), result
+        left = 0 if result.guest_ns >= LONG_NS else (left or MEASURED_ONE_IN) - 1
+    assert sum(result.cpu_ns >= 0 for result in results) >= 100 // MEASURED_ONE_IN
 
 
 def test_without_start_the_run_is_over_at_once_as_in_wazero(worker: Worker) -> None:

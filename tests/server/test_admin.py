@@ -38,6 +38,10 @@ def test_it_tells_of_requests_as_they_come(server: AdminServer) -> None:
     found = binding_of(server, "echo")
     assert (found["ready"], found["okShare"], found["limit"]) == (True, 1.0, 2)
     assert float(str(found["rate"])) > 0
+    assert found["cpuSeconds"] > 0
+    assert found["cpuPerRunSeconds"] == pytest.approx(found["cpuSeconds"] / 3)
+    assert found["cpuUse"] > 0
+    assert server.metric("sandboxd_guest_cpu_seconds_total", binding="echo") == pytest.approx(found["cpuSeconds"])
     status = server.status()
     assert status["server"]["state"] == "ready"
     assert sum(status["pools"]["default"]["workers"].values()) == 2 + 2

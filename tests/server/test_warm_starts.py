@@ -93,6 +93,13 @@ def test_traps_exit_codes_and_deadlines_after_the_park(
     assert words in body
 
 
+def test_processor_time_is_that_of_the_child(server: RunningServer) -> None:
+    warm_up(server, "late-warm")
+    before = server.metric("sandboxd_guest_cpu_seconds_total", binding="late-warm")
+    assert ask(server, "late-warm", b"l")[0] == 500  # computes until its deadline
+    assert server.metric("sandboxd_guest_cpu_seconds_total", binding="late-warm") > before
+
+
 def test_a_guest_that_needs_no_input_runs_cold_and_the_log_says_so(server: RunningServer) -> None:
     for _ in range(3):
         assert ask(server, "never-warm", b"") == (200, b"done")

@@ -89,6 +89,30 @@ def test_a_run_is_counted() -> None:
     assert reasons == {"host", "limit"} <= DENIAL_REASONS
 
 
+def test_processor_time_that_was_not_measured_is_judged_by_what_was() -> None:
+    metrics = Metrics(version="1")
+    binding = metrics.binding("b")
+
+    def ran(took_ns: int, cpu_ns: int = -1) -> float:
+        result = Result(
+            id=1, outcome=Outcome.COMPLETED, instantiate_ns=took_ns // 4, guest_ns=took_ns - took_ns // 4, cpu_ns=cpu_ns
+        )
+        binding.ran(result, 0)
+        return round(value(metrics, "sandboxd_guest_cpu_seconds_total", binding="b"), 9)
+
+    assert ran(8_000) == 0.000_008  # nothing was measured yet
+    assert ran(4_000_000, 1_000_000) == 0.001_008
+    assert ran(400_000) == 0.001_108  # a quarter of it
+    assert ran(4_000_000, 3_000_000) == 0.004_108
+    assert ran(400_000) == 0.004_308  # half of it
+    # Measurements of a second outweigh what was before.
+    for _ in range(60):
+        ran(1_000_000_000, 0)
+    before = ran(0)
+    assert ran(1_000_000) == before
+    assert binding.cpu_s == pytest.approx(before)
+
+
 def test_pool_numbers_are_read_at_scrape_time() -> None:
     metrics = Metrics(version="1")
     readings = iter([PoolStats(workers_idle=1), PoolStats(workers_idle=2, rejected_total={"queue_timeout": 4})])

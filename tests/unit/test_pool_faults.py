@@ -77,6 +77,7 @@ results = st.builds(
     texts_cut=numbers,
     instantiate_ns=numbers,
     guest_ns=numbers,
+    cpu_ns=numbers,
     memory_bytes=numbers,
     outbound=st.lists(records, max_size=3).map(tuple),
     http=st.none() | st.builds(m.HttpResponse, status=numbers, headers=st.lists(lines, max_size=3).map(tuple)),
@@ -97,6 +98,7 @@ def test_what_passes_is_within_the_bounds(result: m.Result, streams: bool) -> No
     assert len(result.detail) <= 4096
     assert 0 <= result.exit_code < 1 << 32
     assert 0 <= result.guest_ns + result.instantiate_ns <= SPAN_NS + faults.SLACK_NS
+    assert -1 <= result.cpu_ns <= SPAN_NS + SPAN_NS // faults.CLOCKS_APART + faults.SLACK_NS
     assert 0 <= result.memory_bytes <= 1 << 20
     assert result.queue_ns == 0
     assert all(record.rule in RULES for record in result.outbound)

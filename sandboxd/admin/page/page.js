@@ -91,6 +91,8 @@ const COLUMNS = [
   ["p99Seconds", "p99 / timeout", (b) => `${seconds(b.p99Seconds)} / ${seconds(b.timeoutSeconds)}`, (b) => level(b.p99Seconds / b.timeoutSeconds, 0.5, 0.9)],
   ["wait99Seconds", "Wait p99", (b) => seconds(b.wait99Seconds)],
   ["guestSeconds", "Run", (b) => seconds(b.guestSeconds)],
+  ["cpuPerRunSeconds", "CPU / run", (b) => seconds(b.cpuPerRunSeconds)],
+  ["cpuUse", "CPUs", (b) => b.cpuUse.toFixed(2)],
   ["memoryPeakBytes", "Memory / limit", (b) => `${bytes(b.memoryPeakBytes)} / ${bytes(b.memoryLimitBytes)}`, (b) => level(b.memoryPeakBytes / b.memoryLimitBytes, 0.8, 0.95)],
   ["requests", "Requests", (b) => number(b.requests)],
   ["outbound", "Out", (b) => number(b.outbound)],
