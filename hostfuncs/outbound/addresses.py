@@ -1,10 +1,11 @@
 """Classifies IP addresses, also those that embed another address."""
 
 import ipaddress
-import socket
 from collections.abc import Sequence
 from enum import StrEnum
 from functools import lru_cache
+
+from hostfuncs.outbound.routes import ends_here
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -41,6 +42,7 @@ METADATA_NETWORKS = _networks(
     "168.63.129.16/32",  # Azure wire server
     "100.100.100.200/32",  # Alibaba Cloud
     "100.96.0.96/32",  # Volcano Engine
+    "100.80.80.80/32",  # UCloud
     "192.0.0.192/32",  # Oracle Cloud Classic
     "fd00:ec2::/32",  # AWS over IPv6: ::254, ::23 and the resolver
     "fd20:ce::254/128",  # Google Cloud over IPv6
@@ -58,6 +60,7 @@ METADATA_HOSTS = frozenset(
         "metadata.tencentyun.com",
         "instance-data.ec2.internal",
         "metadata.platformequinix.com",
+        "metadata.packet.net",
         "api.metadata.cloud.ibm.com",
     )
 )
@@ -153,20 +156,8 @@ def forms(address: Address, nat64: tuple[ipaddress.IPv6Network, ...] = ()) -> tu
 
 
 def is_of_this_machine(address: Address) -> bool:
-    """Return whether a connection to this address ends at this machine.
-
-    Asked of the kernel at every call: addresses come and go. Nothing is sent.
-    """
-    if kind_of(address) in (Kind.LOOPBACK, Kind.UNSPECIFIED):
-        return True
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((str(address), 9))
-            # What goes to an own address comes from that very address.
-            return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address
-    except OSError:
-        return False  # there is no way to it, or no such family here
+    """Return whether a connection to this address ends at this machine. The kernel is asked at every call."""
+    return kind_of(address) in (Kind.LOOPBACK, Kind.UNSPECIFIED) or ends_here(address)
 
 
 @lru_cache(maxsize=1024)

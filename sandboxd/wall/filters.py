@@ -32,6 +32,9 @@ _AF_INET6: Final = 10
 _SOCK_TYPE: Final = 0xF
 _SOCK_STREAM: Final = 1
 _SOCK_DGRAM: Final = 2
+_SOCK_RAW: Final = 3
+_AF_NETLINK: Final = 16
+_NETLINK_ROUTE: Final = 0
 _RLIMIT_CPU: Final = 0
 _WRITING: Final = 0o1 | 0o2 | 0o100 | 0o1000 | 0o2000 | 0o20000000
 """O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_APPEND, and O_TMPFILE without O_DIRECTORY."""
@@ -193,10 +196,14 @@ BROKER: Final = (
     Rule(
         "socket",
         ALLOW,
-        tuple(
-            (Check(0, family), Check(1, kind, _SOCK_TYPE))
-            for family in (_AF_INET, _AF_INET6)
-            for kind in (_SOCK_STREAM, _SOCK_DGRAM)
+        (
+            *(
+                (Check(0, family), Check(1, kind, _SOCK_TYPE))
+                for family in (_AF_INET, _AF_INET6)
+                for kind in (_SOCK_STREAM, _SOCK_DGRAM)
+            ),
+            # Whether an address is the machine's own is known by its route.
+            (Check(0, _AF_NETLINK), Check(1, _SOCK_RAW, _SOCK_TYPE), Check(2, _NETLINK_ROUTE)),
         ),
         otherwise=_EPERM,
     ),

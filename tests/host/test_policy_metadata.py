@@ -1,11 +1,13 @@
 """What a rule lifts and what it never does: metadata services, addresses within addresses, the server's own ports.
 
 Addresses of metadata services are those that the vendors document (AWS, Azure, Google Cloud, Oracle, Alibaba, Tencent,
-Scaleway, Akamai, Volcano Engine, OpenStack); cloud-init's data sources name most of them.
+Scaleway, Akamai, Volcano Engine, UCloud, OpenStack); cloud-init's data sources name most of them.
 """
 
 import ipaddress
 import socket
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -24,6 +26,7 @@ METADATA = [
     "168.63.129.16",
     "100.100.100.200",
     "100.96.0.96",
+    "100.80.80.80",
     "192.0.0.192",
     "fd00:ec2::254",
     "fd00:ec2::23",
@@ -226,6 +229,36 @@ def test_this_machine_s_addresses() -> None:
         assert is_of_this_machine(ipaddress.ip_address(address)), address
     for address in ("192.0.2.1", "8.8.8.8", "2001:db8::1"):
         assert not is_of_this_machine(ipaddress.ip_address(address)), address
+
+
+NETWORK = """
+ip link set lo up
+ip addr add 10.99.0.1/24 dev lo
+ip addr add 10.99.0.2/24 dev lo
+ip addr add 10.98.0.1/32 dev lo
+ip route add local 192.0.2.0/24 dev lo
+ip route add local 198.51.100.0/24 dev lo src 10.99.0.1
+ip -6 addr add fd99::1/64 dev lo nodad
+ip -6 route add local fd98::/64 dev lo
+echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+"""
+"""A machine with a second address of one network, ranges routed to itself, and the anycast address of its routers
+(RFC 4291, 2.6.1). Packets to some of these have another of its addresses as their source."""
+OWN = ["10.99.0.1", "10.99.0.2", "10.98.0.1", "192.0.2.5", "198.51.100.5", "fd99::1", "fd99::", "fd98::7"]
+OTHERS = ["10.99.1.1", "203.0.113.1", "fd97::1", "2001:db8::1"]
+
+
+def test_every_address_of_this_machine_is_its_own() -> None:
+    program = (
+        "import ipaddress, sys; from hostfuncs.outbound.addresses import is_of_this_machine as own;"
+        "print(*(own(ipaddress.ip_address(a)) for a in sys.argv[1:]))"
+    )
+    script = f'{NETWORK}exec "$@"'
+    command = ["unshare", "--map-root-user", "--net", "sh", "-e", "-c", script, "sh", sys.executable, "-c", program]
+    done = subprocess.run([*command, *OWN, *OTHERS], capture_output=True, text=True, timeout=60)
+    if done.returncode and "unshare:" in done.stderr:
+        pytest.skip("no network namespace can be made here")
+    assert done.stdout.split() == ["True"] * len(OWN) + ["False"] * len(OTHERS), done.stderr
 
 
 @pytest.mark.parametrize("address", sorted({own_address(), "127.0.0.1", "127.8.8.8"}))

@@ -135,12 +135,21 @@ def test_the_broker_opens_files_only_to_read(machine: str, flags: int, expected:
 
 
 @pytest.mark.parametrize(
-    ("family", "kind", "expected"),
-    [(2, 1, ALLOW), (10, 2 | 0o2000000, ALLOW), (2, 3, EPERM), (1, 1, EPERM), (16, 3, EPERM), (17, 3, EPERM)],
+    ("family", "kind", "protocol", "expected"),
+    [
+        (2, 1, 0, ALLOW),
+        (10, 2 | 0o2000000, 0, ALLOW),
+        (2, 3, 0, EPERM),
+        (1, 1, 0, EPERM),
+        (16, 3 | 0o2000000, 0, ALLOW),  # NETLINK_ROUTE
+        (16, 3, 4, EPERM),  # NETLINK_SOCK_DIAG
+        (16, 2, 0, EPERM),
+        (17, 3, 0, EPERM),
+    ],
 )
 @pytest.mark.parametrize("machine", MACHINES)
-def test_sockets_of_the_broker(machine: str, family: int, kind: int, expected: int) -> None:
-    assert Broker(MACHINES[machine]).ask("socket", family, kind, 0) == expected
+def test_sockets_of_the_broker(machine: str, family: int, kind: int, protocol: int, expected: int) -> None:
+    assert Broker(MACHINES[machine]).ask("socket", family, kind, protocol) == expected
 
 
 def test_what_the_broker_does_not_do() -> None:
