@@ -9,6 +9,7 @@ request in the front; and system calls of both, where strace may attach.
 import asyncio
 import contextlib
 import gc
+import logging
 import re
 import shutil
 import signal
@@ -24,11 +25,11 @@ from typing import Any
 
 import wasmtime
 
-from bench.frontpath import FrontPath
+from bench.frontpath import FAILED, GOOD, FrontPath
 from bench.measure import GUESTS
 from hostfuncs.abi import capi, define
 from sandboxd.limits import EngineSettings, OutboundSettings
-from sandboxd.wire.messages import Call, GuestSpec, Invoke
+from sandboxd.wire.messages import Call, GuestSpec, Invoke, Result
 from sandboxd.worker import engine, load
 from sandboxd.worker.runtime import Runtime
 
@@ -134,11 +135,11 @@ def worker_counts(guest: str = "tiny", stdin: bytes = b"hello") -> dict[str, flo
         runtime.close()
 
 
-def front_counts() -> dict[str, float]:
+def front_counts(result: Result = GOOD) -> dict[str, float]:
     """Per request in the front, HTTP to frame and back."""
 
     async def main() -> dict[str, float]:
-        path = FrontPath()
+        path = FrontPath(result=result)
         await path.run(50)
         rounds = []
         for _ in range(ROUNDS):
@@ -164,7 +165,24 @@ def front_counts() -> dict[str, float]:
             "retained blocks": retained,
         }
 
-    return asyncio.run(main())
+    with _logging():
+        return asyncio.run(main())
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """Log as a server does, to nowhere."""
+    logger = logging.getLogger("sandboxd")
+    former, handler = (logger.level, logger.propagate), logging.NullHandler()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(former[0])
+        logger.propagate = former[1]
 
 
 class NotPermittedError(Exception):
@@ -205,7 +223,11 @@ def system_calls(pid: int) -> Iterator[Counter[str]]:
 
 def main() -> None:
     """Print."""
-    for title, counts in (("worker, per invocation", worker_counts()), ("front, per request", front_counts())):
+    for title, counts in (
+        ("worker, per invocation", worker_counts()),
+        ("front, per request", front_counts()),
+        ("front, per failed request", front_counts(FAILED)),
+    ):
         print(title)
         for name, value in counts.items():
             print(f"  {name:<24}{value:g}")

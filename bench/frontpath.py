@@ -8,6 +8,8 @@ import asyncio
 import struct
 from typing import Any
 
+import msgspec
+
 from sandboxd.components.binding import Binding
 from sandboxd.front.http.app import App
 from sandboxd.front.ports import Bindings, FrontSettings
@@ -15,6 +17,7 @@ from sandboxd.front.servers.connections import CallerLimits, Connections
 from sandboxd.front.servers.refusals import Refusals
 from sandboxd.front.servers.uvicorn_protocol import bounded_protocol
 from sandboxd.metrics import Metrics
+from sandboxd.metrics.journal import Journal
 from sandboxd.outcome import Outcome
 from sandboxd.pool.generation import GuestEntry
 from sandboxd.pool.pool import Pool
@@ -29,6 +32,18 @@ REQUEST = (
     b"POST /v1.0/bindings/tiny HTTP/1.1\r\nHost: 127.0.0.1:3500\r\nContent-Type: application/json\r\n"
     b"Content-Length: %d\r\n\r\n" % len(BODY)
 ) + BODY
+
+
+GOOD = m.Result(id=0, outcome=Outcome.COMPLETED, stdout=b'"HELLO"', instantiate_ns=9000, guest_ns=20000)
+FAILED = m.Result(
+    id=0,
+    outcome=Outcome.EXIT_NONZERO,
+    exit_code=1,
+    stderr=b"no argument\n",
+    stderr_total=12,
+    instantiate_ns=9000,
+    guest_ns=20000,
+)
 
 
 class _Transport(asyncio.Transport):
@@ -58,21 +73,17 @@ class ClientTransport(_Transport):
     def write(self, data: Any) -> None:
         """An answer, or a part of one."""
         self.written += 1
-        if bytes(data[-7:]) == b'"HELLO"':
+        if bytes(data).endswith((b'"HELLO"', b'"}')):
             self._path.answered()
 
 
 class WorkerTransport(_Transport):
     """The socket of a worker that answers at once."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, result: m.Result) -> None:
         super().__init__()
         self._worker = worker
-        self._decoder = codec.Decoder(codec.ToWorker)
-        self._answers: dict[int, bytes] = {}
-        self._template = codec.encode(
-            m.Result(id=2**31, outcome=Outcome.COMPLETED, stdout=b'"HELLO"', instantiate_ns=9000, guest_ns=20000)
-        )
+        self._template = codec.encode(msgspec.structs.replace(result, id=2**31))
         self._id_at = self._template.index(struct.pack(">I", 2**31))
         self._loop = asyncio.get_running_loop()
 
@@ -116,18 +127,20 @@ class FrontPath:
 
     Parameters:
         connections: callers, each with one request in flight.
+        result: what the worker answers.
     """
 
-    def __init__(self, connections: int = 1) -> None:
+    def __init__(self, connections: int = 1, result: m.Result = GOOD) -> None:
         from uvicorn.config import Config
         from uvicorn.server import ServerState
 
         loop = asyncio.get_running_loop()
         self.metrics = Metrics(version="0")
+        self.metrics.journal = Journal()
         self.pool = Pool(PoolSettings(workers=1))
         generation: Any = _Generation()
         worker = Worker(1, generation, self.pool)
-        self.worker_transport = WorkerTransport(worker)
+        self.worker_transport = WorkerTransport(worker, result)
         worker.connection_made(self.worker_transport)
         worker.advance(WorkerEvent.READY)
         self.pool._leases.swap(generation, [worker])

@@ -157,7 +157,8 @@ class Budget:
         burst_s: float = BURST_S,
     ) -> None:
         self._source = source
-        self._rates = (lines_per_s, bytes_per_s)
+        self._lines_per_s = lines_per_s
+        self._bytes_per_s = bytes_per_s
         self._burst_s = burst_s
         self._buckets: dict[str, tuple[float, float, float]] = {}
         self._unsaid: Counter[str] = Counter()
@@ -177,16 +178,34 @@ class Budget:
         # An escaped character takes six bytes of JSON, or twelve beyond U+FFFF, where it takes four of UTF-8 already.
         size = LINE_BYTES + len(text) * (1 if text.isascii() and text.isprintable() else 6)
         now = time.monotonic()
-        most = tuple(rate * self._burst_s for rate in self._rates)
-        lines, left, since = self._buckets.get(binding, (*most, now))
-        lines = min(most[0], lines + (now - since) * self._rates[0])
-        left = min(most[1], left + (now - since) * self._rates[1])
+        lines, left = self._left(binding, now)
         if lines >= 1 and left >= size:
             self._buckets[binding] = (lines - 1, left - size, now)
             return True
         self._buckets[binding] = (lines, left, now)
         self.drop(binding, 1)
         return False
+
+    def spent(self, binding: str) -> bool:
+        """Return whether no line may be logged now, however short. If so, a line is counted as left out.
+
+        It costs less than `admits`, and needs no text.
+        """
+        bucket = self._buckets.get(binding)
+        if bucket is None or bucket[0] + (time.monotonic() - bucket[2]) * self._lines_per_s >= 1:
+            return False
+        self.drop(binding, 1)
+        return True
+
+    def _left(self, binding: str, now: float) -> tuple[float, float]:
+        """Return the lines and bytes that may be logged now."""
+        most_lines, most_bytes = self._lines_per_s * self._burst_s, self._bytes_per_s * self._burst_s
+        bucket = self._buckets.get(binding)
+        if bucket is None:
+            return most_lines, most_bytes
+        lines, left, since = bucket
+        passed = now - since
+        return min(most_lines, lines + passed * self._lines_per_s), min(most_bytes, left + passed * self._bytes_per_s)
 
     def drop(self, binding: str, count: int) -> None:
         """Count lines that are left out, without calling `admits` for each."""

@@ -44,5 +44,8 @@ class Outcome(StrEnum):
     CIRCUIT_OPEN = "circuit_open"
     """The binding's circuit breaker is open, so the request was refused."""
 
+    # Enum's own is a function in Python, and each failure asks several tables.
+    __hash__ = str.__hash__
+
 
 __all__ = ["CANCELED", "DEADLINE_PASSED", "EXITED", "INTERNAL_ERROR", "Outcome"]

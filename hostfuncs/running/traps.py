@@ -1,6 +1,7 @@
 """The names of traps. They are wazero's (`internal/wasmruntime/errors.go`), which callers of Dapr know."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from hostfuncs import texts
@@ -40,6 +41,8 @@ _FRAMES_MAX: Final = 30
 """As in wazero (`internal/wasmdebug`)."""
 _TRACE_MAX: Final = texts.TRACE_BYTES - 100
 _NAME_MAX: Final = 160
+_REMEMBERED_MAX: Final = 4096
+"""Longest message whose trace is remembered: guests choose the names in it. Characters."""
 
 
 def last_line(text: str) -> str:
@@ -71,6 +74,10 @@ def trace(text: str) -> str:
         text: wasmtime's message. The guest has chosen the names in it, so that the result is bounded: at most 30
             functions and texts.TRACE_BYTES.
     """
+    return _remembered(text) if len(text) <= _REMEMBERED_MAX else _trace(text)
+
+
+def _trace(text: str) -> str:
     head, _, _ = text.partition("\nCaused by:")
     _, found, listing = head.partition("wasm backtrace:\n")
     lines: list[str] = []
@@ -89,6 +96,10 @@ def trace(text: str) -> str:
             break
         lines.append(said)
     return "\n".join(("\nwasm stack trace:", *lines)) if lines else ""
+
+
+_remembered: Final = lru_cache(maxsize=16)(_trace)
+"""A guest that traps again and again mostly does so in the same place, and reading a trace takes longer than a run."""
 
 
 def _function(name: str) -> str:

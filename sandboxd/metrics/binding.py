@@ -121,7 +121,7 @@ class BindingMetrics:
             self._completed.observe(seconds)
         else:
             self._requests[outcome].value += 1
-            self._duration(outcome).observe(seconds)
+            (self._durations.get(outcome) or self._duration(outcome)).observe(seconds)
 
     def ended_grpc(self, outcome: Outcome, seconds: float) -> None:
         """Count the end of a request that came over gRPC. Parameters as of `ended`."""

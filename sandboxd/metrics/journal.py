@@ -5,7 +5,7 @@ Everything here comes from callers and guests, so that its size is bounded. It i
 
 import time
 from collections import Counter, OrderedDict, deque
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -40,11 +40,38 @@ class FailureNote(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: float = 0.0
 
 
+class _Kept(NamedTuple):
+    """A failure as it is kept: made into a `FailureNote` for who reads it, because most are never read."""
+
+    at: float
+    outcome: str
+    protocol: str
+    reason: str
+    stderr: bytes | str
+    traceparent: str
+    duration_ns: int
+
+    def note(self, binding: str) -> FailureNote:
+        """Return it for people."""
+        stderr = self.stderr
+        return FailureNote(
+            binding=binding,
+            at=self.at,
+            outcome=str(self.outcome),
+            protocol=self.protocol,
+            reason=texts.bounded(self.reason, MAX_REASON_BYTES),
+            stderr=texts.ending(stderr, MAX_STDERR_BYTES) if isinstance(stderr, bytes) else stderr,
+            trace_id=self.traceparent[3:35],
+            request_id=self.traceparent[36:52],
+            duration_ms=self.duration_ns / 1e6,
+        )
+
+
 class Journal:
     """See the module."""
 
     def __init__(self) -> None:
-        self._failures: OrderedDict[str, deque[FailureNote]] = OrderedDict()
+        self._failures: OrderedDict[str, deque[_Kept]] = OrderedDict()
         self._denied: OrderedDict[str, Counter[str]] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -65,7 +92,8 @@ class Journal:
 
         Parameters:
             binding: whose; empty if the request named none.
-            outcome, reason, stderr, protocol: see `FailureNote`.
+            outcome, stderr, protocol: see `FailureNote`.
+            reason: likewise; at most `hostfuncs.texts.MAX_BYTES` of it.
             traceparent: of the request.
             duration_ns: how long it took.
         """
@@ -75,19 +103,8 @@ class Journal:
             if len(self._failures) > MAX_BINDINGS:
                 self._failures.popitem(last=False)
         self._failures.move_to_end(binding)
-        notes.append(
-            FailureNote(
-                binding=binding,
-                at=time.time(),
-                outcome=outcome,
-                protocol=protocol,
-                reason=texts.bounded(reason, MAX_REASON_BYTES),
-                stderr=texts.ending(stderr, MAX_STDERR_BYTES),
-                trace_id=traceparent[3:35],
-                request_id=traceparent[36:52],
-                duration_ms=duration_ns / 1e6,
-            )
-        )
+        ending = stderr if len(stderr) <= MAX_STDERR_BYTES else texts.ending(stderr, MAX_STDERR_BYTES)
+        notes.append(_Kept(time.time(), outcome, protocol, reason, ending, traceparent, duration_ns))
 
     def denied(self, binding: str, target: str) -> None:
         """Count an outbound request that policy denied.
@@ -107,7 +124,7 @@ class Journal:
 
     def failures_of(self, binding: str) -> tuple[FailureNote, ...]:
         """Return the latest failures of a binding, the oldest first."""
-        return tuple(self._failures.get(binding, ()))
+        return tuple(kept.note(binding) for kept in self._failures.get(binding, ()))
 
     def denied_of(self, binding: str) -> dict[str, int]:
         """Return how often each host was denied to a binding."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import counts
+from bench.frontpath import FAILED
 from tests.guests import path as guest
 from tests.running import RunningServer, component, write_components
 
@@ -29,6 +30,14 @@ FRONT = {
     "writes to the caller": 1,
     "retained blocks": 1.0,
 }
+FRONT_FAILED = {
+    "Python calls": 220,
+    "native calls": 206,
+    "writes to the worker": 1,
+    "writes to the caller": 1,
+    "retained blocks": 1.0,
+}
+"""Of a guest that wrote to stderr and exited with 1. That the line is sampled is a part of it."""
 WORKER_SYSTEM_CALLS = 4.0  # recvfrom, sendto, madvise of the memory slot
 CALLS_BY_THE_CLOCK = 100
 """System calls that a process may make in a second without any request."""
@@ -51,6 +60,11 @@ def test_an_invocation_in_a_worker() -> None:
 def test_a_request_in_the_front() -> None:
     pytest.importorskip("uvicorn")
     assert exceeding(counts.front_counts(), FRONT) == {}
+
+
+def test_a_failed_request_in_the_front() -> None:
+    pytest.importorskip("uvicorn")
+    assert exceeding(counts.front_counts(FAILED), FRONT_FAILED) == {}
 
 
 @pytest.mark.parametrize("role", ["front", "worker"])

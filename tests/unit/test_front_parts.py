@@ -8,7 +8,7 @@ import pytest
 
 from sandboxd.components.binding import Binding
 from sandboxd.errors import ConfigError
-from sandboxd.front.answering.outcomes import TABLE, result_detail, result_message
+from sandboxd.front.answering.outcomes import TABLE, result_detail, result_hints, result_message
 from sandboxd.front.answering.tracing import new_span
 from sandboxd.front.http.cors import Cors
 from sandboxd.front.http.routing import binding_name, clean
@@ -66,15 +66,19 @@ def test_every_outcome_has_an_answer() -> None:
     assert set(TABLE) == set(Outcome)
 
 
+def detail(result: Result, reason: str, *, mounts: bool = False, program: bool = True) -> str:
+    return result_detail(result, result_hints(result, reason, mounts=mounts), program=program)
+
+
 def test_detail_of_a_cut_tail_does_not_begin_within_a_character() -> None:
     result = Result(id=1, outcome=Outcome.EXIT_NONZERO, stderr=("é" * 1000 + "x").encode(), stderr_total=2001)
-    assert result_detail(result, "") == "stderr: " + "é" * 511 + "x"
+    assert detail(result, "") == "stderr: " + "é" * 511 + "x"
 
 
 def test_detail_does_not_repeat_the_message() -> None:
     text = "module closed with exit_code(3)"
     result = Result(id=1, outcome=Outcome.EXIT_NONZERO, exit_code=3, detail=text)
-    assert result_detail(result, result_message(result, "guest", 1, Limits())) == ""
+    assert detail(result, result_message(result, "guest", 1, Limits())) == ""
 
 
 def test_new_span_keeps_the_trace_and_the_sampling_flag() -> None:
@@ -175,14 +179,14 @@ def test_detail_says_which_host_was_denied_and_which_key_allows_it() -> None:
         outbound=(usage("http://a.test", "host"),) * 3,
         stderr=b"error 2",
     )
-    assert result_detail(result, "") == (
+    assert detail(result, "") == (
         "an outbound request to http://a.test was denied: add it to allowedOutboundHosts\nstderr: error 2"
     )
 
 
 def test_a_denied_host_cannot_steer_a_terminal() -> None:
     result = Result(id=1, outcome=Outcome.TRAPPED, outbound=(usage("http://\x1b[2J\n", "host"),))
-    assert "http://\\x1b[2J\\n was denied" in result_detail(result, "")
+    assert "http://\\x1b[2J\\n was denied" in detail(result, "")
 
 
 def test_detail_says_that_there_are_no_mounts() -> None:
@@ -193,12 +197,12 @@ def test_detail_says_that_there_are_no_mounts() -> None:
         b'failed to find a pre-opened file descriptor through which "x" could be opened',
     ):
         result = Result(id=1, outcome=Outcome.EXIT_NONZERO, exit_code=3, stderr=stderr)
-        assert "has no mounts" in result_detail(result, "")
-        assert "has no mounts" not in result_detail(result, "", mounts=True)
+        assert "has no mounts" in detail(result, "")
+        assert "has no mounts" not in detail(result, "", mounts=True)
 
 
 def test_the_end_of_stdout_stands_beside_that_of_stderr() -> None:
     """TinyGo writes panics to stdout."""
     result = Result(id=1, outcome=Outcome.TRAPPED, stdout=b"x" * 2000 + b"panic: runtime error", stderr=b"e")
-    assert result_detail(result, "") == f"stderr: e\nstdout: {'x' * 1004}panic: runtime error"
-    assert result_detail(result, "", program=False) == "stderr: e"
+    assert detail(result, "") == f"stderr: e\nstdout: {'x' * 1004}panic: runtime error"
+    assert detail(result, "", program=False) == "stderr: e"

@@ -44,6 +44,20 @@ def test_a_burst_passes_and_then_the_rate(clock: SimpleNamespace) -> None:
     assert log.dropped_lines["s", "a"] == 5 + 2 + 80
 
 
+def test_that_nothing_is_left_is_known_without_the_text(clock: SimpleNamespace) -> None:
+    async def run() -> None:
+        budget = log.Budget("s", lines_per_s=10, bytes_per_s=1e9, burst_s=1)
+        assert not budget.spent("a")
+        assert [budget.admits("a") for _ in range(10)] == [True] * 10
+        assert budget.spent("a")
+        assert log.dropped_lines["s", "a"] == 1, "counted, because it is not logged"
+        clock.s += 0.1
+        assert not budget.spent("a")
+        assert budget.admits("a")
+
+    asyncio.run(run())
+
+
 @given(texts=st.lists(st.text(max_size=400), max_size=200))
 def test_bytes_as_they_are_written_are_bounded(texts: list[str]) -> None:
     async def run() -> None:

@@ -144,12 +144,16 @@ def of_result(result: Result, served: Served, number: int, *, http: bool = False
     """
     reason = result_message(result, served.argv0, number, served.binding.limits)
     text = failure(served.binding.name, reason, http=http)
-    mounts = bool(served.binding.mounts or served.binding.tmp)
+    detail, logged = "", text
+    if result.detail or result.stderr or result.stdout or result.outbound:
+        hints = result_hints(result, reason, mounts=bool(served.binding.mounts or served.binding.tmp))
+        detail = result_detail(result, hints, program=served.is_program)
+        logged = "; ".join((text, *hints))
     return Failure(
         result.outcome,
         text,
         http=http,
-        detail=result_detail(result, reason, mounts=mounts, program=served.is_program),
-        logged="; ".join((text, *result_hints(result, reason, mounts=mounts))),
+        detail=detail,
+        logged=logged,
         stderr=result.stderr,
     )

@@ -5,7 +5,7 @@ keep working. Outcomes that Dapr does not have get messages of sandboxd's own.
 """
 
 import logging
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,8 +24,14 @@ DIRECT_INVOKE: Final = "ERR_DIRECT_INVOKE"
 STDERR_TAIL_BYTES: Final = 1024
 """The length of the ends of stderr and stdout that an error reply contains. TinyGo writes panics to stdout."""
 
-_NO_FILE: Final = re.compile(rb"no such file or directory|pre-?opened|bad file (?:number|descriptor)", re.IGNORECASE)
-"""The errors that standard libraries write if there is no folder. WASI does not tell the host of it."""
+_NO_FILE: Final = (
+    b"no such file or directory",
+    b"preopened",
+    b"pre-opened",
+    b"bad file number",
+    b"bad file descriptor",
+)
+"""The errors that standard libraries write if there is no folder, in lower case. WASI does not tell the host of it."""
 _DENIAL_KEYS: Final = {
     "host": ": add it to allowedOutboundHosts",
     "scheme": ": allowedOutboundHosts allows it with another scheme",
@@ -130,21 +136,22 @@ def result_message(result: Result, argv0: str, number: int, limits: Limits) -> s
         guest=f"{argv0}-{number}",
         code=result.exit_code,
         detail=result.detail or _DEFAULT_DETAIL.get(result.outcome, ""),
-        timeout=named("timeout_ms", limits.timeout_ms),
+        timeout=named("timeout_ms", limits.timeout_ms) if result.outcome is Outcome.DEADLINE_EXCEEDED else "",
     )
     return text + result.trace
 
 
-def result_detail(result: Result, reason: str, *, mounts: bool = False, program: bool = True) -> str:
+def result_detail(result: Result, hints: Sequence[str], *, program: bool = True) -> str:
     """Return the `detail` of an error reply: the host's words that Dapr's message has no place for, and what the guest
     wrote last.
 
     Parameters:
-        reason: from `result_message`; it is not repeated.
-        mounts: whether the guest has folders.
+        hints: from `result_hints`.
         program: whether its stdout is what it printed, and not the body of a response.
     """
-    parts = result_hints(result, reason, mounts=mounts)
+    if not (result.stderr or result.stdout):
+        return "\n".join(hints)
+    parts = [*hints]
     if result.stderr:
         parts.append(f"stderr: {_tail(result.stderr, cut=result.stderr_total > len(result.stderr))}")
     if result.stdout and program:
@@ -153,7 +160,12 @@ def result_detail(result: Result, reason: str, *, mounts: bool = False, program:
 
 
 def result_hints(result: Result, reason: str, *, mounts: bool = False) -> list[str]:
-    """Return what the host knows about a failure beside its reason. Parameters as of `result_detail`."""
+    """Return what the host knows about a failure beside its reason.
+
+    Parameters:
+        reason: from `result_message`; it is not repeated.
+        mounts: whether the guest has folders.
+    """
     parts = []
     reserved = result.outcome is Outcome.EXIT_NONZERO and result.exit_code in _RESERVED_CODES
     if result.detail and result.detail not in reason and not reserved:
@@ -164,9 +176,15 @@ def result_hints(result: Result, reason: str, *, mounts: bool = False) -> list[s
             parts.append(f"outbound requests met a limit: {', '.join(met)}")
         denied = dict.fromkeys((usage.target, usage.denied) for usage in result.outbound if usage.target)
         parts += [_denial(target, why) for target, why in denied]
-    if not mounts and _NO_FILE.search(result.stderr):
+    if not mounts and result.stderr and _asked_for_file(result.stderr):
         parts.append("the guest asked for a file, and the binding has no mounts (key mounts)")
     return parts
+
+
+def _asked_for_file(stderr: bytes) -> bool:
+    # A regular expression takes nine times as long where a guest wrote 64 KiB: over a millisecond of the front.
+    text = stderr.lower()
+    return any(error in text for error in _NO_FILE)
 
 
 def _denial(target: str, why: str) -> str:

@@ -3,21 +3,29 @@
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from hostfuncs import texts
 from sandboxd.front.answering.failures import Failure
 from sandboxd.front.answering.outcomes import TABLE
+from sandboxd.front.answering.sampling import Sampled
 from sandboxd.front.ports import Served
 from sandboxd.log import Budget, fields
 from sandboxd.metrics import HTTP, BindingMetrics
+from sandboxd.outcome import Outcome
 from sandboxd.wire.messages import Result
 
 log = logging.getLogger("sandboxd.request")
 
 _STDERR = Budget("stderr of guests")
-_FAILURES = Budget("failed requests")
 _REFUSALS = Budget("refused requests")
+_FAILED = "failed requests"
+_FAILURES = Budget(_FAILED)
+_SAMPLED = Sampled(_FAILED)
+is_first = _SAMPLED.first
+"""Returns whether a failed request gets a line of its own; see `sampling`."""
+
+REQUEST_FAILED: Final = "request failed"
 
 
 def log_stderr(served: Served, result: Result, span: str) -> None:
@@ -26,6 +34,8 @@ def log_stderr(served: Served, result: Result, span: str) -> None:
     Parameters:
         span: traceparent of the request.
     """
+    if _STDERR.spent(served.binding.name):
+        return
     text = texts.ending(result.stderr)
     if not _STDERR.admits(served.binding.name, text):
         return
@@ -41,17 +51,17 @@ def log_stderr(served: Served, result: Result, span: str) -> None:
     )
 
 
-def log_failure(level: int, text: str, binding: str, values: Mapping[str, Any]) -> None:
-    """Log a request that failed.
+def log_failure(outcome: Outcome, text: str, binding: str, values: Mapping[str, Any], reason: str) -> None:
+    """Log a failed request that is the first of its kind (`is_first`), unless the binding's lines were too long.
 
     Parameters:
-        level: of the line. Nothing is done where such lines are not written.
-        text: its message.
-        binding: whose; empty if the request named none.
+        outcome, binding: its kind.
+        text: the line's message.
         values: the line's fields.
+        reason: that of them whose length guests or callers choose.
     """
-    if log.isEnabledFor(level) and _FAILURES.admits(binding, values.get("reason", "")):
-        log.log(level, text, extra=values)
+    if _FAILURES.admits(binding, reason):
+        log.log(TABLE[outcome].level, text, extra=values)
 
 
 def log_failed_request(failed: Failure, served: Served | None, span: str, *, status: int | str, seconds: float) -> None:
@@ -68,24 +78,25 @@ def log_failed_request(failed: Failure, served: Served | None, span: str, *, sta
     if failed.counted:
         log_refusal(span, status, failed.reason(), binding)
         return
-    level = TABLE[failed.outcome].level
-    if not log.isEnabledFor(level):
+    if not is_first(binding, failed.outcome, REQUEST_FAILED):
         return
-    log_failure(
-        level,
-        "request failed",
-        binding,
-        fields(
-            binding=binding,
-            outcome=failed.outcome.value,
-            request_id=span[36:52],
-            trace_id=span[3:35],
-            status=status,
-            error_code=failed.code,
-            duration_ms=seconds * 1e3,
-            reason=failed.reason(),
-        ),
+    reason = failed.reason()
+    values = fields(
+        binding=binding,
+        outcome=failed.outcome.value,
+        request_id=span[36:52],
+        trace_id=span[3:35],
+        status=status,
+        error_code=failed.code,
+        duration_ms=seconds * 1e3,
+        reason=reason,
     )
+    log_failure(failed.outcome, REQUEST_FAILED, binding, values, reason)
+
+
+def tell_counted() -> None:
+    """Log how many failed requests were not logged in full. Call it when no more requests come."""
+    _SAMPLED.tell()
 
 
 def log_refusal(span: str, status: int | str, reason: str, binding: str = "") -> None:
@@ -122,10 +133,11 @@ def keep_failure(metrics: BindingMetrics, failed: Failure, span: str, began_ns: 
         began_ns: CLOCK_MONOTONIC instant at which the request came.
         protocol: by which it came.
     """
-    if metrics.journal is not None and not failed.counted:
-        metrics.journal.failed(
+    journal = metrics.journal
+    if journal is not None and not failed.counted:
+        journal.failed(
             metrics.name,
-            failed.outcome.value,
+            failed.outcome,
             failed.reason(),
             failed.stderr,
             protocol=protocol,

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from sandboxd.front.answering.attributes import MAX_ATTRIBUTE_BYTES, TOO_MANY, Attributes
 from sandboxd.front.answering.failures import CallerGone
 from sandboxd.front.answering.outcomes import DIRECT_INVOKE
+from sandboxd.front.answering.runlog import tell_counted
 from sandboxd.front.http.auth import TokenCheck
 from sandboxd.front.http.binding import BindingEndpoint
 from sandboxd.front.http.bodies import BODY_TIMEOUT, BodyLate, read_body
@@ -82,6 +83,7 @@ class App:
     def close(self) -> None:
         """Release threads. The application must not be called any more."""
         self._endpoint.close()
+        tell_counted()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection scope of ASGI 3: a request, the lifespan, or a WebSocket, which is refused."""

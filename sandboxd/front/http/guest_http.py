@@ -15,7 +15,14 @@ from sandboxd.front.answering import failures
 from sandboxd.front.answering.failures import CallerGone, Failure
 from sandboxd.front.answering.http_guest import HOP_BY_HOP, is_target
 from sandboxd.front.answering.outcomes import TABLE
-from sandboxd.front.answering.runlog import keep_failure, log_failure, log_run, log_stderr
+from sandboxd.front.answering.runlog import (
+    REQUEST_FAILED,
+    is_first,
+    keep_failure,
+    log_failure,
+    log_run,
+    log_stderr,
+)
 from sandboxd.front.answering.tracing import new_span
 from sandboxd.front.http.auth import TOKEN_HEADER
 from sandboxd.front.http.routing import HTTP, unescape_name
@@ -95,12 +102,10 @@ class HttpEndpoint:
         finally:
             metrics.ended(outcome, (time.monotonic_ns() - began) * 1e-9)
             if outcome is not Outcome.COMPLETED:
-                log_failure(
-                    TABLE[outcome].level,
-                    "response cut off" if call.started else "request failed",
-                    served.binding.name if served is not None else "",
-                    call.fields(served, outcome, status, began, reason),
-                )
+                text = "response cut off" if call.started else REQUEST_FAILED
+                binding = served.binding.name if served is not None else ""
+                if is_first(binding, outcome, text):
+                    log_failure(outcome, text, binding, call.fields(served, outcome, status, began, reason), reason)
 
     async def _run(self, call: "_Call", served: Served, request: HttpRequest, began: int) -> None:
         limit = served.binding.limits.http_body_bytes
