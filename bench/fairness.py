@@ -8,8 +8,8 @@ are refused and ask again at once.
 
     python -m bench.fairness [--seconds 10] [--workers 8] [--quick] [--json FILE]
 
-Fails (exit status 1) if the hanging binding holds more than its bound or a request gets no answer. Bar: a worker that
-is left to the others gives them at least 85 % of what it gives while nobody hangs.
+Fails (exit status 1) if the hanging binding holds more than its bound while the others wait, or a request gets no
+answer. Bar: a worker that is left to the others gives them at least 85 % of what it gives while nobody hangs.
 """
 
 import asyncio
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 
 from bench.instance import Served, arguments, binding, finish, must
 from bench.measure import Bar, Record
-from bench.traffic import Shot, Traffic, quantiles, run, shot, tally, unanswered
+from bench.traffic import Answer, Shot, Traffic, quantiles, run, shot, tally, unanswered
 
 NAP_S = 0.02
 TIMEOUT_S = 0.5
+SETTLE_S = 3 * TIMEOUT_S
 LEAST = 0.85
 # Asleep and not computing: workers are shared here, not processors.
 HANG = shot("hang", "hang", args="100000")
@@ -50,8 +51,8 @@ class Case:
         return self.hangs and (self.share < 100 or self.max_concurrency > 0)
 
     def most(self, workers: int) -> int:
-        """Workers that one binding may hold under `share`."""
-        return max(1, math.ceil(workers * self.share / 100))
+        """Workers that one binding may hold under `share` while others wait."""
+        return max(1, math.floor(workers * self.share / 100))
 
     def held(self, workers: int) -> int:
         """Workers that the hanging binding may hold."""
@@ -90,8 +91,8 @@ def measure(record: Record, case: Case, workers: int, seconds: float, alone: flo
     with Served(documents, workers=workers, settings=settings) as server:
         traffic = Traffic(server.port)
 
-        async def callers(duration: float) -> None:
-            end = time.monotonic() + duration
+        async def callers() -> tuple[float, dict[str, float], dict[str, float], list[Answer]]:
+            end = time.monotonic() + SETTLE_S + seconds + 0.2
 
             def pick(one: Shot) -> Shot | None:
                 return one if time.monotonic() < end else None
@@ -100,26 +101,32 @@ def measure(record: Record, case: Case, workers: int, seconds: float, alone: flo
                 if case.hangs:
                     tasks.create_task(traffic.steady(case.callers * workers, lambda: pick(HANG)))
                 tasks.create_task(traffic.steady(2 * workers, lambda: pick(NAP)))
+                # Whoever comes first to an idle server may borrow all of it until the others wait.
+                await asyncio.sleep(SETTLE_S)
+                before, began, first = await asyncio.to_thread(server.metrics), time.monotonic(), len(traffic.answers)
+                await asyncio.sleep(seconds)
+                after, took, last = (
+                    await asyncio.to_thread(server.metrics),
+                    time.monotonic() - began,
+                    len(traffic.answers),
+                )
+            return took, before, after, traffic.answers[first:last]
 
-        run(lambda: callers(2 * TIMEOUT_S))
-        traffic.answers.clear()
-        before, began = server.metrics(), time.monotonic()
-        run(lambda: callers(seconds))
-        took, after = time.monotonic() - began, server.metrics()
-    naps = [answer for answer in traffic.answers if answer.kind == "nap" and answer.status == 200]
+        took, before, after, answers = run(callers)
+    naps = [answer for answer in answers if answer.kind == "nap" and answer.status == 200]
     causes = tally(traffic.answers)
     running = {
         name: after.get(metric, 0.0) - before.get(metric, 0.0)
         for name in ("hang", "nap")
         for metric in (f'sandboxd_guest_duration_seconds_sum{{binding="{name}"}}',)
     }
-    each = len(naps) / seconds / max(1, case.left(workers))
+    each = len(naps) / took / max(1, case.left(workers))
     row = record.add(
         case=case.name,
         may_hold=case.held(workers),
         held_by_hanging=round(running["hang"] / took, 2),
         held_by_others=round(running["nap"] / took, 2),
-        others_per_s=round(len(naps) / seconds, 1),
+        others_per_s=round(len(naps) / took, 1),
         others_of_their_share=round(each / (alone or each), 3),
         others_p50_ms=quantiles((a.latency_ms for a in naps), 0.5)[0],
         others_p99_ms=quantiles((a.latency_ms for a in naps), 0.99)[0],

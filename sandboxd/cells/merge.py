@@ -24,6 +24,7 @@ GAUGES: Final[Mapping[str, Aggregation]] = {
     "sandboxd_binding_ready": Aggregation.MIN,
     "sandboxd_pool_workers": Aggregation.SUM,
     "sandboxd_pool_workers_limit": Aggregation.SUM,
+    "sandboxd_pool_workers_spare": Aggregation.SUM,
     # Maxima are from different moments, so their sum was never reached.
     "sandboxd_pool_workers_busy_max": Aggregation.MAX,
     "sandboxd_pool_queue_depth": Aggregation.SUM,

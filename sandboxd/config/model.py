@@ -198,7 +198,7 @@ class PoolConfig:
         _C,
         1,
         100,
-        "percentage of the workers that one binding may hold where several are served",
+        "percentage of the workers that one of several bindings may hold while others wait; 100 protects nobody",
         default=75,
     )
 

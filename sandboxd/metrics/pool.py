@@ -84,6 +84,12 @@ class PoolCollector(Collector):
             "Invocations refused.",
             {reason: stats.rejected_total.get(reason, 0) for reason in RejectReason},
         )
+        yield self._gauge(
+            "sandboxd_pool_workers_spare",
+            "Workers beyond the limit, for bindings others keep waiting.",
+            stats.workers_spare,
+        )
+        yield self._counter("sandboxd_pool_spare_starts", "Spare workers started.", stats.spare_starts_total)
         yield self._counter("sandboxd_worker_starts", "Workers started.", stats.worker_starts_total)
         exits = {reason: stats.worker_exits_total.get(reason, 0) for reason in ExitReason}
         yield self._reasons("sandboxd_worker_exits", "Workers ended.", exits)
@@ -145,7 +151,11 @@ class PoolCollector(Collector):
     def _bindings(self, stats: PoolStats) -> Iterator[Metric]:
         for name, text, field in (
             ("sandboxd_binding_in_flight", "Workers that run invocations of the binding.", "in_flight"),
-            ("sandboxd_binding_in_flight_limit", "Workers that may run invocations of the binding at once.", "limit"),
+            (
+                "sandboxd_binding_in_flight_limit",
+                "Workers that may run the binding's invocations while others wait.",
+                "limit",
+            ),
             ("sandboxd_binding_queue_depth", "Invocations of the binding that wait for a worker.", "waiting"),
         ):
             family = GaugeMetricFamily(name, text, labels=["pool", "binding"])

@@ -5,7 +5,7 @@ A reload starts a new generation beside the serving one and then switches over; 
 
 import logging
 from collections.abc import Container, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from hostfuncs import texts
 from sandboxd.limits import Limits
@@ -28,6 +28,17 @@ _DEFAULT_RULES: Final = ("", "default")
 _DEFAULT_LIMITS: Final = Limits()
 
 
+class Holding(NamedTuple):
+    """What one binding may hold."""
+
+    share: int
+    """The workers while others wait."""
+    limit: int
+    """The workers at the most."""
+    sent: int
+    """The invocations that may be sent at once, look-ahead included."""
+
+
 class GuestEntry:
     """The state of one binding in one generation.
 
@@ -35,6 +46,7 @@ class GuestEntry:
         index: its position in the zygote's list.
         binding: its name.
         limit: the most workers that it may hold.
+        share: the workers that it may hold while others wait; 0 means `limit`. See `sandboxd.pool.spares`.
         why_failed: the reason why the zygote could not load it; empty if it has loaded.
         short_limit: the most invocations sent at once, look-ahead included; 0 means `limit`.
         limits: of one invocation.
@@ -52,6 +64,7 @@ class GuestEntry:
         "limits",
         "rules",
         "running",
+        "share",
         "short_limit",
         "warm",
         "why_failed",
@@ -65,6 +78,7 @@ class GuestEntry:
         why_failed: str = "",
         short_limit: int = 0,
         *,
+        share: int = 0,
         limits: Limits = _DEFAULT_LIMITS,
         rules: frozenset[str] = frozenset(),
         warm: m.GuestWarm | None = None,
@@ -78,6 +92,7 @@ class GuestEntry:
         self.binding = binding
         self.limit = limit
         self.short_limit = short_limit or limit
+        self.share = share or limit
         self.why_failed = why_failed
         self.running = 0
         """The number of its invocations that are in flight."""
@@ -86,7 +101,8 @@ class GuestEntry:
         self.average_ns = float(SHORT_NS)
 
     def __repr__(self) -> str:
-        return f"<GuestEntry {self.binding} held={self.held}/{self.limit} average={self.average_ns / 1e3:.0f}us>"
+        held = f"{self.held}/{self.share}/{self.limit}"
+        return f"<GuestEntry {self.binding} held={held} average={self.average_ns / 1e3:.0f}us>"
 
     @property
     def short(self) -> bool:
@@ -103,17 +119,22 @@ class GuestEntry:
         """Whether it may be sent to one more worker."""
         return self.held < self.limit and self.running < self.short_limit
 
+    @property
+    def within_share(self) -> bool:
+        """Whether it may be sent to one more worker even if others wait."""
+        return self.held < self.share and self.running < self.short_limit
+
     def may_follow(self, holding: Container[str]) -> bool:
         """Return whether one more invocation may be sent ahead to a busy worker.
 
-        A guest that was always fast may hang the next time, so it gets no worker beyond its limit this way either.
+        A guest that was always fast may hang the next time, so it gets no worker beyond its share this way.
 
         Parameters:
             holding: the bindings whose invocations are at that worker.
         """
         if not self.short or self.running >= self.short_limit:
             return False
-        return self.held < self.limit or self.binding in holding
+        return self.held < self.share or self.binding in holding
 
     def observe(self, took_ns: int) -> None:
         """Add a run's duration to the average. One long run stops look-ahead at once; short runs restore it slowly."""
@@ -129,11 +150,11 @@ class Generation:
     Parameters:
         number: 1 for the first; each reload increases it by one.
         load: what the zygote loads.
-        limits: for each binding, the most workers that it may hold and the most invocations that may be sent at once.
+        limits: of each binding.
         client: the zygote's client, not started.
     """
 
-    def __init__(self, number: int, load: m.Load, limits: dict[str, tuple[int, int]], client: ZygoteClient) -> None:
+    def __init__(self, number: int, load: m.Load, limits: dict[str, Holding], client: ZygoteClient) -> None:
         self.number = number
         self.entries: dict[str, GuestEntry] = {}
         self.client = client
@@ -173,16 +194,17 @@ class Generation:
         failed = {binding: texts.bounded(why) for binding, why in loaded.failed}
         for index, spec in enumerate(self._load.guests):
             name = spec.binding
-            limit, short_limit = self._limits[name]
+            holding = self._limits[name]
             patterns = spec.allowed_outbound_hosts
             if patterns is None:
                 patterns = self._load.outbound.default_allowed_hosts or ()
             self.entries[name] = GuestEntry(
                 index,
                 name,
-                limit,
+                holding.limit,
                 failed.get(name, ""),
-                short_limit,
+                holding.sent,
+                share=holding.share,
                 limits=spec.limits,
                 rules=frozenset((*_DEFAULT_RULES, *patterns)),
                 warm=spec.warm,

@@ -1,16 +1,20 @@
 """Leases: which worker has which invocation. Every step is synchronous; nothing here waits."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from sandboxd.pool.generation import Generation, GuestEntry
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.polling import Polling
+from sandboxd.pool.spares import Spares
 from sandboxd.pool.state import WorkerEvent, WorkerState
 from sandboxd.pool.waiting import WaitingQueue
 from sandboxd.pool.worker import Role, Worker
+
+PATIENCE_NS: Final = 5_000_000
+"""A spare worker is forked at once, but not before somebody has waited this long if all that is borrowed is short."""
 
 
 class WarmStarts(Protocol):
@@ -36,9 +40,19 @@ class Leases:
         look_ahead: the most invocations of short-running bindings that are sent ahead to a busy worker.
         polling: used for invocations that are alone in flight.
         warm: starts guests warm.
+        workers: the number of workers that the pool keeps.
+        spares: provides more for bindings that others keep waiting.
     """
 
-    def __init__(self, queue_limit: int, look_ahead: int, polling: Polling, warm: WarmStarts) -> None:
+    def __init__(
+        self,
+        queue_limit: int,
+        look_ahead: int,
+        polling: Polling,
+        warm: WarmStarts,
+        workers: int,
+        spares: Spares,
+    ) -> None:
         self.queue = WaitingQueue(queue_limit)
         self.idle: list[Worker] = []
         self.busy: dict[int, Worker] = {}
@@ -52,6 +66,8 @@ class Leases:
         self._look_ahead = look_ahead
         self._polling = polling
         self._warm = warm
+        self._workers = workers
+        self._spares = spares
         self._any_warm = False
         """Whether a guest of the serving generation is started warm."""
         self._children: set[int] = set()
@@ -75,18 +91,18 @@ class Leases:
         if worker is not None:
             self._send(worker, invocation, entry, invocation.queued_ns)
             return True
-        return self._enqueue(invocation)
+        return self._enqueue(invocation, entry)
 
     def _place_warm(self, invocation: Invocation, entry: GuestEntry) -> bool:
         """As `place`, for a binding that is started warm. Nothing of it is sent ahead to a busy worker."""
         if len(self.idle) <= len(self._children):
             self.saturated += 1
-        elif entry.below_limit and not self.queue.waiting(entry.binding):
+        elif self._may_have_idle(entry) and not self.queue.waiting(entry.binding):
             worker = self._choose(invocation, entry, invocation.queued_ns)
             if worker is not None:
                 self._send(worker, invocation, entry, invocation.queued_ns)
                 return True
-        return self._enqueue(invocation)
+        return self._enqueue(invocation, entry)
 
     def _choose(self, invocation: Invocation, entry: GuestEntry, now_ns: int) -> Worker | None:
         """Return a child or an idle worker for an invocation; None if it is to wait for a child. A worker is free."""
@@ -101,16 +117,33 @@ class Leases:
             self._warm.missed(invocation)
         return self.idle.pop()
 
-    def _enqueue(self, invocation: Invocation) -> bool:
+    def _enqueue(self, invocation: Invocation, entry: GuestEntry) -> bool:
         if self.queue.free_places(invocation.binding) <= 0:
             return False
         self.queue.append(invocation)
         self.queue_max = max(self.queue_max, len(self.queue))
+        if entry.held < entry.share:
+            self.provide_spares(invocation.queued_ns)
         return True
+
+    def provide_spares(self, now_ns: int) -> None:
+        """Have workers forked for bindings within their shares that wait, as many as other bindings have borrowed."""
+        if not self._spares.borrowed() or len(self.idle) > len(self._children):
+            return
+        least_ns = PATIENCE_NS if self._spares.short() else 0
+        owed = 0
+        for binding, waiting in self.queue.bindings():
+            entry = self._entry(binding)
+            if entry is not None and entry.within_share and now_ns - waiting[0].queued_ns >= least_ns:
+                owed += min(len(waiting), entry.share - entry.held)
+        if owed:
+            self._spares.provide(owed)
 
     def capacity(self, entry: GuestEntry) -> int:
         """Return how many further invocations of a binding could be sent to idle workers or queued."""
         free = min(max(0, len(self.idle) - len(self._children)), entry.free) if self.idle else 0
+        if free:
+            free = min(free, max(entry.share - entry.held, self._workers - len(self.busy), 0))
         return max(0, self.queue.free_places(entry.binding)) + free
 
     def swap(self, generation: Generation, workers: Iterable[Worker]) -> list[Invocation]:
@@ -127,6 +160,7 @@ class Leases:
         self.idle = [worker for worker in workers if worker.state is WorkerState.IDLE]
         self._any_warm = any(entry.warm is not None for entry in generation.entries.values())
         self._children.clear()
+        self._spares.forget()
         orphaned = []
         for invocation in self.queue.clear():
             if generation.runs(invocation.binding):
@@ -145,9 +179,12 @@ class Leases:
             self.dispatch_to_idle()
             return
         while len(self.queue):
-            if worker.inflight and not self._may_look_ahead(worker):
+            if not worker.inflight:
+                invocation = self._take(len(self.busy) - 1)  # it is one of them
+            elif self._may_look_ahead(worker):
+                invocation = self.queue.take(partial(self._may_follow, worker))
+            else:
                 break
-            invocation = self.queue.take(self._may_run if not worker.inflight else partial(self._may_follow, worker))
             if invocation is None:
                 break
             if worker.inflight and invocation.stream is not None:
@@ -166,7 +203,7 @@ class Leases:
         now = time.monotonic_ns()
         held: set[str] = set()
         while len(self.idle) > len(self._children):
-            invocation = self.queue.take(lambda binding: binding not in held and self._may_run(binding))
+            invocation = self._take(len(self.busy), held)
             if invocation is None:
                 return
             assert self.current is not None
@@ -236,8 +273,24 @@ class Leases:
 
     # ------------------------------------------------------------------------------------------------------------------
 
+    def _take(self, at_work: int, without: Container[str] = ()) -> Invocation | None:
+        """Take the next invocation to run out of the queue. Those of bindings within their shares come first.
+
+        Parameters:
+            at_work: the number of other workers at work.
+            without: the bindings that are passed over.
+        """
+        found = self.queue.take(lambda binding: binding not in without and self._is_within_share(binding))
+        if found is None and at_work < self._workers:
+            found = self.queue.take(lambda binding: binding not in without and self._may_run(binding))
+        return found
+
+    def _may_have_idle(self, entry: GuestEntry) -> bool:
+        """Return whether an idle worker may be given to a binding now."""
+        return entry.below_limit and (entry.held < entry.share or len(self.busy) < self._workers)
+
     def _pick(self, entry: GuestEntry, *, ahead: bool) -> Worker | None:
-        if len(self.idle) > len(self._children) and entry.below_limit:
+        if len(self.idle) > len(self._children) and self._may_have_idle(entry):
             # The last one that was used: its caches are warm, and the others may sleep.
             return self.idle.pop()
         if not ahead or not self._look_ahead or not entry.short or len(self.queue):
@@ -260,13 +313,23 @@ class Leases:
         entries = worker.generation.entries
         return all(entries[binding].short for binding in worker.holding)
 
+    def _entry(self, binding: str) -> GuestEntry | None:
+        return self.current.entries.get(binding) if self.current is not None else None
+
     def _may_run(self, binding: str) -> bool:
-        entry = self.current.entries.get(binding) if self.current is not None else None
+        entry = self._entry(binding)
         return entry is not None and entry.below_limit
 
+    def _is_within_share(self, binding: str) -> bool:
+        entry = self._entry(binding)
+        return entry is not None and entry.within_share
+
     def _may_follow(self, worker: Worker, binding: str) -> bool:
-        entry = self.current.entries.get(binding) if self.current is not None else None
-        return entry is not None and entry.warm is None and entry.may_follow(worker.holding)
+        entry = self._entry(binding)
+        if entry is None or entry.warm is not None or not entry.may_follow(worker.holding):
+            return False
+        # What is borrowed is given back as soon as another waits: it is not filled up again.
+        return entry.held <= entry.share or not any(self._is_within_share(other) for other, _ in self.queue.bindings())
 
     def _send(self, worker: Worker, invocation: Invocation, entry: GuestEntry, now_ns: int) -> None:
         if worker.state is not WorkerState.BUSY:
@@ -282,6 +345,8 @@ class Leases:
         worker.holding[entry.binding] = before + 1
         if not before:
             entry.held += 1
+            if entry.held > entry.share:
+                self._spares.note(entry)
         invocation.sent_ns = now_ns
         if worker.inflight or len(self.busy) > 1:
             worker.send(invocation, entry)

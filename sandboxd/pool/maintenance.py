@@ -17,7 +17,7 @@ import msgspec
 from sandboxd.broker.client import BrokerClient
 from sandboxd.errors import ComponentError, SandboxdError
 from sandboxd.pool import starting
-from sandboxd.pool.generation import Generation
+from sandboxd.pool.generation import Generation, Holding
 from sandboxd.pool.state import ExitReason, WorkerEvent, WorkerState
 from sandboxd.pool.worker import Role, Worker, WorkerEvents
 from sandboxd.wire import messages as m
@@ -49,6 +49,9 @@ class PoolEvents(Protocol):
 
     def on_worker_gone(self, worker: Worker, why: str) -> None:
         """The worker is dead. The invocation that it had begun is lost."""
+
+    def on_spare_failed(self) -> None:
+        """A worker beyond those that the pool keeps did not start."""
 
 
 class Maintenance:
@@ -88,13 +91,13 @@ class Maintenance:
         return f"<Maintenance of {self.size} workers, generations {[g.number for g in self.generations]}>"
 
     async def start(
-        self, load: m.Load, limits: dict[str, tuple[int, int]], required: AbstractSet[str]
+        self, load: m.Load, limits: dict[str, Holding], required: AbstractSet[str]
     ) -> tuple[Generation, tuple[tuple[str, str], ...]]:
         """Start a generation beside the current one and wait until all of its workers are READY.
 
         Parameters:
             load: what its zygote loads.
-            limits: for each binding, the most workers that it may hold and the most invocations sent at once.
+            limits: of each binding.
             required: the bindings that must load.
 
         Returns:
@@ -394,9 +397,37 @@ class Maintenance:
         template.generation.client.spawn_child(worker.serial, template.serial)
         return worker
 
-    def _spawn(self, generation: Generation) -> None:
+    def surplus(self) -> int:
+        """See `sandboxd.pool.spares.SpareProcesses`."""
+        return 0 if self.current is None else max(0, len(self._live(self.current)) - self.size)
+
+    def starting(self) -> int:
+        """See `sandboxd.pool.spares.SpareProcesses`."""
+        if self.current is None:
+            return 0
+        return sum(worker.state is WorkerState.STARTING for worker in self._live(self.current))
+
+    def spawn_spare(self) -> None:
+        """See `sandboxd.pool.spares.SpareProcesses`."""
+        current = self.current
+        if current is not None and not (self._closing or current.lost or current.boot_failures):
+            self._spawn(current).spare = True
+
+    def retire_surplus(self) -> None:
+        """See `sandboxd.pool.spares.SpareProcesses`. Those with the least to do end."""
+        if self.current is not None:
+            workers = sorted(self._live(self.current), key=lambda worker: len(worker.inflight))
+            for worker in workers[: self.surplus()]:
+                self.retire(worker, ExitReason.SPARE)
+
+    def _live(self, generation: Generation) -> list[Worker]:
+        return [w for w in self.workers_of(generation) if w.role is Role.WORKER and w.state in _LIVE]
+
+    def _spawn(self, generation: Generation) -> Worker:
         self.starts_total += 1
-        generation.client.spawn(self._new(generation, Role.WORKER, BOOT_TIMEOUT_S).serial)
+        worker = self._new(generation, Role.WORKER, BOOT_TIMEOUT_S)
+        generation.client.spawn(worker.serial)
+        return worker
 
     def _new(self, generation: Generation, role: Role, boot_timeout_s: float) -> Worker:
         self._serial += 1
@@ -434,8 +465,7 @@ class Maintenance:
     def _fill_now(self, generation: Generation) -> None:
         if self._closing or generation.retiring or generation.lost or generation not in self.generations:
             return
-        live = sum(w.state in _LIVE for w in self.workers_of(generation) if w.role is Role.WORKER)
-        for _ in range(self.size - live):
+        for _ in range(self.size - len(self._live(generation))):
             self._spawn(generation)
 
     def _remove(self, worker: Worker, why: str) -> None:
@@ -454,7 +484,10 @@ class Maintenance:
         worker.release()
         self.broker.detach(worker.serial)
         if worker.exit_reason == ExitReason.BOOT_FAILED and worker.role is Role.WORKER:
-            self._count_boot_failure(generation, worker, why)
+            if worker.spare:
+                self._pool_events.on_spare_failed()  # the pool can do without; the server must not end for it
+            else:
+                self._count_boot_failure(generation, worker, why)
         self._fill(generation)
         self._end_if_empty(generation)
 

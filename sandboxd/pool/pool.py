@@ -22,12 +22,13 @@ from sandboxd.pool.errors import (
     Rejected,
     RejectReason,
 )
-from sandboxd.pool.generation import LONG_NS, Generation
+from sandboxd.pool.generation import LONG_NS, Generation, Holding
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.lease import Leases
 from sandboxd.pool.maintenance import Maintenance
 from sandboxd.pool.polling import Polling
 from sandboxd.pool.settings import PoolSettings
+from sandboxd.pool.spares import Spares
 from sandboxd.pool.state import ExitReason, WorkerState
 from sandboxd.pool.stats import BindingLoad, PoolStats
 from sandboxd.pool.stream import FromGuest, Stream
@@ -55,7 +56,15 @@ class Pool:
         self._settings = settings
         self._maintenance = Maintenance(settings.workers, self, self, load_timeout_s=settings.load_timeout_s)
         self._warm = Warm(self._maintenance, settings.warm_memory_bytes)
-        self._leases = Leases(settings.queue_limit, settings.look_ahead, Polling(settings.polling), self._warm)
+        self._spares = Spares(self._maintenance)
+        self._leases = Leases(
+            settings.queue_limit,
+            settings.look_ahead,
+            Polling(settings.polling),
+            self._warm,
+            settings.workers,
+            self._spares,
+        )
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._rejected: Counter[RejectReason] = Counter()
@@ -123,7 +132,7 @@ class Pool:
             the generation, and (binding, reason) for each guest that could not be loaded.
         """
         names = [spec.binding for spec in load.guests]
-        limits = {name: self._sent_limits(max_concurrency.get(name, 0), len(names)) for name in names}
+        limits = {name: self._holding(max_concurrency.get(name, 0), len(names)) for name in names}
         return await self._maintenance.start(load, limits, required)
 
     def switch(self, generation: Generation) -> None:
@@ -245,6 +254,8 @@ class Pool:
             queue_depth_max=leases.queue_max,
             saturated_total=leases.saturated,
             rejected_total=dict(self._rejected),
+            workers_spare=maintenance.surplus(),
+            spare_starts_total=self._spares.started,
             worker_starts_total=maintenance.starts_total,
             worker_exits_total=dict(maintenance.exits),
             worker_boot_seconds=maintenance.boot_seconds,
@@ -254,7 +265,7 @@ class Pool:
             warm=self._warm.stats(),
             generation=maintenance.current.number if maintenance.current else 0,
             bindings={
-                name: BindingLoad(entry.held, entry.limit, leases.queue.waiting(name))
+                name: BindingLoad(entry.held, entry.share, leases.queue.waiting(name))
                 for name, entry in (leases.current.entries if leases.current is not None else {}).items()
             },
         )
@@ -405,14 +416,20 @@ class Pool:
         worker.inflight.clear()
         self._leases.dispatch_to_idle()
 
+    def on_spare_failed(self) -> None:
+        """Fork no more spare workers for a while."""
+        self._spares.failed()
+
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _sent_limits(self, max_concurrency: int, bindings: int) -> tuple[int, int]:
+    def _holding(self, max_concurrency: int, bindings: int) -> Holding:
         if max_concurrency:
-            return max_concurrency, max_concurrency
-        share = self._settings.max_binding_share if bindings > 1 else 1.0
-        workers = max(1, math.ceil(self._settings.workers * share))
-        return workers, workers * (1 + self._settings.look_ahead)
+            return Holding(max_concurrency, max_concurrency, max_concurrency)
+        workers = self._settings.workers
+        share = max(1, math.floor(workers * self._settings.max_binding_share)) if bindings > 1 else workers
+        # Where nobody may wait, others would be refused before a spare worker is there: nothing is lent.
+        limit = workers if self._settings.queue_limit else share
+        return Holding(share, limit, limit * (1 + self._settings.look_ahead))
 
     def _fault(self, worker: Worker, invocation: Invocation, result: m.Result, now_ns: int) -> str:
         """Return what is wrong with a result; empty if nothing is."""
@@ -458,6 +475,7 @@ class Pool:
         elif worker.state is WorkerState.DRAINING and not worker.inflight:
             self._leases.set_idle(worker, now_ns)
             self._maintenance.end_drained(worker)
+            self._leases.dispatch_to_idle()  # fewer are at work: a spare worker may be what is waited for
 
     def abandon(self, invocation: Invocation) -> None:
         """Cancel an invocation whose caller has gone away."""

@@ -24,4 +24,5 @@ class PoolSettings:
     warm_memory_bytes: int = 1 << 30
     """What the templates of warm starts may touch together."""
     max_binding_share: float = 0.75
-    """The share of the workers, and of the queue, that one of several bindings may hold: in (0, 1], rounded up."""
+    """The share that one of several bindings may hold while others wait: in (0, 1]. Of the workers it is rounded down,
+    to one at least, of the queue's places up."""

@@ -59,6 +59,8 @@ class ExitReason(StrEnum):
     PROTOCOL = "protocol"
     """It violated the protocol between front and worker."""
     BOOT_FAILED = "boot_failed"
+    SPARE = "spare"
+    """It was one more than the pool keeps, and is needed no more."""
     RELOAD = "reload"
     SHUTDOWN = "shutdown"
 

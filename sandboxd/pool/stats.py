@@ -16,7 +16,7 @@ class BindingLoad(NamedTuple):
     in_flight: int
     """The workers that it holds."""
     limit: int
-    """The most workers that it may hold."""
+    """The workers that it may hold while others wait."""
     waiting: int
 
 
@@ -40,6 +40,9 @@ class PoolStats:
     saturated_total: int = 0
     """The invocations that arrived while no worker was idle."""
     rejected_total: Mapping[RejectReason, int] = field(default_factory=dict)
+    workers_spare: int = 0
+    """The workers beyond those that the pool keeps."""
+    spare_starts_total: int = 0
     worker_starts_total: int = 0
     worker_exits_total: Mapping[ExitReason, int] = field(default_factory=dict)
     worker_boot_seconds: float = 0.0

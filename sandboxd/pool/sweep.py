@@ -78,6 +78,7 @@ class Sweeper:
         ):
             self._expire(late, now)
         self._leases.dispatch_to_idle()
+        self._leases.provide_spares(now)
 
     def _check(self, worker: Worker, now_ns: int) -> None:
         if worker.stalled(now_ns):

@@ -1,7 +1,7 @@
 """The queue of invocations that wait for a worker: bounded, FIFO within a binding, round-robin between bindings."""
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from sandboxd.pool.invocation import Invocation
 
@@ -34,6 +34,10 @@ class WaitingQueue:
     def waiting(self, binding: str) -> int:
         """Return how many invocations of a binding wait."""
         return len(self._queues.get(binding, ()))
+
+    def bindings(self) -> "Iterator[tuple[str, deque[Invocation]]]":
+        """Yield the bindings whose invocations wait, and these in their order."""
+        yield from self._queues.items()
 
     def append(self, invocation: "Invocation") -> None:
         """Add an invocation at the end of its binding's queue."""

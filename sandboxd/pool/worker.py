@@ -94,6 +94,8 @@ class Worker(asyncio.Protocol):
         """How it ended; empty until it is reaped. Messages that it sent before may still be in its socket."""
         self.out_of_descriptors = False
         """Whether this process had no descriptors left for it."""
+        self.spare = False
+        """Whether it was started beyond the workers that the pool keeps. See `sandboxd.pool.spares`."""
         self.place: Place | None = None
         """Where the egress broker reads what it runs; None if its guests do not call out."""
         self._events = events

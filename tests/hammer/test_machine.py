@@ -73,6 +73,7 @@ class PoolMachine(RuleBasedStateMachine):
         patience_s=st.sampled_from([0.05, 1.0, 10.0]),
         max_concurrency=st.sampled_from([0, 0, 1]),
         warmed=st.booleans(),
+        share=st.sampled_from([0.25, 0.5, 0.75, 1.0]),
     )
     def start(
         self,
@@ -83,6 +84,7 @@ class PoolMachine(RuleBasedStateMachine):
         patience_s: float,
         max_concurrency: int,
         warmed: bool,
+        share: float,
     ) -> None:
         self.max_concurrency = {"a": max_concurrency}
         sizes = PoolSettings(
@@ -92,6 +94,7 @@ class PoolMachine(RuleBasedStateMachine):
             recycle_after=recycle_after,
             queue_timeout_s=patience_s,
             warm_memory_bytes=100,
+            max_binding_share=share,
         )
 
         async def make() -> Pool:
@@ -312,6 +315,29 @@ class PoolMachine(RuleBasedStateMachine):
         assert not any(w.inflight for w in idle)
         stats = self.pool.stats()
         assert stats.worker_starts_total == len(plain) + sum(stats.worker_exits_total.values())
+
+    @invariant()
+    def spare_workers_are_bounded_and_there_when_needed(self) -> None:
+        if not hasattr(self, "pool"):
+            return
+        self.world.loop.settle()  # a sweep may be due
+        leases, spares, maintenance = self.pool._leases, self.pool._spares, self.pool._maintenance
+        assert leases.current is not None
+        entries = leases.current.entries
+        least = min(entry.share for entry in entries.values())
+        size = self.pool.stats().workers_limit
+        assert maintenance.surplus() <= size - min(least, size)
+        now = self.world.clock.now_ns
+        blocked = spares._blocked_until * 1e9 > now or leases.current.lost or leases.current.boot_failures
+        if blocked or len(leases.idle) > len(leases._children):
+            return
+        owed = sum(
+            min(len(waiting), entries[binding].share - entries[binding].held)
+            for binding, waiting in leases.queue.bindings()
+            if entries[binding].within_share and now - waiting[0].queued_ns > 100_000_000
+        )
+        missing = min(owed - maintenance.starting(), spares.borrowed() - maintenance.surplus())
+        assert missing <= 0, "it waits for a guest of a binding that holds more than its share"
 
     @invariant()
     def templates_and_children_are_accounted_for(self) -> None:

@@ -213,16 +213,6 @@ def test_a_stopped_worker_of_a_former_generation_is_killed(world: World) -> None
     assert world.zygotes[0].kills == [stopped.serial]
 
 
-def test_long_runs_of_one_binding_leave_workers_to_the_others(world: World) -> None:
-    scene = Scene(world, workers=4, look_ahead=2)
-    calls = [scene.call("a") for _ in range(10)]
-    assert scene.pool.stats().workers_idle == 1
-    scene.call("b")
-    assert scene.pool.stats().workers_idle == 0
-    scene.rest()
-    assert all(call.done() for call in calls)
-
-
 def test_nothing_said_after_garbage_is_believed(world: World) -> None:
     scene = Scene(world)
     call = scene.call(stdin=b"truth")

@@ -160,9 +160,10 @@ def test_hanging_guests_of_one_binding_leave_workers_to_the_others(tmp_path: Pat
     resources = write_components(tmp_path / "resources", documents)
     with RunningServer(resources, "--workers", "4") as server, ThreadPoolExecutor(12) as threads:
         hanging = [threads.submit(server.invoke, "loop") for _ in range(10)]
-        until(lambda: server.metric("sandboxd_pool_queue_depth") == 7, "three run, seven wait")
+        until(lambda: server.metric("sandboxd_pool_queue_depth") == 6, "four run, six wait")
         assert [server.invoke("echo", number).json() for number in range(20)] == list(range(20))
-        assert server.metric("sandboxd_pool_workers", state="busy") == 3
+        assert server.metric("sandboxd_pool_workers", state="busy") == 4
+        assert server.metric("sandboxd_pool_spare_starts_total") == 1
         assert not any(call.done() for call in hanging)
         server.process.kill()
         assert all(isinstance(call.exception(BOUND_S), httpx.TransportError) for call in hanging)

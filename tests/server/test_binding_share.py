@@ -1,4 +1,4 @@
-"""One hot binding among several: it is told as what it is, while workers are idle."""
+"""One hot binding among several: it has what is idle, and others have the next worker."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +8,7 @@ from tests.running import RunningServer, write_components
 from tests.waiting import until
 
 
-def test_a_hot_binding_is_shown_with_its_share_and_refused_for_it(tmp_path: Path) -> None:
+def test_a_hot_binding_uses_every_worker_and_keeps_nobody_waiting(tmp_path: Path) -> None:
     documents = [guest_component("loop", timeout="30s"), guest_component("echo")]
     resources = write_components(tmp_path / "resources", documents)
     # Of two workers and four places, half is one worker and two places.
@@ -19,19 +19,22 @@ def test_a_hot_binding_is_shown_with_its_share_and_refused_for_it(tmp_path: Path
     }
     with (
         RunningServer(resources, "--workers", "2", environ=environ) as server,
-        ThreadPoolExecutor(3) as callers,
+        ThreadPoolExecutor(4) as callers,
     ):
-        held = [callers.submit(server.invoke, "loop") for _ in range(3)]
+        held = [callers.submit(server.invoke, "loop") for _ in range(4)]
         until(lambda: server.metric("sandboxd_binding_queue_depth", binding="loop") == 2, "two wait")
-        assert server.metric("sandboxd_binding_in_flight", binding="loop") == 1
+        assert server.metric("sandboxd_binding_in_flight", binding="loop") == 2
         assert server.metric("sandboxd_binding_in_flight_limit", binding="loop") == 1
-        assert server.metric("sandboxd_pool_workers", state="idle") == 1
-        assert server.metric("sandboxd_binding_in_flight", binding="echo") == 0
+        assert server.metric("sandboxd_pool_workers", state="idle") == 0
+        assert server.metric("sandboxd_pool_workers_spare") == 0, "nobody else waits"
         assert server.invoke("loop").status_code == 503
         assert server.metric("sandboxd_pool_rejected_total", reason="binding_share") == 1
         assert server.metric("sandboxd_pool_rejected_total", reason="queue_full") == 0
-        assert server.metric("sandboxd_pool_saturated_total") == 0, "a worker was idle all the time"
-        assert server.invoke("echo", "x").status_code == 200
+        for _ in range(3):
+            assert server.invoke("echo", "x").status_code == 200
+        assert server.metric("sandboxd_pool_workers_spare") == 1
+        assert server.metric("sandboxd_pool_spare_starts_total") == 1, "it was kept for the next"
+        assert server.metric("sandboxd_binding_in_flight", binding="loop") == 2, "and not lent"
         server.terminate()
         for call in held:
             call.exception()
