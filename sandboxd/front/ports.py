@@ -1,6 +1,6 @@
 """The protocols by which the front uses the rest of the server, and the snapshot of the bindings that it serves."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -102,8 +102,8 @@ class Cells(Protocol):
         """Return in words how many cells are ready."""
         ...
 
-    async def expose(self, accept: str, rest: float) -> tuple[bytes, str]:
-        """Return the metrics of all cells as text, and its Content-Type.
+    async def expose(self, accept: str, rest: float) -> tuple[Sequence[bytes], str]:
+        """Return the metrics of all cells as text, in parts, and its Content-Type.
 
         Parameters:
             accept: the scrape's Accept header.

@@ -1,12 +1,13 @@
 """Metrics as text for Prometheus, and as messages between cells.
 
-With a hundred bindings the text has 10,000 lines and takes a tenth of a second, in which the event loop would answer
-nobody. So it is made in pieces, with a rest after each.
+With a thousand bindings the text has 140,000 lines. Most of them are those of the scrape before (see `lines`), and the
+text is made in pieces with rests between them, so that the event loop answers others meanwhile.
 """
 
 import asyncio
 import re
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
@@ -15,6 +16,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from sandboxd.metrics.lines import of_metric
 from sandboxd.wire.cells import Family
 
 HURRY_S: Final = 1.0
@@ -22,6 +24,13 @@ HURRY_S: Final = 1.0
 DAPR: Final = "dapr_"
 """What the names of daprd's metrics begin with."""
 _whole_bound = re.compile(rb'le="([0-9]+)\.0"').sub
+_pointed_bound = re.compile(rb'le="([0-9]+)"').sub
+WORK_S: Final = 0.001
+"""A text rests after so much work. Seconds."""
+PART_BYTES: Final = 128 * 1024
+"""The parts in which a text is kept, compressed and sent."""
+GZIP_LEVEL: Final = 1
+"""The lines are so much alike that a higher level saves little."""
 _SAMPLES: Final = 150
 """So many samples of a message are made into text at once."""
 
@@ -59,16 +68,6 @@ async def paced_snapshot(pieces: Iterator[Metric], rest: float) -> tuple[Family,
     return _families(metrics)
 
 
-class _Single(Collector):
-    """A registry of one metric, for the encoders."""
-
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
-
-    def collect(self) -> Iterator[Metric]:
-        return iter((self._metric,))
-
-
 def pieces_of(families: Sequence[Family]) -> Iterator[Metric]:
     """Yield metrics that came as messages, in pieces."""
     for family in families:
@@ -79,42 +78,92 @@ def pieces_of(families: Sequence[Family]) -> Iterator[Metric]:
             yield metric
 
 
-def _as_daprd(line: bytes) -> bytes:
-    """Write a line as Go's client library does: a counter without `_total` is one, bounds are whole numbers.
+class _Empty(Collector):
+    """A registry of one metric without samples, for prometheus_client's encoders."""
 
-    Only in Prometheus' own text format, which is all that daprd has. OpenMetrics allows neither.
-    """
-    if line.startswith(b"# TYPE ") and line.endswith(b" untyped\n"):
-        return line.removesuffix(b"untyped\n") + b"counter\n"
-    return _whole_bound(rb'le="\1"', line, 1)
+    def __init__(self, metric: Metric) -> None:
+        self._metric = Metric(metric.name, metric.documentation, metric.type)
+
+    def collect(self) -> Iterator[Metric]:
+        return iter((self._metric,))
 
 
-async def paced_text(pieces: Iterator[Metric], accept: str, rest: float) -> tuple[bytes, str]:
-    """Return metrics as text, and its Content-Type: OpenMetrics if `accept` prefers it.
+class TextFormat:
+    """The text format that a scrape gets: OpenMetrics if it prefers that, else Prometheus' own.
 
     Parameters:
-        pieces: the metrics; pieces of one metric follow each other.
         accept: the scrape's Accept header.
-        rest: how long to rest after each piece, as a multiple of the time it took.
     """
-    encoder, content_type = choose_encoder(accept)
-    parts: list[bytes] = []
-    former = ""
-    began = start = time.perf_counter()
-    for metric in pieces:
+
+    def __init__(self, accept: str) -> None:
+        self._encoder, self.content_type = choose_encoder(accept)
+        self.open_metrics = self.content_type.startswith("application/openmetrics-text")
+        self._former = ""
+
+    def __repr__(self) -> str:
+        return f"<TextFormat {self.content_type}>"
+
+    def head(self, metric: Metric) -> bytes:
+        """Return the lines that stand before the samples of a metric. Pieces of one metric have them once."""
+        if metric.name == self._former:
+            return b""
+        self._former = metric.name
         # Encoders write no type but Collector; a registry would check names again each time.
-        lines = encoder(_Single(metric)).splitlines(keepends=True)
-        if lines and lines[-1] == b"# EOF\n":
-            lines.pop()
-        elif metric.name.startswith(DAPR):
-            lines = [_as_daprd(line) for line in lines]
-        if metric.name == former:
-            lines = [line for line in lines if not line.startswith(b"#")]
-        former = metric.name
-        parts += lines
+        head: bytes = self._encoder(_Empty(metric)).removesuffix(b"# EOF\n")
+        if metric.name.startswith(DAPR) and not self.open_metrics:
+            # Go's client library has counters without `_total`, which the encoder does not know.
+            head = head.replace(b" untyped\n", b" counter\n")
+        return head
+
+    def of_dapr(self, lines: bytes) -> bytes:
+        """Return lines of daprd's metrics, whose bounds are whole numbers, as OpenMetrics allows them."""
+        return _pointed_bound(rb'le="\1.0"', lines) if self.open_metrics else lines
+
+    def pieces(self, metrics: Iterable[Metric]) -> Iterator[bytes]:
+        """Yield metrics as text; pieces of one metric follow each other."""
+        for metric in metrics:
+            yield self.head(metric)
+            lines = of_metric(metric)
+            if metric.name.startswith(DAPR) and not self.open_metrics:
+                lines = [_whole_bound(rb'le="\1"', line, 1) for line in lines]
+            yield b"".join(lines)
+
+    @property
+    def end(self) -> bytes:
+        """The end of the text."""
+        return b"# EOF\n" if self.open_metrics else b""
+
+
+async def paced(pieces: Iterable[bytes], rest: float) -> list[bytes]:
+    """Return pieces of a text, with rests between them, in parts of at least `PART_BYTES`.
+
+    Parameters:
+        pieces: each takes less than a millisecond to make.
+        rest: how long to rest after a millisecond of work or more, as a multiple of the time that the work took.
+    """
+    parts: list[bytes] = []
+    batch: list[bytes] = []
+    size = 0
+    began = start = time.perf_counter()
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece)
+        if size >= PART_BYTES:
+            parts.append(b"".join(batch))
+            batch, size = [], 0
         worked = time.perf_counter()
-        await asyncio.sleep((worked - began) * (rest if worked - start < HURRY_S else min(rest, 1.0)))
-        began = time.perf_counter()
-    if content_type.startswith("application/openmetrics-text"):
-        parts.append(b"# EOF\n")
-    return b"".join(parts), content_type
+        if worked - began >= WORK_S:
+            await asyncio.sleep((worked - began) * (rest if worked - start < HURRY_S else min(rest, 1.0)))
+            began = time.perf_counter()
+    parts.append(b"".join(batch))
+    return parts
+
+
+async def compressed(parts: Iterable[bytes]) -> bytes:
+    """Return a text in gzip's format (RFC 1952). Another thread does the work, without the interpreter's lock."""
+    return await asyncio.to_thread(_compress, tuple(parts))
+
+
+def _compress(parts: Iterable[bytes]) -> bytes:
+    deflater = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    return b"".join((*(deflater.compress(part) for part in parts), deflater.flush()))

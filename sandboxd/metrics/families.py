@@ -126,9 +126,14 @@ class Families:
                 "dapr_component_output_binding_count", "The number of operations performed.", labels, plain=True
             )
             self._collector.families.append(self.dapr_count)
-            self.dapr_latencies = self._histogram(
-                "dapr_component_output_binding_latencies", "The latency of the response.", labels, DAPR_MILLISECONDS
+            self.dapr_latencies = HistogramFamily(
+                "dapr_component_output_binding_latencies",
+                "The latency of the response.",
+                labels,
+                DAPR_MILLISECONDS,
+                whole_bounds=True,
             )
+            self._collector.families.append(self.dapr_latencies)
         for result in ("hit", "miss"):
             self._compile_cache.labels(result)
 

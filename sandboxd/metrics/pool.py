@@ -22,12 +22,32 @@ class PoolCollector(Collector):
     """
 
     def __init__(self, read: Callable[[], Mapping[str, PoolStats]]) -> None:
-        self._pool = ""
         self._read = read
 
     def describe(self) -> list[Metric]:
         """Return nothing: registering must not call `read` before the pool exists."""
         return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the statistics as metrics, each with the samples of all pools."""
+        pools = [_Pool(pool, stats).families() for pool, stats in self._read().items()]
+        for first, *others in zip(*pools, strict=True):
+            for other in others:
+                first.samples += other.samples
+            yield first
+
+
+class _Pool:
+    """The metrics of one pool.
+
+    Parameters:
+        pool: the value of the label `pool`.
+        stats: its statistics.
+    """
+
+    def __init__(self, pool: str, stats: PoolStats) -> None:
+        self._pool = pool
+        self._stats = stats
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(name, text, labels=["pool"])
@@ -45,18 +65,9 @@ class PoolCollector(Collector):
             family.add_metric([self._pool, reason], value)
         return family
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the statistics as metrics, each with the samples of all pools."""
-        families: dict[str, Metric] = {}
-        for pool, stats in self._read().items():
-            self._pool = pool
-            for family in self._of_one(stats):
-                before = families.setdefault(family.name, family)
-                if before is not family:
-                    before.samples += family.samples
-        yield from families.values()
-
-    def _of_one(self, stats: PoolStats) -> Iterator[Metric]:
+    def families(self) -> Iterator[Metric]:
+        """Yield the statistics as metrics, the same ones for every pool."""
+        stats = self._stats
         workers = GaugeMetricFamily("sandboxd_pool_workers", "Worker processes by state.", labels=["pool", "state"])
         for state, count in (
             ("idle", stats.workers_idle),

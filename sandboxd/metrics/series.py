@@ -9,14 +9,20 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
+from sandboxd.metrics.lines import HistogramLines, number, prefix
+
 
 class Counter:
     """A number that only increases."""
 
-    __slots__ = ("value",)
+    __slots__ = ("prefix", "shown", "text", "value")
 
     def __init__(self) -> None:
         self.value = 0.0
+        self.prefix = b""
+        self.text = b""
+        """Its line, with the value `shown`; its family makes them."""
+        self.shown = -1.0
 
     def __repr__(self) -> str:
         return f"<Counter {self.value:g}>"
@@ -33,12 +39,16 @@ class Histogram:
         bounds: the inclusive upper bounds of the buckets, increasing, without the infinite one.
     """
 
-    __slots__ = ("bounds", "counts", "sum")
+    __slots__ = ("bounds", "counts", "labels", "shown", "sum", "text")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+        self.labels: tuple[bytes, bytes, bytes] | None = None
+        self.text = b""
+        """Its lines, with the counts `shown`; its family makes them."""
+        self.shown: list[int] = []
 
     def __repr__(self) -> str:
         return f"<Histogram of {sum(self.counts)} observations>"
@@ -70,13 +80,13 @@ class CounterFamily:
 
     def __init__(self, name: str, text: str, labels: Sequence[str], *, plain: bool = False) -> None:
         self._plain = plain
-        self._name = name
+        self.name = name
         self._text = text
         self.label_names = tuple(labels)
         self._children: dict[tuple[str, ...], Counter] = {}
 
     def __repr__(self) -> str:
-        return f"<CounterFamily {self._name} of {len(self._children)}>"
+        return f"<CounterFamily {self.name} of {len(self._children)}>"
 
     def labels(self, *values: str) -> Counter:
         """Return the child of these label values. Keep it: the look-up is too slow for every request."""
@@ -100,6 +110,21 @@ class CounterFamily:
         at = self.label_names.index(label)
         self._children = {values: child for values, child in self._children.items() if values[at] != value}
 
+    def head(self) -> Metric:
+        """Return the metric without samples."""
+        return self._metric(())
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the line of each child."""
+        name = self.name if self._plain else self.name.removesuffix("_total") + "_total"
+        for values, child in list(self._children.items()):
+            if child.shown != child.value:
+                if not child.prefix:
+                    child.prefix = prefix(name, zip(self.label_names, values, strict=True))
+                child.shown = child.value
+                child.text = child.prefix + number(child.value)
+            yield child.text
+
     def collect(self) -> Iterator[Metric]:
         """Yield the metric with its present values."""
         yield self._metric(self._children.items())
@@ -112,11 +137,11 @@ class CounterFamily:
 
     def _metric(self, children: Iterable[tuple[tuple[str, ...], Counter]]) -> Metric:
         if self._plain:
-            metric = Metric(self._name, self._text, "unknown")
+            metric = Metric(self.name, self._text, "unknown")
             for values, child in children:
-                metric.add_sample(self._name, dict(zip(self.label_names, values, strict=True)), child.value)
+                metric.add_sample(self.name, dict(zip(self.label_names, values, strict=True)), child.value)
             return metric
-        family = CounterMetricFamily(self._name, self._text, labels=self.label_names)
+        family = CounterMetricFamily(self.name, self._text, labels=self.label_names)
         for values, child in children:
             family.add_metric(values, child.value)
         return family
@@ -128,17 +153,27 @@ class HistogramFamily:
     Parameters:
         name, text, labels: as for `CounterFamily`.
         bounds: as for `Histogram`.
+        whole_bounds: write whole bounds without a point, as Go's client library does.
     """
 
-    def __init__(self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
-        self._name = name
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        bounds: Sequence[float],
+        *,
+        whole_bounds: bool = False,
+    ) -> None:
+        self._lines = HistogramLines(name, tuple(bounds), whole_bounds=whole_bounds)
+        self.name = name
         self._text = text
         self.label_names = tuple(labels)
         self._bounds = tuple(bounds)
         self._children: dict[tuple[str, ...], Histogram] = {}
 
     def __repr__(self) -> str:
-        return f"<HistogramFamily {self._name} of {len(self._children)}>"
+        return f"<HistogramFamily {self.name} of {len(self._children)}>"
 
     def labels(self, *values: str) -> Histogram:
         """Return the child of these label values. Keep it: the look-up is too slow for every request."""
@@ -153,6 +188,21 @@ class HistogramFamily:
         at = self.label_names.index(label)
         self._children = {values: child for values, child in self._children.items() if values[at] != value}
 
+    def head(self) -> Metric:
+        """See `CounterFamily.head`."""
+        return self._metric(())
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines of each child."""
+        for values, child in list(self._children.items()):
+            # Each observation is in one bucket, also one of nothing, which the sum does not show.
+            if child.shown != child.counts:
+                if child.labels is None:
+                    child.labels = self._lines.labels(tuple(zip(self.label_names, values, strict=True)))
+                child.shown = child.counts.copy()
+                child.text = self._lines.text(child.labels, child.counts, child.sum)
+            yield child.text
+
     def collect(self) -> Iterator[Metric]:
         """Yield the metric with its present values."""
         yield self._metric(self._children.items())
@@ -164,7 +214,7 @@ class HistogramFamily:
             yield self._metric(children[begin : begin + most])
 
     def _metric(self, children: Iterable[tuple[tuple[str, ...], Histogram]]) -> Metric:
-        family = HistogramMetricFamily(self._name, self._text, labels=self.label_names)
+        family = HistogramMetricFamily(self.name, self._text, labels=self.label_names)
         for values, child in children:
             family.add_metric(values, child.buckets(), child.sum)
         return family

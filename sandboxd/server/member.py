@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
 from sandboxd.log import set_level
-from sandboxd.metrics.exposition import paced_snapshot, paced_text, pieces_of, snapshot
+from sandboxd.metrics.exposition import TextFormat, paced, paced_snapshot, pieces_of, snapshot
 from sandboxd.wire import codec
 from sandboxd.wire.cells import (
     Ask,
@@ -159,12 +159,12 @@ class Member:
         """Send a metadata attribute that was set at this cell to all other cells."""
         self._send(Attribute(key, value))
 
-    async def expose(self, accept: str, rest: float) -> tuple[bytes, str]:
-        """Return the metrics of all cells as text, and its Content-Type.
+    async def expose(self, accept: str, rest: float) -> tuple[Sequence[bytes], str]:
+        """Return the metrics of all cells as text, in parts, and its Content-Type.
 
         Parameters:
             accept: the scrape's Accept header.
-            rest: see `paced_text`.
+            rest: see `paced`.
 
         Raises:
             TimeoutError: the supervisor did not answer.
@@ -176,7 +176,8 @@ class Member:
             families = await asyncio.wait_for(answer, MERGED_S)
         finally:
             del self._merged[number]
-        return await paced_text(pieces_of(families), accept, rest)
+        form = TextFormat(accept)
+        return [*await paced(form.pieces(pieces_of(families)), rest), form.end], form.content_type
 
     async def collect_status(self) -> tuple[bytes, ...]:
         """Return the parts of the status document of all cells that answer.

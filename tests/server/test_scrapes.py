@@ -1,5 +1,6 @@
 """Scrapes of the metrics of many bindings, by callers without a token."""
 
+import gzip
 import threading
 
 import pytest
@@ -56,3 +57,20 @@ def test_scrapers_are_many_and_requests_are_answered_and_counted(engine: str) ->
         assert texts
         assert all(text.startswith(b"HTTP/1.1 200 ") for text in texts)
     assert front.log == ""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_text_is_compressed_for_who_wants_it(engine: str) -> None:
+    with started(engine, bindings=40) as front, connect(front) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.0\r\naccept-encoding: deflate, gzip\r\n\r\n")
+        head, _, body = read_all(connection).partition(b"\r\n\r\n")
+        plain = scrape(front).partition(b"\r\n\r\n")[2]
+    assert b"\r\ncontent-encoding: gzip" in head.lower()
+    assert b"\r\nvary: accept, accept-encoding" in head.lower()
+    assert len(body) < len(plain) / 5
+    assert names(gzip.decompress(body)) == names(plain)
+
+
+def names(text: bytes) -> list[bytes]:
+    """What stands before the values."""
+    return [line.rpartition(b" ")[0] for line in text.splitlines()]

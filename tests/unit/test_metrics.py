@@ -9,13 +9,16 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from sandboxd.front.http.scrapes import BUSY_REST, REST, Scrapes
+from sandboxd.front.http.scrapes import BUSY_REST, REST, Parts, Scrapes, takes_gzip
 from sandboxd.metrics import DENIAL_REASONS, SECONDS, DaprLabels, Metrics
+from sandboxd.metrics.exposition import TextFormat
 from sandboxd.metrics.series import CounterFamily, HistogramFamily
 from sandboxd.outcome import Outcome
-from sandboxd.pool.stats import PoolStats
+from sandboxd.pool.stats import BindingLoad, PoolStats
 from sandboxd.wire.messages import OutboundUsage, Result
 from tests.exposition import expose as exposed
+
+USAGE = OutboundUsage(rule="", outcome="", duration_ns=5)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -195,34 +198,84 @@ def test_the_first_exit_of_a_worker_can_be_seen_as_an_increase() -> None:
     assert 'sandboxd_worker_exits_total{pool="default",reason="stalled"} 0.0' in text
 
 
+ODD = 'a "b"\\c\nd ü\0'
+"""A name with all that is escaped in a label, and more."""
+
+
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0", "text/plain; version=1.0.0"])
-def test_pieces_make_the_text_of_the_whole(accept: str) -> None:
-    """The other implementation is prometheus_client's, of the registry as a whole.
+def test_the_text_is_that_of_prometheus_client(accept: str) -> None:
+    """The other implementation makes the registry as a whole, and each line anew. Here lines are kept.
 
     It writes daprd's metrics as daprd does not.
     """
     metrics = Metrics(version="1", dapr=DaprLabels(app_id="a") if "openmetrics" in accept else None)
-    metrics.watch_pool(PoolStats)
-    for number in range(30):
-        binding = metrics.binding(f"b{number}")
-        for outcome in Outcome:
-            binding.ended(outcome, number / 100)
-        binding.dapr_event("execute", success=True, seconds=number)
-    assert all(len(piece.samples) <= 300 for piece in metrics.pieces())  # so that none keeps the event loop for long
+    metrics.watch_pool(lambda: PoolStats(bindings={ODD: BindingLoad(1, 2, 3)}))
     encoder, content_type = choose_encoder(accept)
+    for turn in range(3):
+        for number in range(turn, 30):
+            binding = metrics.binding(ODD if number == 1 else f"b{number}")
+            for outcome in Outcome:
+                binding.ended(outcome, number / 100)
+            binding.ended(Outcome.COMPLETED, 0.0)
+            binding.dapr_event("execute", success=True, seconds=number)
+            binding.ran(Result(id=1, outcome=Outcome.COMPLETED, outbound=(USAGE,)), 10)
+        assert exposed(metrics, accept) == (encoder(metrics.registry), content_type)
+    metrics.forget_binding("b5")
     assert exposed(metrics, accept) == (encoder(metrics.registry), content_type)
+    assert b'"b5"' not in exposed(metrics, accept)[0]
+
+
+def test_an_observation_of_nothing_changes_the_lines() -> None:
+    metrics = Metrics(version="1")
+    for count in (1, 2):
+        metrics.binding("b").ended(Outcome.COMPLETED, 0.0)
+        assert value(metrics, "sandboxd_request_duration_seconds_count", binding="b", outcome="completed") == count
+
+
+@pytest.mark.parametrize("number", [0, 1, 999_999, 1_000_000, 2**53, 2**60, 0.1, 1e-9, 1e300, float("inf")])
+def test_numbers_are_read_as_they_were(number: float) -> None:
+    metrics = Metrics(version="1")
+    metrics.binding("b").ended(Outcome.TRAPPED, 0.0)
+    metrics.requests.labels("b", "http", Outcome.TRAPPED.value).value = number
+    assert value(metrics, "sandboxd_requests_total", binding="b", protocol="http", outcome="trapped") == number
+
+
+def test_pieces_are_short() -> None:
+    """None keeps the event loop for long: a child has 20 lines of 100 bytes."""
+    metrics = Metrics(version="1")
+    metrics.watch_pool(lambda: PoolStats(bindings={f"b{number}": BindingLoad(1, 2, 3) for number in range(100)}))
+    for number in range(300):
+        metrics.binding(f"b{number}").ended(Outcome.COMPLETED, 0.1)
+    assert max(len(piece) for piece in metrics.text_pieces(TextFormat(""))) < 200_000
+    assert all(len(piece.samples) <= 300 for piece in metrics.pieces())  # for the supervisor
+
+
+@pytest.mark.parametrize(
+    ("header", "takes"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000", False),
+        ("identity", False),
+        ("gzip;q=1.0, *;q=0", True),
+    ],
+)
+def test_who_gets_gzip(header: str, takes: bool) -> None:
+    assert takes_gzip(header) is takes
 
 
 def test_scrapers_share_a_text_that_was_begun_after_they_asked() -> None:
     made = []
     begun = asyncio.Event()
 
-    async def render(accept: str, rest: float) -> tuple[bytes, str]:
+    async def render(accept: str, rest: float) -> Parts:
         made.append(rest)
         begun.set()
         number = len(made)
         await asyncio.sleep(0)
-        return b"%d" % number, accept
+        return [b"%d" % number], accept
 
     async def scrape() -> None:
         scrapes = Scrapes(render)
@@ -230,16 +283,17 @@ def test_scrapers_share_a_text_that_was_begun_after_they_asked() -> None:
         await begun.wait()
         others = [asyncio.create_task(scrapes.text("")) for _ in range(5)]
         others.pop().cancel()
-        assert (await first)[0] == b"1"
-        assert {(await other)[0] for other in others} == {b"2"}
-        assert (await scrapes.text("")) == (b"3", "")
+        assert (await first).parts == [b"1"]
+        assert {(await other).parts[0] for other in others} == {b"2"}
+        last = await scrapes.text("")
+        assert (last.parts, last.content_type) == ([b"3"], "")
 
     asyncio.run(scrape())
     assert made == [REST, BUSY_REST, BUSY_REST]
 
 
 def test_a_text_that_cannot_be_made_is_an_error_for_those_who_asked() -> None:
-    async def render(accept: str, rest: float) -> tuple[bytes, str]:
+    async def render(accept: str, rest: float) -> Parts:
         raise TimeoutError
 
     async def scrape() -> None:

@@ -21,12 +21,12 @@ from sandboxd.front.http.guest_http import HttpEndpoint
 from sandboxd.front.http.raw import RawEndpoint, raw_name
 from sandboxd.front.http.replies import reply, reply_plain_error
 from sandboxd.front.http.routing import HTTP, binding_name, clean, first_value, origin_form, unescape_name
-from sandboxd.front.http.scrapes import Scrapes
+from sandboxd.front.http.scrapes import Parts, Scrapes, TextResponse, takes_gzip
 from sandboxd.front.http.trace_headers import ECHOED, adding, baggage_of, echoed, refused, traceparent, tracing
 from sandboxd.front.ports import Bindings, Cells, FrontSettings, Health, Invoker, Receive, Scope, Send
 from sandboxd.gojson import error_body
 from sandboxd.metrics import Metrics
-from sandboxd.metrics.exposition import paced_text
+from sandboxd.metrics.exposition import TextFormat, paced
 from sandboxd.outcome import Outcome
 
 _NO_APP_ID: Final = "failed getting app id either from the URL path or the header dapr-app-id"
@@ -250,14 +250,18 @@ class App:
 
     async def _expose(self, request: Request) -> Response:
         try:
-            text, content_type = await self._scrapes.text(request.headers.get("accept", ""))
+            text = await self._scrapes.text(request.headers.get("accept", ""))
         except TimeoutError:
             # The metrics of this cell alone would look as if the counts of all others had been lost.
             return PlainTextResponse("the metrics of the other cells are not available", 503)
-        return Response(text, headers={"content-type": content_type})
+        headers = {"content-type": text.content_type, "vary": "accept, accept-encoding"}
+        if not takes_gzip(request.headers.get("accept-encoding", "")):
+            return TextResponse(text.parts, headers)
+        return Response(await text.gzipped(), headers={**headers, "content-encoding": "gzip"})
 
-    async def _render(self, accept: str, rest: float) -> tuple[bytes, str]:
-        return await paced_text(self._metrics.pieces(), accept, rest)
+    async def _render(self, accept: str, rest: float) -> Parts:
+        form = TextFormat(accept)
+        return [*await paced(self._metrics.text_pieces(form), rest), form.end], form.content_type
 
 
 def _json_error(status: int, code: str, message: str) -> Response:

@@ -6,10 +6,14 @@ the next text. That one is begun after the scrape arrived, and so counts everyth
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from prometheus_client.exposition import choose_encoder
+from starlette.responses import Response
+
+from sandboxd.front.ports import Receive, Scope, Send
+from sandboxd.metrics.exposition import compressed
 
 REST: Final = 1.0
 """Pause after each piece of a text, as a multiple of the time that the piece took. 1 leaves half of the loop's time."""
@@ -17,8 +21,60 @@ BUSY_REST: Final = 4.0
 """The pause if the last text was made less than `QUIET_S` ago. 4 leaves four fifths of the loop's time."""
 QUIET_S: Final = 1.0
 
-Text = tuple[bytes, str]
-"""The metrics as text, and its Content-Type."""
+Parts = tuple[Sequence[bytes], str]
+"""The metrics as text, in parts, and its Content-Type."""
+
+
+class Text:
+    """The metrics as text.
+
+    Parameters:
+        parts: the text.
+        content_type: its Content-Type.
+    """
+
+    def __init__(self, parts: Sequence[bytes], content_type: str) -> None:
+        self.parts = parts
+        self.content_type = content_type
+        self._compressing: asyncio.Future[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Text of {sum(map(len, self.parts))} bytes>"
+
+    async def gzipped(self) -> bytes:
+        """Return it compressed; all scrapes that share it share that, too."""
+        if self._compressing is None:
+            self._compressing = asyncio.ensure_future(compressed(self.parts))
+        return await asyncio.shield(self._compressing)
+
+
+class TextResponse(Response):
+    """Sends a text part by part, so that a long one is not copied into one piece.
+
+    Parameters:
+        parts: the text.
+        headers: of the answer, without its length.
+    """
+
+    def __init__(self, parts: Sequence[bytes], headers: dict[str, str]) -> None:
+        super().__init__(headers={**headers, "content-length": str(sum(map(len, parts)))})
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for part in self._parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Return whether an Accept-Encoding header allows gzip (RFC 9110, section 12.5.3)."""
+    for coding in accept_encoding.split(","):
+        name, _, weight = coding.partition(";")
+        if name.strip().lower() in ("gzip", "x-gzip"):
+            return weight.replace(" ", "").lower().rstrip("0.") != "q="
+    return False
 
 
 class Scrapes:
@@ -28,7 +84,7 @@ class Scrapes:
         render: makes a text, given an Accept header and the pause after each piece.
     """
 
-    def __init__(self, render: Callable[[str, float], Awaitable[Text]]) -> None:
+    def __init__(self, render: Callable[[str, float], Awaitable[Parts]]) -> None:
         self._render = render
         self._next: dict[str, tuple[str, asyncio.Future[Text]]] = {}
         """Content-Type -> an Accept header that asks for it, and the future of the text."""
@@ -66,7 +122,7 @@ class Scrapes:
                 if error is not None:
                     future.set_exception(error)
                 else:
-                    future.set_result(making.result())
+                    future.set_result(Text(*making.result()))
                 self._ended = time.monotonic()
         finally:
             self._rendering = None
