@@ -22,7 +22,7 @@ _REFUSALS = Budget("refused requests")
 _FAILED = "failed requests"
 _FAILURES = Budget(_FAILED)
 _SAMPLED = Sampled(_FAILED)
-is_first = _SAMPLED.first
+in_full = _SAMPLED.in_full
 """Returns whether a failed request gets a line of its own; see `sampling`."""
 
 REQUEST_FAILED: Final = "request failed"
@@ -52,7 +52,7 @@ def log_stderr(served: Served, result: Result, span: str) -> None:
 
 
 def log_failure(outcome: Outcome, text: str, binding: str, values: Mapping[str, Any], reason: str) -> None:
-    """Log a failed request that is the first of its kind (`is_first`), unless the binding's lines were too long.
+    """Log a failed request that is to be logged (`in_full`), unless the binding's lines were too long.
 
     Parameters:
         outcome, binding: its kind.
@@ -78,7 +78,7 @@ def log_failed_request(failed: Failure, served: Served | None, span: str, *, sta
     if failed.counted:
         log_refusal(span, status, failed.reason(), binding)
         return
-    if not is_first(binding, failed.outcome, REQUEST_FAILED):
+    if not in_full(binding, failed.outcome, REQUEST_FAILED):
         return
     reason = failed.reason()
     values = fields(

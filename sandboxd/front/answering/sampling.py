@@ -1,7 +1,8 @@
-"""Samples the log lines of failed requests: callers may cause thousands a second, and one tells as much as all.
+"""Samples the log lines of failed requests: callers may cause thousands a second, and a few tell as much as all.
 
-The first failed request of a kind is logged in full. A kind is a binding, an outcome and a message. Those that follow
-within a second are only counted, which costs a fiftieth of a line, and then one line tells how many they were.
+The first failed request of a kind is logged in full, and so are the next few. A kind is a binding, an outcome and a
+message. Those that follow within a second are only counted, which costs a small part of a line, and then one line tells
+how many they were.
 """
 
 import asyncio
@@ -17,11 +18,26 @@ from sandboxd.outcome import Outcome
 log = logging.getLogger("sandboxd.request")
 
 PERIOD_S: Final = 1.0
-"""The first request of a kind within this time is logged in full."""
+"""Of the requests of a kind within this time, the first few are logged in full."""
+FEW: Final = 5
+"""So many of a kind are: whoever tries something finds the line of each answer."""
+MANY: Final = 100
+"""If so many were, of all kinds, only the first of each further kind is."""
 MAX_TOLD: Final = 20
 """The kinds whose counts get a line each, those with most requests. One line tells the sum of the others: the event
 loop, which writes them, answers nobody meanwhile."""
-_NOT_LOGGED: Final = -1
+
+
+class _Kind:
+    """What came of one kind in this period."""
+
+    __slots__ = ("counted", "full", "logged")
+
+    def __init__(self, *, logged: bool) -> None:
+        self.logged = logged
+        """Whether lines of its level are written."""
+        self.full = 1
+        self.counted = 0
 
 
 class Sampled:
@@ -33,18 +49,19 @@ class Sampled:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._counts: dict[tuple[str, Outcome, str], int] = {}
-        """By binding, outcome, message: the requests of this period without a line of their own, or `_NOT_LOGGED`."""
+        self._kinds: dict[tuple[str, Outcome, str], _Kind] = {}
+        self._lines = 0
+        """The lines of this period."""
         self._ends = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Sampled {self._source}: {sum(self._counts.values())} counted>"
+        return f"<Sampled {self._source}: {sum(kind.counted for kind in self._kinds.values())} counted>"
 
-    def first(self, binding: str, outcome: Outcome, message: str) -> bool:
-        """Return whether a request is the first of its kind, which is to be logged in full. Count it if it is not.
+    def in_full(self, binding: str, outcome: Outcome, message: str) -> bool:
+        """Return whether a request is to be logged in full. Count it if it is not.
 
-        At the level `debug` all are logged in full.
+        At the level `debug` all are.
 
         Parameters:
             binding: a configured name, or empty.
@@ -56,17 +73,19 @@ class Sampled:
             self.tell()
             self._ends = now + PERIOD_S
             self._timer = asyncio.get_running_loop().call_later(PERIOD_S, self.tell)
-        kind = (binding, outcome, message)
-        count = self._counts.get(kind)
-        if count is None:
-            logged = log.isEnabledFor(TABLE[outcome].level)
-            self._counts[kind] = 0 if logged else _NOT_LOGGED
-            return logged
-        if log.isEnabledFor(logging.DEBUG):
+        kind = self._kinds.get((binding, outcome, message))
+        if kind is None:
+            kind = self._kinds[binding, outcome, message] = _Kind(logged=log.isEnabledFor(TABLE[outcome].level))
+            self._lines += kind.logged
+            return kind.logged
+        if not kind.logged:
+            return False
+        if (kind.full < FEW and self._lines < MANY) or log.isEnabledFor(logging.DEBUG):
+            kind.full += 1
+            self._lines += 1
             return True
-        if count != _NOT_LOGGED:
-            self._counts[kind] = count + 1
-            dropped_lines[self._source, binding] += 1
+        kind.counted += 1
+        dropped_lines[self._source, binding] += 1
         return False
 
     def tell(self) -> None:
@@ -75,7 +94,8 @@ class Sampled:
             self._timer.cancel()
             self._timer = None
         self._ends = 0.0
-        counted, self._counts = Counter({kind: count for kind, count in self._counts.items() if count > 0}), {}
+        counted = Counter({name: kind.counted for name, kind in self._kinds.items() if kind.counted})
+        self._kinds, self._lines = {}, 0
         told = counted.most_common(MAX_TOLD)
         for (binding, outcome, message), count in told:
             log.log(

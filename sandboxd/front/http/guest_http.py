@@ -17,7 +17,7 @@ from sandboxd.front.answering.http_guest import HOP_BY_HOP, is_target
 from sandboxd.front.answering.outcomes import TABLE
 from sandboxd.front.answering.runlog import (
     REQUEST_FAILED,
-    is_first,
+    in_full,
     keep_failure,
     log_failure,
     log_run,
@@ -104,7 +104,7 @@ class HttpEndpoint:
             if outcome is not Outcome.COMPLETED:
                 text = "response cut off" if call.started else REQUEST_FAILED
                 binding = served.binding.name if served is not None else ""
-                if is_first(binding, outcome, text):
+                if in_full(binding, outcome, text):
                     log_failure(outcome, text, binding, call.fields(served, outcome, status, began, reason), reason)
 
     async def _run(self, call: "_Call", served: Served, request: HttpRequest, began: int) -> None:
