@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,11 @@ _DAPR_KINDS: Final = frozenset(
     ("Component", "Configuration", "Subscription", "Resiliency", "HTTPEndpoint", "MCPServer")
 )
 """The kinds of dapr.io/v1alpha1, which may lie in the same folder."""
+
+REMEMBERED_LENGTH: Final = 16 * 1024
+"""The longest document that is remembered. Characters."""
+remembered: Final = lru_cache(maxsize=2048)(parse)
+"""A reload reads all files and mostly finds what it found before. Parsing is the most of it, on the event loop."""
 
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 _SEPARATOR = re.compile(r"\n---([^\n]*)(?:\n|\Z)")
@@ -94,7 +100,8 @@ def read_file(path: Path, kind: str, findings: Findings, *, also: tuple[str, ...
     for first_line, document in _split(text, path, findings):
         try:
             _check_text(document, first_line)
-            parsed = parse(document, first_line=first_line)
+            short = len(document) <= REMEMBERED_LENGTH
+            parsed = remembered(document, first_line=first_line) if short else parse(document, first_line=first_line)
             resource = _of_kind(parsed, (kind, *also), path)
         except (YamlError, ManifestError) as error:
             skipped(kind, error, path, findings)

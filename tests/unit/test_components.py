@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sandboxd.components import Binding, Loaded, Severity, load, strict_sandbox
+from sandboxd.components import Binding, Loaded, Severity, documents, load, strict_sandbox
 from sandboxd.components.binding import Listed
 from sandboxd.limits import Limits
 
@@ -85,6 +85,20 @@ def test_files_in_order_of_names_and_documents_in_order(tmp_path: Path) -> None:
     assert [b.name for b in loaded.bindings] == ["z1", "a1", "b1", "b2", "b3"]
     assert [b.line for b in loaded.bindings] == [1, 2, 1, 12, 23]
     assert not loaded.problems
+
+
+def test_reading_again_parses_only_what_has_changed(tmp_path: Path) -> None:
+    files = [tmp_path / f"{number}.yaml" for number in range(5)]
+    for number, file in enumerate(files):
+        file.write_text(component(f"n{number}"))
+    first = load_folder(tmp_path)
+    before = documents.remembered.cache_info()
+    files[3].write_text(component("n3", "  - {name: url, value: file://other.wasm}\n"))
+    second = load_folder(tmp_path)
+    after = documents.remembered.cache_info()
+    assert (after.hits - before.hits, after.misses - before.misses) == (4, 1)
+    assert [a == b for a, b in zip(first.bindings, second.bindings, strict=True)] == [True, True, True, False, True]
+    assert second.bindings[3].url.endswith("other.wasm")
 
 
 def test_a_mounted_configmap(tmp_path: Path) -> None:
