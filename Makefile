@@ -8,6 +8,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # One file says that what running needs is installed, the other that everything for development is.
 RUN := $(VENV)/.run
 DEV := $(VENV)/.installed
+# Installing compiles this, where there is a C compiler.
+NATIVE := hatch_build.py hostfuncs/native/preview1.c hostfuncs/native/build.py
 
 # Tests start hundreds of Python processes. Each would compile its modules again if none were allowed to keep bytecode.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
@@ -24,11 +26,11 @@ $(BIN)/python:
 	if $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(PYTHON) -m venv $(VENV); \
 	else $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $@ install --quiet pip || { rm -rf $(VENV); exit 1; }; fi
 
-$(RUN): pyproject.toml | $(BIN)/python
+$(RUN): pyproject.toml $(NATIVE) | $(BIN)/python
 	$(INSTALL) --editable '.[fast,grpc,top]'
 	@touch $@
 
-$(DEV): pyproject.toml | $(BIN)/python
+$(DEV): pyproject.toml $(NATIVE) | $(BIN)/python
 	$(INSTALL) --editable '.[fast,grpc,top,dev]'
 	@touch $(RUN) $@
 

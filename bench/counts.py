@@ -103,14 +103,21 @@ def retained_blocks(once: Any) -> float:
         gc.enable()
 
 
-def worker_counts(guest: str = "tiny", stdin: bytes = b"hello") -> dict[str, float]:
-    """Per invocation in a worker."""
+def worker_counts(guest: str = "tiny", stdin: bytes = b"hello", *, native_functions: bool = True) -> dict[str, float]:
+    """Per invocation in a worker.
+
+    Parameters:
+        native_functions: with the host functions in C, where those were built. `host calls` and `calls into wasmtime`
+            are those of Python.
+    """
+    settings = EngineSettings(native_functions=native_functions)
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "guest.cwasm"
         compiler = engine.build(EngineSettings(), compiling=True)
         artifact.write_bytes(wasmtime.Module(compiler, (GUESTS / f"{guest}.wasm").read_bytes()).serialize())
         built = engine.build(EngineSettings())
-        loaded = load.load(built, GuestSpec(binding="b", kind="module", artifact=str(artifact), argv0=b"guest"))
+        spec = GuestSpec(binding="b", kind="module", artifact=str(artifact), argv0=b"guest")
+        loaded = load.load(built, spec, settings)
         runtime = Runtime(built, [loaded], OutboundSettings()).start()
     frame = Invoke(id=1, guest=0, call=Call(deadline_ns=time.monotonic_ns() + 3600 * 10**9, stdin=stdin))
 
@@ -225,6 +232,7 @@ def main() -> None:
     """Print."""
     for title, counts in (
         ("worker, per invocation", worker_counts()),
+        ("worker, per invocation, host functions in Python", worker_counts(native_functions=False)),
         ("front, per request", front_counts()),
         ("front, per failed request", front_counts(FAILED)),
     ):

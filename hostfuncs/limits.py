@@ -104,6 +104,9 @@ class EngineSettings:
     """Linear memories alive at once in a pooling engine; a component may have several."""
     keep_resident_bytes: int = 128 * KIB
     """Bytes of a pooled memory that are zeroed by hand between runs instead of being given back."""
+    native_functions: bool = True
+    """Whether the commonest functions of preview 1 run in C, where that was built (see `hostfuncs.native`), for guests
+    without files and HTTP."""
     trace_lines: bool = False
     """Whether traps tell files and lines where the guest has debug information. wasmtime reads that at each trap, and
     `proc_exit` is one for it: a guest that ends so pays up to a millisecond for each run."""

@@ -9,6 +9,7 @@ The library is opened twice. `PyDLL` keeps the interpreter's lock, which is chea
 """
 
 import ctypes
+from collections.abc import Iterable
 from typing import Any, Final
 
 from wasmtime import _ffi as ffi
@@ -34,6 +35,9 @@ EXTERN_BYTES: Final = ctypes.sizeof(ffi.wasmtime_extern_t)
 EXTERN_ITEM_OFFSET: Final = ffi.wasmtime_extern_t.of.offset
 """Offset of the handle in a `wasmtime_extern_t`, after its kind byte."""
 INSTANCE_BYTES: Final = ctypes.sizeof(ffi.wasmtime_instance_t)
+
+TRAP_INTERRUPT: Final = 10
+"""`WASMTIME_TRAP_CODE_INTERRUPT`."""
 
 EXTERN_FUNC: Final = 0
 EXTERN_MEMORY: Final = 3
@@ -90,6 +94,7 @@ linker_define_func_unchecked = _declare(
 )
 
 trap_new = _declare(_holding, "wasmtime_trap_new", POINTER, ctypes.c_char_p, SIZE)
+trap_new_code = _declare(_holding, "wasmtime_trap_new_code", POINTER, ctypes.c_uint8)
 trap_code = _declare(_holding, "wasmtime_trap_code", ctypes.c_bool, POINTER, POINTER)
 trap_delete = _declare(_holding, "wasm_trap_delete", None, POINTER)
 _trap_message = _declare(_holding, "wasm_trap_message", None, POINTER, POINTER)
@@ -131,6 +136,18 @@ def callback_address(callback: Any) -> int:
     address = ctypes.cast(callback, POINTER).value
     assert address is not None
     return address
+
+
+def function_address(function: Any) -> int:
+    """Return the address of a function of a loaded library."""
+    address = ctypes.cast(function, POINTER).value
+    assert address is not None
+    return address
+
+
+def addresses(names: Iterable[str]) -> dict[str, int]:
+    """Return the addresses of functions of wasmtime's, by name. For code that calls them without ctypes."""
+    return {name: function_address(getattr(_holding, name)) for name in names}
 
 
 def address_of(managed: Any) -> int:

@@ -116,6 +116,7 @@ def define(
     state: InvocationState,
     *,
     fault: int | None = None,
+    front: Callable[[Any], tuple[Any, int]] | None = None,
 ) -> None:
     """Make a Python function importable by guests.
 
@@ -129,6 +130,8 @@ def define(
         state: the run that the function serves.
         fault: the error number for a pointer outside the guest's memory; None ends the guest instead. Only with
             result `i`.
+        front: called with the native callback that would be defined. Returns the one to define in its place, which may
+            pass calls on to it, and the address that it is to be given as `env`.
 
     Raises:
         ValueError: the type cannot be expressed, or a function of that name is defined already.
@@ -138,6 +141,10 @@ def define(
     kind = func_type(params, result)
     native = capi.HostCallback(callback(params, result, function, state, fault=fault))
     state.callbacks.append(native)
+    env: int | None = None
+    if front is not None:
+        native, env = front(native)
+        state.callbacks.append(native)
     module_name, function_name = module.encode(), name.encode()
     error = capi.linker_define_func_unchecked(
         capi.address_of(linker),
@@ -147,7 +154,7 @@ def define(
         len(function_name),
         capi.address_of(kind),
         native,
-        None,
+        env,
         None,
     )
     if error:

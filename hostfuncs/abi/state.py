@@ -6,7 +6,7 @@ import traceback
 from hostfuncs import texts
 from hostfuncs.abi import capi
 from hostfuncs.abi.memory import GuestMemory
-from hostfuncs.ending import Cancelled, DeadlineExceeded, Fault, GuestEnded, HostTrap
+from hostfuncs.ending import Cancelled, DeadlineExceeded, Fault, GuestEnded, HostTrap, ProcExit
 
 _TRAP_TEXT = b"ended by the host"
 
@@ -129,7 +129,12 @@ class InvocationState:
             The address of a new `wasm_trap_t`. The receiver owns it.
         """
         self.note(error)
-        pointer: int = capi.trap_new(_TRAP_TEXT, len(_TRAP_TEXT))
+        pointer: int
+        if isinstance(error, ProcExit):
+            # A trap with a text makes wasmtime note where the guest was, which takes microseconds.
+            pointer = capi.trap_new_code(capi.TRAP_INTERRUPT)
+        else:
+            pointer = capi.trap_new(_TRAP_TEXT, len(_TRAP_TEXT))
         return pointer
 
     def note(self, error: BaseException) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import wasmtime
 
 from hostfuncs import wasip1
-from hostfuncs.abi import GuestTrapped, capi
+from hostfuncs.abi import GuestTrapped, ProcExit, capi
 from hostfuncs.limits import EngineSettings, Limits
 from hostfuncs.outcome import Outcome
 from hostfuncs.running import core_imports
@@ -26,15 +26,15 @@ from hostfuncs.running.runner import GuestRunner
 
 if TYPE_CHECKING:
     from hostfuncs.files import FileSettings
+    from hostfuncs.native import NativeRun
     from hostfuncs.outbound import UsageRecord
     from hostfuncs.running.core_http import CoreHttp
     from hostfuncs.running.deadline import DeadlineThread
     from hostfuncs.running.egress import Egress
 
-_START = b"_start"
+_START = core_imports.START.encode()
 _MEMORY = b"memory"
-_RESULTS = 16
-"""Most results that `_start` may have. They are ignored, as in wazero."""
+_RESULTS = core_imports.RESULTS
 
 
 class CoreRunner(GuestRunner):
@@ -51,7 +51,10 @@ class CoreRunner(GuestRunner):
         settings, names: as for GuestRunner.
 
     Attributes:
-        program: the guest's world; its `stdout` and `stderr` are those of the last run until the next `begin`.
+        program: the guest's world.
+        stdout: what the last run wrote, until the next `begin`.
+        stderr: the end of what it wrote there, as much as the limits say.
+        stderr_total: how many bytes it wrote there.
 
     Raises:
         GuestError: the module imports what this host does not have, exports something unusable as `memory` or
@@ -68,10 +71,12 @@ class CoreRunner(GuestRunner):
         "_has_memory",
         "_has_start",
         "_http",
+        "_input",
         "_instance",
         "_instance_address",
         "_memory_extern",
         "_memory_handle",
+        "_native",
         "_pre",
         "_pre_address",
         "_stands",
@@ -82,6 +87,9 @@ class CoreRunner(GuestRunner):
         "_values",
         "_values_address",
         "program",
+        "stderr",
+        "stderr_total",
+        "stdout",
     )
 
     def __init__(
@@ -102,7 +110,7 @@ class CoreRunner(GuestRunner):
         begins_with = core_imports.check_memory(module)
         self._has_memory = begins_with is not None
         self._begins_with = begins_with or 0
-        self._has_start = _check_start(module)
+        self._has_start = core_imports.has_start(module)
         if self._begins_with > limits.memory_bytes:
             self._refused = self._sentences.begins_too_large(self._begins_with)
         self.program = wasip1.Program(
@@ -119,7 +127,10 @@ class CoreRunner(GuestRunner):
             raise GuestError(f"the guest's name or an env value {error}") from None
         self._http: CoreHttp | None = core_imports.http_for(module, self.program, limits)
         self._holds_something = self._http is not None or bool(files)
-        self._pre = core_imports.link(engine, module, self.program, self._http)
+        self._native: NativeRun | None = None
+        if settings.native_functions and self._has_memory and not self._holds_something:
+            self._native = core_imports.native_for(self.program, limits)
+        self._pre = core_imports.link(engine, module, self.program, self._http, self._native)
 
     def __repr__(self) -> str:
         return f"<CoreRunner {self.state!r}>"
@@ -179,6 +190,14 @@ class CoreRunner(GuestRunner):
         self._trap = (ctypes.c_uint64 * 1)()
         self._trap_address = ctypes.addressof(self._trap)
         self._error: int | None = None
+        if self._native is not None:
+            self._native.prepare(
+                self._engine_address,
+                self._pre_address,
+                deadlines.callback_address,
+                self._ceilings,
+                has_start=self._has_start,
+            )
 
     def begin(self, args: Sequence[bytes], env: Sequence[tuple[bytes, bytes]], stdin: bytes | memoryview) -> None:
         """Set up the next run.
@@ -191,11 +210,30 @@ class CoreRunner(GuestRunner):
         Raises:
             ValueError: an argument or a variable contains a NUL character.
         """
+        self._begin(args, env, stdin)
+        # Native functions keep what the guest writes to the end of the run.
+        if self._native is not None and self.program.echo is None:
+            self._input = stdin if isinstance(stdin, bytes) else bytes(stdin)
+            self.program.recall = self._recall
+
+    def _begin(self, args: Sequence[bytes], env: Sequence[tuple[bytes, bytes]], stdin: bytes | memoryview) -> None:
+        self.stdout = self.stderr = b""
+        self.stderr_total = 0
         self.program.begin(
             self._args.extended(args) if args else self._args,
             self._environ.extended([name + b"=" + value for name, value in env]) if env else self._environ,
             stdin,
         )
+
+    def _recall(self) -> None:
+        """Have the functions in Python answer for the rest of a run that was begun natively."""
+        assert self._native is not None
+        so_far = self._native.hand_over()
+        program = self.program
+        program.recall = None
+        program.stdin_at = so_far.stdin_at
+        program.stdout += so_far.stdout
+        program.stderr.append(so_far.stderr, so_far.stderr_total - len(so_far.stderr))
 
     def begin_parking(self, args: Sequence[bytes], env: Sequence[tuple[bytes, bytes]], wait: Wait) -> None:
         """Set up a run that is parked when it first needs its input. See `hostfuncs.running.parking`.
@@ -207,7 +245,7 @@ class CoreRunner(GuestRunner):
         Raises:
             ValueError: an argument or a variable contains a NUL character.
         """
-        self.begin(args, env, b"")
+        self._begin(args, env, b"")
         program = self.program
         told = program.environ = AwaitedStrings(program.environ)
 
@@ -229,6 +267,43 @@ class CoreRunner(GuestRunner):
             from hostfuncs.running.egress import awaiting
 
             self._http.prepare(awaiting(self._egress, gate, self.state))
+
+    def _in_store(self) -> Ending | None:
+        """See GuestRunner."""
+        program = self.program
+        ending = super()._in_store() if program.recall is None else self._in_native_store()
+        if program.recall is None:
+            self.stdout = bytes(program.stdout)
+            self.stderr = program.stderr.value()
+            self.stderr_total = program.stderr.total
+        else:
+            assert self._native is not None
+            program.recall = None
+            self.stdout, self.stderr, self.stderr_total = self._native.take_output()
+        return ending
+
+    def _in_native_store(self) -> Ending | None:
+        """Do as `_in_store` and `_enter`, in one call."""
+        native, program, state = self._native, self.program, self.state
+        assert native is not None
+        well = False
+        try:
+            well = native.enter(program.args.block, program.environ.block, self._input)
+            self._ended_ns = monotonic_ns()
+            self._instantiated_ns = native.instantiated_ns
+            self.memory_bytes = native.memory_bytes
+            if not well:
+                self._stands = native.stands
+                self._trap[0], self._error = native.failure()
+                if native.exited is not None:
+                    state.ended = ProcExit(native.exited)
+                if not self._stands:
+                    self.memory_bytes = state.memory.size()
+        finally:
+            state.finish()
+            if not well:
+                native.delete()
+        return COMPLETED if well else None
 
     def _enter(self, context: int) -> Ending | None:
         trap = self._trap
@@ -267,7 +342,10 @@ class CoreRunner(GuestRunner):
         trap = self._trap[0]
         code: int | None = None
         text = ""
-        if trap:
+        if trap and isinstance(self.state.ended, ProcExit):
+            # Where it exited is of no interest, and telling takes wasmtime microseconds.
+            capi.trap_delete(trap)
+        elif trap:
             code, text = capi.take_trap(trap)
         if self._error:
             text = capi.take_error(self._error)
@@ -297,18 +375,3 @@ class CoreRunner(GuestRunner):
         """
         limit = self.limits.memory_bytes
         return self.memory_bytes > self._begins_with and limit - self.memory_bytes <= limit // 4
-
-
-def _check_start(module: wasmtime.Module) -> bool:
-    """Return whether the module exports `_start`. Without it the run is over once the instance is made, as in wazero.
-
-    Raises:
-        GuestError: `_start` cannot be called without arguments.
-    """
-    for export in module.exports:
-        if export.name == _START.decode():
-            kind = export.type
-            if not isinstance(kind, wasmtime.FuncType) or len(kind.params) or len(kind.results) > _RESULTS:
-                raise GuestError('the export "_start" is not a function without parameters')
-            return True
-    return False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import wasmtime
 
-from hostfuncs import wasip1
+from hostfuncs import native, wasip1
 from hostfuncs.imports import LEGACY_HTTP
 from hostfuncs.limits import Limits
 from hostfuncs.running.errors import GuestError
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from hostfuncs.running.core_http import CoreHttp
 
 PAGE_BYTES = 65536
+START = "_start"
+RESULTS = 16
+"""Most results that `_start` may have. They are ignored, as in wazero."""
 
 
 def http_for(module: wasmtime.Module, program: wasip1.Program, limits: Limits) -> CoreHttp | None:
@@ -73,16 +76,53 @@ def check_memory(module: wasmtime.Module) -> int | None:
     return None
 
 
+def has_start(module: wasmtime.Module) -> bool:
+    """Return whether the module exports `_start`. Without it the run is over once the instance is made, as in wazero.
+
+    Raises:
+        GuestError: `_start` cannot be called without arguments.
+    """
+    for export in module.exports:
+        if export.name == START:
+            kind = export.type
+            if not isinstance(kind, wasmtime.FuncType) or len(kind.params) or len(kind.results) > RESULTS:
+                raise GuestError('the export "_start" is not a function without parameters')
+            return True
+    return False
+
+
+def native_for(program: wasip1.Program, limits: Limits) -> native.NativeRun | None:
+    """The C functions for a guest; None where they were not built."""
+    library = native.find()
+    if library is None:
+        return None
+    sources = program.sources
+    return native.NativeRun(
+        library,
+        limits,
+        resolutions=(sources.realtime_resolution, sources.monotonic_resolution),
+        rights=(wasip1.RIGHTS_STDIN, wasip1.RIGHTS_OUTPUT),
+        system_sources=isinstance(sources, wasip1.SystemSources),
+    )
+
+
 def link(
-    engine: wasmtime.Engine, module: wasmtime.Module, program: wasip1.Program, http: CoreHttp | None
+    engine: wasmtime.Engine,
+    module: wasmtime.Module,
+    program: wasip1.Program,
+    http: CoreHttp | None,
+    natively: native.NativeRun | None,
 ) -> wasmtime.InstancePre:
     """Resolve every import.
+
+    Parameters:
+        natively: stands before the functions that it has.
 
     Raises:
         GuestError: an import has another type than the host function of that name.
     """
     linker = wasmtime.Linker(engine)
-    wasip1.link(linker, program)
+    wasip1.link(linker, program, None if natively is None else natively.front)
     if http is not None:
         http.link(linker)
     try:

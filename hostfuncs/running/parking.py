@@ -118,7 +118,7 @@ class AwaitedStrings(Strings):
         """Whether the guest has asked."""
 
     @property
-    def offsets(self) -> tuple[int, ...]:  # type: ignore[override]
+    def offsets(self) -> tuple[int, ...]:
         """See Strings."""
         self.asked = True
         return self._strings.offsets

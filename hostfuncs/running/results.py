@@ -36,12 +36,11 @@ def run_core(
         raise ValueError("request: the guest is a core module, and only components can handle requests")
     runner.begin(args, env, stdin)
     ending = runner.run(deadline_ns)
-    program = runner.program
     return _result(
         ending,
-        stdout=bytes(program.stdout),
-        stderr=program.stderr.value(),
-        stderr_total=program.stderr.total,
+        stdout=runner.stdout,
+        stderr=runner.stderr,
+        stderr_total=runner.stderr_total,
         outbound=tuple(runner.usage),
         memory_bytes=runner.memory_bytes,
         guest_ns=runner.guest_ns,

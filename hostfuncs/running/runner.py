@@ -39,6 +39,7 @@ class GuestRunner(ABC):
     __slots__ = (
         "_ceilings",
         "_deadlines",
+        "_ended_ns",
         "_engine",
         "_engine_address",
         "_file_limit",
@@ -80,7 +81,7 @@ class GuestRunner(ABC):
         """Size of the memory of a core guest at the end of the last run."""
         self.usage: Sequence[UsageRecord] = ()
         """The outbound requests of the last run."""
-        self._instantiated_ns = 0
+        self._instantiated_ns = self._ended_ns = 0
         self._holds_something = True
         """Whether `_release` has anything to do."""
         self._file_limit: Limit | None = None
@@ -143,32 +144,44 @@ class GuestRunner(ABC):
             return self._refused or self._sentences.deadline_exceeded
         # The thread is armed before the store counts epochs: a tick in between would be lost if no other followed.
         deadlines.arm(state, deadline_ns)
-        store = capi.store_new(self._engine_address, None, None)
         try:
-            context = capi.store_context(store)
-            capi.store_limiter(store, *self._ceilings)
-            capi.store_epoch_deadline_callback(store, deadlines.callback_address, None, None)
-            capi.context_set_epoch_deadline(context, 1)
-            # This is `state.enter`, without the cost of a call.
-            state.context = context
-            state.instance = 0
-            ending = self._enter(context)
-            ended = monotonic_ns()
-            if ending is None:
-                self.memory_bytes = state.memory.size()
+            ending = self._in_store()
         finally:
             deadlines.disarm()
-            state.finish()
-            capi.store_delete(store)
             if self._holds_something:
                 self.usage = self._release()
         self.instantiate_ns = self._instantiated_ns - began
-        self.guest_ns = ended - self._instantiated_ns
+        self.guest_ns = self._ended_ns - self._instantiated_ns
         if ending is None:
             ending = self._why()
         if state.interrupt is not None:
             interrupt, state.interrupt = state.interrupt, None
             raise interrupt
+        return ending
+
+    def _in_store(self) -> Ending | None:
+        """Make a store, limit it, enter it and delete it. Set `_instantiated_ns`, `_ended_ns` and `memory_bytes`.
+
+        Returns:
+            As `_enter`.
+        """
+        state = self.state
+        store = capi.store_new(self._engine_address, None, None)
+        try:
+            context = capi.store_context(store)
+            capi.store_limiter(store, *self._ceilings)
+            capi.store_epoch_deadline_callback(store, self._deadlines.callback_address, None, None)
+            capi.context_set_epoch_deadline(context, 1)
+            # This is `state.enter`, without the cost of a call.
+            state.context = context
+            state.instance = 0
+            ending = self._enter(context)
+            self._ended_ns = monotonic_ns()
+            if ending is None:
+                self.memory_bytes = state.memory.size()
+        finally:
+            state.finish()
+            capi.store_delete(store)
         return ending
 
     def _resume(self, deadline_ns: int) -> None:

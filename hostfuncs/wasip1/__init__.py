@@ -9,7 +9,9 @@ program.begin(Strings([b"name"]), Strings(), stdin)
 program.stdout, program.stderr.value()
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import wasmtime
 
@@ -18,7 +20,7 @@ from hostfuncs.imports import WASIP1 as MODULE
 from hostfuncs.wasip1 import args, clock, descriptors, environ, poll, proc, random, stdio, unsupported
 from hostfuncs.wasip1.errno import FAULT
 from hostfuncs.wasip1.output import Tail
-from hostfuncs.wasip1.program import Function, Program, Strings
+from hostfuncs.wasip1.program import RIGHTS_OUTPUT, RIGHTS_STDIN, Function, Program, Strings
 from hostfuncs.wasip1.sources import Sources, StrictSources, SystemSources
 
 FUNCTIONS: dict[str, Function] = {
@@ -28,8 +30,27 @@ FUNCTIONS: dict[str, Function] = {
 }
 
 
-def link(linker: wasmtime.Linker, program: Program) -> None:
+_STATELESS = frozenset(function.name for group in (clock, proc, random) for function in group.FUNCTIONS)
+"""They change nothing of a Program, and read only its sources."""
+
+
+def _recalling(function: Function, program: Program, *params: int) -> int | None:
+    """Call a function that uses the Program's state, which may be elsewhere."""
+    if program.recall is not None:
+        program.recall()
+    return function.call(program, *params)
+
+
+def link(
+    linker: wasmtime.Linker,
+    program: Program,
+    front: Callable[[str], Callable[[Any], tuple[Any, int]] | None] | None = None,
+) -> None:
     """Define every function for guests linked by `linker`.
+
+    Parameters:
+        front: returns, by name, what stands before a function (see `hostfuncs.abi.define`), or None. With it, the
+            state of a run is elsewhere until `Program.recall` is called.
 
     Raises:
         ValueError: one is defined already.
@@ -47,15 +68,20 @@ def link(linker: wasmtime.Linker, program: Program) -> None:
             function.name,
             function.params,
             function.result,
-            partial(function.call, program),
+            partial(function.call, program)
+            if front is None or function.name in _STATELESS
+            else partial(_recalling, function, program),
             program.state,
             fault=FAULT if function.result else None,
+            front=None if front is None else front(function.name),
         )
 
 
 __all__ = [
     "FUNCTIONS",
     "MODULE",
+    "RIGHTS_OUTPUT",
+    "RIGHTS_STDIN",
     "Function",
     "Program",
     "Sources",

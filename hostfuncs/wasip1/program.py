@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from hostfuncs.abi import InvocationState
@@ -28,6 +29,14 @@ class Function(NamedTuple):
     result: str = "i"
 
 
+def _terminated(strings: Iterable[bytes]) -> bytes:
+    strings = (*strings, b"")
+    block = b"\0".join(strings)
+    if block.count(b"\0") != len(strings) - 1:
+        raise ValueError("contains NUL character")
+    return block
+
+
 class Strings:
     """Strings as `args_get` and `environ_get` hand them out: one block of zero-terminated bytes, and where each begins.
 
@@ -37,35 +46,28 @@ class Strings:
         ValueError: a string contains a NUL byte; the guest would take it for two.
     """
 
-    __slots__ = ("block", "offsets")
+    __slots__ = ("_offsets", "block")
 
     def __init__(self, strings: Iterable[bytes] = ()) -> None:
-        self.block = b""
-        self.offsets: tuple[int, ...] = ()
-        self._append(strings)
-
-    def _append(self, strings: Iterable[bytes]) -> None:
-        offsets = list(self.offsets)
-        pieces = [self.block]
-        at = len(self.block)
-        for string in strings:
-            if b"\0" in string:
-                raise ValueError("contains NUL character")
-            offsets.append(at)
-            at += len(string) + 1
-            pieces.append(string + b"\0")
-        self.block = b"".join(pieces)
-        self.offsets = tuple(offsets)
+        self.block = _terminated(strings)
+        self._offsets: tuple[int, ...] | None = None
 
     def __repr__(self) -> str:
         return f"<Strings count={len(self.offsets)} bytes={len(self.block)}>"
 
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """The offset of each string in the block."""
+        if self._offsets is None:
+            ends = accumulate(len(string) + 1 for string in self.block.split(b"\0")[:-1])
+            self._offsets = (0, *ends)[:-1]
+        return self._offsets
+
     def extended(self, strings: Iterable[bytes]) -> "Strings":
         """Return these strings with more after them."""
         longer = Strings.__new__(Strings)
-        longer.block = self.block
-        longer.offsets = self.offsets
-        longer._append(strings)
+        longer.block = self.block + _terminated(strings)
+        longer._offsets = None
         return longer
 
     def pointers(self, base: int) -> bytes:
@@ -162,6 +164,7 @@ class Program:
         "memory",
         "new_files",
         "new_sources",
+        "recall",
         "sources",
         "state",
         "stderr",
@@ -190,6 +193,8 @@ class Program:
         self.new_sources = sources
         self.echo: Echo | None = None
         """Is given the output of the runs that begin from now on."""
+        self.recall: Callable[[], None] | None = None
+        """Brings the state of the run here, if other code keeps it. None if it is here."""
         self.begin(NO_STRINGS, NO_STRINGS, b"")
 
     def __repr__(self) -> str:
@@ -203,6 +208,7 @@ class Program:
             environ: `NAME=VALUE` each.
             stdin: all of standard input. After it the guest reads the end of the file.
         """
+        self.recall = None
         self.args = args
         self.environ = environ
         self.stdin = memoryview(stdin)

@@ -182,6 +182,11 @@ class EngineSettings:
     keep_resident_bytes: int = number(
         "keepResident", _S, 0, 256 * MIB, "memory kept between invocations, zeroed by hand", default=128 * KIB
     )
+    native_functions: bool = flag(
+        "nativeFunctions",
+        True,
+        "the commonest host functions of preview 1 run in C where that was built, or else in Python as the others",
+    )
     trace_lines: bool = flag(
         "traceLines",
         False,

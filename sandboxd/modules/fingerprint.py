@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sandboxd.limits import EngineSettings
 
-_NOT_IN_CODE = frozenset({"wasm_stack_bytes", "max_memories", "keep_resident_bytes"})
+_NOT_IN_CODE = frozenset({"wasm_stack_bytes", "max_memories", "keep_resident_bytes", "native_functions"})
 """The settings that do not affect compiled code. Every other setting, also a future one, is taken to affect it."""
 
 _CRANELIFT_X86 = frozenset(

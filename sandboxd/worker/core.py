@@ -95,8 +95,6 @@ class CoreGuest:
             from sandboxd.worker.egress import usage_of
 
             outbound = usage_of(usage)
-        program = runner.program
-        stderr = program.stderr
         if ending is COMPLETED:
             outcome = Outcome.COMPLETED
         else:
@@ -105,12 +103,12 @@ class CoreGuest:
         return Result(
             id=invoke.id,
             outcome=outcome,
-            stdout=bytes(program.stdout),
+            stdout=runner.stdout,
             exit_code=ending.exit_code,
             detail=ending.message,
             trace=ending.trace,
-            stderr=stderr.value() if stderr.total else b"",
-            stderr_total=stderr.total,
+            stderr=runner.stderr,
+            stderr_total=runner.stderr_total,
             instantiate_ns=runner.instantiate_ns,
             guest_ns=runner.guest_ns,
             memory_bytes=runner.memory_bytes,

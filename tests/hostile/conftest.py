@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import guest_component
 from tests.guests import hostile
+from tests.host.native import need_native
 from tests.hostile import components, generated, hostfunctions
 from tests.running import RunningServer, component, write_components
 
@@ -181,6 +182,24 @@ def hostile_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     resources = write_components(folder / "resources", documents)
     environ = {"SANDBOXD_CELLS": "1", "SANDBOXD_LISTEN_MAX_BODY_SIZE": "64Ki"}
     with Target(resources, "--workers", "2", environ=environ) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["native", "python"])
+def caller_server(
+    request: pytest.FixtureRequest, hostile_server: RunningServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningServer]:
+    """A server with `caller`, with the host functions in C and with those in Python only."""
+    if request.param == "native":
+        need_native()
+        yield hostile_server
+        return
+    folder = tmp_path_factory.mktemp("in-python")
+    (folder / "caller.wasm").write_bytes(hostfunctions.forwarding())
+    documents = [component("caller", f"file://{folder / 'caller.wasm'}", timeout="20s")]
+    resources = write_components(folder / "resources", documents)
+    environ = {"SANDBOXD_CELLS": "1", "SANDBOXD_WASM_NATIVE_FUNCTIONS": "false"}
+    with Target(resources, "--workers", "1", environ=environ) as server:
         yield server
 
 

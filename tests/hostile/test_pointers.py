@@ -127,35 +127,35 @@ def test_no_function_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("function", FOLLOWED)
-def test_pointers_that_are_followed(hostile_server: RunningServer, function: str) -> None:
-    before = Counts.of(hostile_server)
+def test_pointers_that_are_followed(caller_server: RunningServer, function: str) -> None:
+    before = Counts.of(caller_server)
     arguments = FOLLOWED[function]
-    assert called(hostile_server, function, placed(arguments)) == SUCCESS
+    assert called(caller_server, function, placed(arguments)) == SUCCESS
     for position, argument in enumerate(arguments):
         if isinstance(argument, int):
             continue
         for bad in outside(argument.size):
-            assert called(hostile_server, function, placed(arguments, bad, position)) == FAULT, (position, hex(bad))
+            assert called(caller_server, function, placed(arguments, bad, position)) == FAULT, (position, hex(bad))
         for fine in (PAGE - argument.size, ZEROS + 1, ZEROS + 3, ZEROS + 7):
-            assert called(hostile_server, function, placed(arguments, fine, position)) == SUCCESS, (position, fine)
+            assert called(caller_server, function, placed(arguments, fine, position)) == SUCCESS, (position, fine)
     # All at one place: what is written last stands there, and nothing else happens.
-    assert called(hostile_server, function, placed(arguments, ZEROS)) == SUCCESS
-    assert called(hostile_server, function, placed(arguments, ZEROS + 1)) == SUCCESS
-    after = Counts.of(hostile_server)
+    assert called(caller_server, function, placed(arguments, ZEROS)) == SUCCESS
+    assert called(caller_server, function, placed(arguments, ZEROS + 1)) == SUCCESS
+    after = Counts.of(caller_server)
     assert after.total("sandboxd_worker_starts_total") == before.total("sandboxd_worker_starts_total")
 
 
 @pytest.mark.parametrize("function", UNFOLLOWED)
-def test_pointers_that_are_not_followed(hostile_server: RunningServer, function: str) -> None:
+def test_pointers_that_are_not_followed(caller_server: RunningServer, function: str) -> None:
     arguments, errno = UNFOLLOWED[function]
     for pointer in (ZEROS, ZEROS + 1, *outside(4)):
-        assert called(hostile_server, function, placed(arguments, pointer)) == errno, hex(pointer)
+        assert called(caller_server, function, placed(arguments, pointer)) == errno, hex(pointer)
 
 
 @pytest.mark.parametrize("function", WITHOUT)
-def test_functions_without_pointers(hostile_server: RunningServer, function: str) -> None:
+def test_functions_without_pointers(caller_server: RunningServer, function: str) -> None:
     arguments, answer = WITHOUT[function]
-    assert called(hostile_server, function, arguments) == answer
+    assert called(caller_server, function, arguments) == answer
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,6 @@ def test_functions_without_pointers(hostile_server: RunningServer, function: str
     ],
 )
 def test_counts_and_numbers_out_of_range(
-    hostile_server: RunningServer, function: str, arguments: tuple[int, ...], answer: int
+    caller_server: RunningServer, function: str, arguments: tuple[int, ...], answer: int
 ) -> None:
-    assert called(hostile_server, function, arguments) == answer
+    assert called(caller_server, function, arguments) == answer

@@ -25,10 +25,16 @@ def worker_engine() -> wasmtime.Engine:
 
 
 class Worker:
-    """A runtime whose guests are loaded when first asked for."""
+    """A runtime whose guests are loaded when first asked for.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters:
+        folder: for artifacts.
+        native_functions: host functions in C, where there is one.
+    """
+
+    def __init__(self, folder: Path, *, native_functions: bool = True) -> None:
         self.folder = folder
+        self.settings = EngineSettings(native_functions=native_functions)
         self.engine = worker_engine()
         self.runtimes: list[Runtime] = []
 
@@ -41,7 +47,7 @@ class Worker:
         else:
             artifact = artifact_of(wat, self.folder)
         spec = GuestSpec(**{"binding": "b", "kind": "module", "artifact": str(artifact), "argv0": b"guest"} | options)
-        runtime = Runtime(self.engine, [load.load(self.engine, spec)], OutboundSettings()).start()
+        runtime = Runtime(self.engine, [load.load(self.engine, spec, self.settings)], OutboundSettings()).start()
         self.runtimes.append(runtime)
         return runtime
 

@@ -220,14 +220,14 @@ def test_a_guest_that_is_not_there(worker: Worker) -> None:
 def test_a_failing_host_function_retires_the_worker(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def broken(size: int) -> bytes:
-        raise RuntimeError(f"no randomness of {size} bytes in /secret/path")
+    def broken(_sources: object) -> int:
+        raise RuntimeError("no time in /secret/path")
 
-    monkeypatch.setattr("hostfuncs.wasip1.sources.SystemSources.random", staticmethod(broken))
-    imports = f'(import "{WASI}" "random_get" (func $r (param i32 i32) (result i32)))'
-    result = worker.run(start("(drop (call $r (i32.const 0) (i32.const 8)))", imports=imports))
+    monkeypatch.setattr("hostfuncs.wasip1.sources.SystemSources.cpu_time", broken)
+    imports = f'(import "{WASI}" "clock_time_get" (func $c (param i32 i64 i32) (result i32)))'
+    result = worker.run(start("(drop (call $c (i32.const 2) (i64.const 0) (i32.const 8)))", imports=imports))
     assert (result.outcome, result.detail, result.retire) == (Outcome.HOST_FAILED, "internal error", True)
-    assert "no randomness of 8 bytes" in capfd.readouterr().err
+    assert "no time in /secret/path" in capfd.readouterr().err
 
 
 def test_strict_sandbox_runs_alike_twice(worker: Worker) -> None:
