@@ -166,7 +166,11 @@ async def hammer(seed: int, cache: Path, resources: Path) -> None:
             assert sum(callers.tally.values()) == callers.calls
             assert callers.tally["completed"] > CALLERS
             await until(
-                lambda: len(pool._maintenance.generations) == 1 and len(pool._leases.idle) == WORKERS,
+                lambda: (
+                    len(pool._maintenance.generations) == 1
+                    and len(pool._leases.idle) == WORKERS
+                    and not pool.stats().workers_draining
+                ),
                 lambda: f"not at rest: {pool!r} {pool._maintenance!r} {pool._leases.busy}",
             )
             check_rest(pool)
