@@ -1,6 +1,7 @@
 """The application of the status page: the document, the page, what may be tried and what may be changed."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -158,10 +159,24 @@ class AdminApp:
         """Return the JSON object of a body; None if it is none, is too long, or did not come."""
         try:
             body = await read_body(request.receive, Pace(), limit=self._max_body)
-            found = json.loads(body) if len(body) <= self._max_body else None
+            found = (
+                json.loads(body, parse_float=_finite, parse_constant=_finite) if len(body) <= self._max_body else None
+            )
         except (CallerGone, BodyLate, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
+
+
+def _finite(text: str) -> float:
+    """Return a number. Python would read NaN, which is no JSON, and 1e999 as infinity, which cannot be written again.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number")
+    return number
 
 
 def _is_metadata(found: Any) -> bool:

@@ -118,6 +118,17 @@ def test_a_guest_can_be_tried(server: AdminServer) -> None:
         assert reply.status_code == 400
 
 
+@pytest.mark.parametrize(
+    "body",
+    [b'{"data":NaN}', b'{"data":[1e999]}', b'{"data":-Infinity}', b'{"data":' + b"9" * 5000 + b"}", b"[" * 100_000],
+)
+def test_what_cannot_be_sent_to_a_guest_is_refused(server: AdminServer, body: bytes) -> None:
+    since = len(server.lines)
+    reply = server.admin("POST", "/v1.0/sandboxd/invoke/echo", content=body, headers=ACTION)
+    assert (reply.status_code, "the body is" in reply.json()["message"]) == (400, True)
+    assert [line for line in server.lines[since:] if "exception" in line] == []
+
+
 def test_the_command_that_it_shows_does_the_same(server: AdminServer) -> None:
     import shlex
     import subprocess

@@ -153,6 +153,20 @@ def test_an_offer_of_websocket_is_not_taken_up(front: Front) -> None:
     assert answers(front, b"GET /livez HTTP/1.1\r\nhost: x\r\n" + offer + b"\r\n" + NEXT) == [200, 200]
 
 
+@pytest.mark.parametrize(
+    "offer",
+    [
+        b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n",
+        b"connection: upgrade\r\nupgrade: h2c\r\n",
+        b"connection: upgrade, http2-settings\r\nupgrade: H2C\r\nhttp2-settings: !\r\n",
+        b"upgrade: h2c, websocket\r\n",
+    ],
+)
+def test_an_offer_of_h2c_is_not_taken_up(front: Front, offer: bytes) -> None:
+    """A proxy that passes the offer on would see nothing of what follows, and check none of it."""
+    assert answers(front, b"GET /livez HTTP/1.1\r\nhost: x\r\n" + offer + b"\r\n" + NEXT) == [200, 200]
+
+
 def test_a_bad_request_behind_another_does_not_take_its_answer(front: Front) -> None:
     assert answers(front, post(HOST + LENGTH) + b"NONSENSE\r\n\r\n" + NEXT) in ([200], [200, 400])
 

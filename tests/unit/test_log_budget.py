@@ -1,7 +1,11 @@
 """The lines that guests can cause: how many pass, that the rest is counted, and that it is said once a second."""
 
 import asyncio
+import io
+import json
 import logging
+import time
+from collections import Counter
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -76,7 +80,7 @@ def test_bytes_as_they_are_written_are_bounded(texts: list[str]) -> None:
 def test_drops_are_said_at_most_once_a_second_and_none_is_forgotten() -> None:
     class Ear(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.append(getattr(record, log._ATTRIBUTE))
+            found.append(getattr(record, log.ATTRIBUTE))
             said.set()
 
     async def run() -> None:
@@ -120,6 +124,59 @@ def test_what_workers_write_to_stderr_is_bounded(caplog: pytest.LogCaptureFixtur
     written = sum(len(record.getMessage()) for record in caplog.records if record.name == "sandboxd.worker")
     assert 0 < written < 1_000_000
     assert log.dropped_lines["stderr of workers", ""] > 1_000_000
+
+
+def logged(handler: log.BufferedHandler, count: int, level: int = logging.INFO, text: str = "x", **values: str) -> None:
+    """Emit lines of one place in the code."""
+    for _ in range(count):
+        handler.handle(
+            logging.makeLogRecord(
+                {"msg": text, "levelno": level, "pathname": "a.py", "lineno": 1, **log.fields(**values)}
+            )
+        )
+
+
+@pytest.fixture
+def written() -> Iterator[tuple[log.BufferedHandler, io.StringIO]]:
+    stream = io.StringIO()
+    handler = log.BufferedHandler(stream, capacity=1_000_000)
+    handler.setFormatter(log.JsonFormatter())
+    yield handler, stream
+    handler.close()
+
+
+def test_no_kind_of_line_is_without_end(written: tuple[log.BufferedHandler, io.StringIO]) -> None:
+    handler, stream = written
+    began = time.monotonic()
+    logged(handler, 20_000)
+    logged(handler, 3, binding="b")
+    logged(handler, 20_000, logging.DEBUG, binding="debugging")
+    took = time.monotonic() - began
+    handler.close()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    of = Counter(line.get("binding", line["message"]) for line in lines)
+    assert 0 < of["x"] <= log.KIND_LINES_PER_S * (log.BURST_S + took) + 1
+    assert (of["b"], of["debugging"]) == (3, 20_000)
+    said = [line for line in lines if line.get("event") == "lines_dropped"]
+    assert {line["reason"] for line in said} == {log.KINDS}
+    assert sum(line["count"] for line in said) == 20_000 - of["x"] == log.dropped_lines[log.KINDS, ""]
+    assert len(said) <= took / log.SUMMARY_S + 2
+
+
+def test_no_kind_of_line_takes_bytes_without_end(written: tuple[log.BufferedHandler, io.StringIO]) -> None:
+    handler, stream = written
+    began = time.monotonic()
+    logged(handler, 1000, text="\x1b" * 8000)
+    took = time.monotonic() - began
+    handler.close()
+    assert len(stream.getvalue()) <= log.KIND_BYTES_PER_S * (log.BURST_S + took) + 2 * 50_000
+
+
+def test_kinds_that_callers_name_share_a_bucket() -> None:
+    kinds = log.KindLimits()
+    for number in range(2 * log.MAX_KINDS):
+        kinds.admits(logging.makeLogRecord({"levelno": logging.INFO, **log.fields(binding=f"b{number}")}))
+    assert repr(kinds) == f"<KindLimits of {log.MAX_KINDS + 1} kinds>"
 
 
 def test_the_metric() -> None:

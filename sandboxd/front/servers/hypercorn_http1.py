@@ -3,7 +3,9 @@
 - Empty lines before a request are skipped (2.2): some clients send one behind a body.
 - What comes behind a request that is the connection's last is dropped (9.6), where h11 would refuse the request itself.
 - An absolute-form target is taken apart (3.2.2).
-- An offer to switch to WebSocket is not taken up: nothing here speaks it (RFC 9110, 7.8).
+- No offer to switch protocols is taken up (RFC 9110, 7.8). Nothing here speaks WebSocket. A switch to h2c would take
+  what follows out of the sight of a proxy that passes the offer on; HTTP/2 is for those who begin with it (RFC 9113,
+  3.1).
 """
 
 from typing import Any
@@ -80,7 +82,7 @@ def _examined(request: h11.Request) -> h11.Request:
         path, query, authority = framing.split(request.method, request.target)
     except framing.BadHead as bad:
         raise h11.RemoteProtocolError(bad.reason, error_status_hint=bad.status) from None
-    offers = any(name == b"upgrade" and value.lower() == b"websocket" for name, value in fields)
+    offers = any(name == b"upgrade" for name, _ in fields)
     if authority is None and not offers:
         return request
     if authority is not None:

@@ -6,10 +6,9 @@ Everything uses the standard `logging` module under the name `sandboxd`. The str
 
 Writing never blocks the caller. Lines go to a bounded buffer, which a thread writes to the stream. If the reader of
 stderr is so slow that the buffer is full, lines are dropped, and a later line says how many. Lines that guests or
-callers can cause without end pass a `Budget` first.
+callers can cause without end pass a `Budget` first, and whatever is logged is bounded by `KindLimits`.
 """
 
-import asyncio
 import json
 import logging
 import select
@@ -17,84 +16,60 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from sandboxd.errors import printable
+from sandboxd.log.budget import (
+    BURST_S,
+    GUEST_BYTES_PER_S,
+    GUEST_LINES_PER_S,
+    KIND_BYTES_PER_S,
+    KIND_LINES_PER_S,
+    KINDS,
+    LINE_BYTES,
+    MAX_KINDS,
+    SUMMARY_S,
+    Budget,
+    KindLimits,
+    dropped_lines,
+)
+from sandboxd.log.fields import ATTRIBUTE, FIELDS, fields
+
+__all__ = [
+    "ATTRIBUTE",
+    "BURST_S",
+    "FIELDS",
+    "GUEST_BYTES_PER_S",
+    "GUEST_LINES_PER_S",
+    "KINDS",
+    "KIND_BYTES_PER_S",
+    "KIND_LINES_PER_S",
+    "LINE_BYTES",
+    "MAX_KINDS",
+    "Budget",
+    "BufferedHandler",
+    "JsonFormatter",
+    "KindLimits",
+    "TextFormatter",
+    "dropped_lines",
+    "fields",
+    "level_now",
+    "next_level",
+    "set_level",
+    "setup",
+]
 
 BUFFER_LINES: Final = 10_000
 """Lines kept for a slow reader of stderr."""
 MAX_TEXT: Final = 8_192
 """Longest string value or message of a line, in characters. The rest is cut off."""
 
-GUEST_LINES_PER_S: Final = 50.0
-GUEST_BYTES_PER_S: Final = 64.0 * 1024
-BURST_S: Final = 5.0
-"""The limits of a `Budget`. The bytes of a line are estimated."""
-LINE_BYTES: Final = 400
-"""Estimated bytes of a line without the text that guests or callers choose."""
-SUMMARY_S: Final = 1.0
-"""Seconds between two lines that report how many lines were left out."""
-
-dropped_lines: Final[Counter[tuple[str, str]]] = Counter()
-"""Number of lines left out of this process's log, by (source, binding)."""
-
-FIELDS: Final = frozenset(
-    (
-        "binding",
-        "outcome",
-        "request_id",
-        "trace_id",
-        "status",
-        "error_code",
-        "protocol",
-        "duration_ms",
-        "queue_ms",
-        "instantiate_ms",
-        "guest_ms",
-        "exit_code",
-        "memory_bytes",
-        "stdin_bytes",
-        "stdout_bytes",
-        "stderr_bytes",
-        "outbound_requests",
-        "reason",
-        "detail",
-        "stderr",
-        "path",
-        "line",
-        "url",
-        "address",
-        "worker_pid",
-        "worker_serial",
-        "workers",
-        "count",
-        "engine",
-        "event",
-        "generation",
-        "cell",
-    )
-)
-"""Names that a line may have beside time, level, logger and message."""
-
 LIBRARY_LOGGERS: Final = ("hypercorn", "uvicorn", "asyncio", "py.warnings")
 """Loggers of libraries whose warnings and errors go to the same stream."""
 
-_ATTRIBUTE: Final = "sandboxd_fields"
 _ROOT: Final = "sandboxd"
-
-
-def fields(**values: object) -> Mapping[str, Any]:
-    """Return the `extra` argument of a logging call.
-
-    Raises:
-        KeyError: a name is not in FIELDS.
-    """
-    for name in values:
-        if name not in FIELDS:
-            raise KeyError(name)
-    return {_ATTRIBUTE: values}
 
 
 def _cut(value: object) -> object:
@@ -104,7 +79,7 @@ def _cut(value: object) -> object:
 
 
 def _of(record: logging.LogRecord) -> Mapping[str, object]:
-    found: Mapping[str, object] = getattr(record, _ATTRIBUTE, {})
+    found: Mapping[str, object] = getattr(record, ATTRIBUTE, {})
     return found
 
 
@@ -134,102 +109,6 @@ def next_level(steps: int) -> str:
     """Return the level so many steps less verbose than the present one; negative for more verbose."""
     at = LEVELS.index(level_now()) if level_now() in LEVELS else 1
     return LEVELS[min(max(at + steps, 0), len(LEVELS) - 1)]
-
-
-class Budget:
-    """Bounds the lines of one kind that guests or callers can cause. Each binding has a bucket of lines and bytes.
-
-    It belongs to the event loop on which it is first used. Lines that are left out are counted in `dropped_lines` and
-    reported in one line a second.
-
-    Parameters:
-        source: the kind of line, for the metric and the report.
-        lines_per_s, bytes_per_s: the long-term rates of one binding.
-        burst_s: after a silence, the lines and bytes of this many seconds may be logged at once.
-    """
-
-    def __init__(
-        self,
-        source: str,
-        *,
-        lines_per_s: float = GUEST_LINES_PER_S,
-        bytes_per_s: float = GUEST_BYTES_PER_S,
-        burst_s: float = BURST_S,
-    ) -> None:
-        self._source = source
-        self._lines_per_s = lines_per_s
-        self._bytes_per_s = bytes_per_s
-        self._burst_s = burst_s
-        self._buckets: dict[str, tuple[float, float, float]] = {}
-        self._unsaid: Counter[str] = Counter()
-        self._said = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-
-    def __repr__(self) -> str:
-        return f"<Budget for {self._source} of {len(self._buckets)} bindings>"
-
-    def admits(self, binding: str, text: str = "") -> bool:
-        """Return whether a line may be logged now. If not, the line is counted as left out.
-
-        Parameters:
-            binding: a configured name, or empty.
-            text: the part of the line whose length guests or callers choose.
-        """
-        # An escaped character takes six bytes of JSON, or twelve beyond U+FFFF, where it takes four of UTF-8 already.
-        size = LINE_BYTES + len(text) * (1 if text.isascii() and text.isprintable() else 6)
-        now = time.monotonic()
-        lines, left = self._left(binding, now)
-        if lines >= 1 and left >= size:
-            self._buckets[binding] = (lines - 1, left - size, now)
-            return True
-        self._buckets[binding] = (lines, left, now)
-        self.drop(binding, 1)
-        return False
-
-    def spent(self, binding: str) -> bool:
-        """Return whether no line may be logged now, however short. If so, a line is counted as left out.
-
-        It costs less than `admits`, and needs no text.
-        """
-        bucket = self._buckets.get(binding)
-        if bucket is None or bucket[0] + (time.monotonic() - bucket[2]) * self._lines_per_s >= 1:
-            return False
-        self.drop(binding, 1)
-        return True
-
-    def _left(self, binding: str, now: float) -> tuple[float, float]:
-        """Return the lines and bytes that may be logged now."""
-        most_lines, most_bytes = self._lines_per_s * self._burst_s, self._bytes_per_s * self._burst_s
-        bucket = self._buckets.get(binding)
-        if bucket is None:
-            return most_lines, most_bytes
-        lines, left, since = bucket
-        passed = now - since
-        return min(most_lines, lines + passed * self._lines_per_s), min(most_bytes, left + passed * self._bytes_per_s)
-
-    def drop(self, binding: str, count: int) -> None:
-        """Count lines that are left out, without calling `admits` for each."""
-        dropped_lines[self._source, binding] += count
-        self._unsaid[binding] += count
-        now = time.monotonic()
-        if now - self._said >= SUMMARY_S:
-            self._say()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._said + SUMMARY_S - now, self._say)
-
-    def _say(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
-        self._said = time.monotonic()
-        most, _ = self._unsaid.most_common(1)[0]
-        logging.getLogger("sandboxd.log").warning(
-            "lines were left out of the log (%s): too many in too short a time; most of binding %s",
-            self._source,
-            most or "none",
-            extra=fields(event="lines_dropped", count=self._unsaid.total(), binding=most, reason=self._source),
-        )
-        self._unsaid.clear()
 
 
 class JsonFormatter(logging.Formatter):
@@ -304,6 +183,10 @@ class BufferedHandler(logging.Handler):
         self._shared = shared
         self._lines: deque[str] = deque()
         self._dropped = 0
+        self._kinds = KindLimits()
+        self._too_many = 0
+        """Lines left out because there are too many of their kind, and not said yet."""
+        self._said = 0.0
         self._wake = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -313,12 +196,20 @@ class BufferedHandler(logging.Handler):
         return f"<BufferedHandler holding {len(self._lines)} lines>"
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Format a record and put it in the buffer. Drop it if the buffer is full."""
+        """Format a record and put it in the buffer. Drop it if that is full, or if there are too many of its kind."""
+        bucket = self._kinds.admits(record)
+        if bucket is None:
+            with self._wake:
+                self._too_many += 1
+                dropped_lines[KINDS, ""] += 1
+                self._wake.notify()
+            return
         try:
             line = self.format(record)
         except Exception:  # noqa: BLE001 - a record that cannot be formatted must not end a request
             self.handleError(record)
             return
+        self._kinds.take(bucket, len(line))
         with self._wake:
             if len(self._lines) >= self._capacity:
                 self._dropped += 1
@@ -330,22 +221,25 @@ class BufferedHandler(logging.Handler):
     def _take(self) -> list[str]:
         with self._wake:
             while not self._lines and not self._closing:
-                self._wake.wait()
+                due_s = self._said + SUMMARY_S - time.monotonic() if self._too_many else None
+                if due_s is not None and due_s <= 0:
+                    break
+                self._wake.wait(due_s)
             taken = list(self._lines)
             self._lines.clear()
             if self._dropped:
                 lost, self._dropped = self._dropped, 0
-                record = logging.makeLogRecord(
-                    {
-                        "name": "sandboxd.log",
-                        "levelno": logging.WARNING,
-                        "levelname": "WARNING",
-                        "msg": "log lines were dropped because stderr was too slow",
-                        **fields(count=lost),
-                    }
-                )
-                taken.append(self.format(record))
+                taken.append(self._said_of("log lines were dropped because stderr was too slow", count=lost))
+            now = time.monotonic()
+            if self._too_many and (self._closing or now - self._said >= SUMMARY_S):
+                lost, self._too_many, self._said = self._too_many, 0, now
+                text = "lines were left out of the log: too many of one kind in too short a time"
+                taken.append(self._said_of(text, event="lines_dropped", count=lost, reason=KINDS))
             return taken
+
+    def _said_of(self, text: str, **values: object) -> str:
+        record = {"name": "sandboxd.log", "levelno": logging.WARNING, "levelname": "WARNING", "msg": text}
+        return self.format(logging.makeLogRecord({**record, **fields(**values)}))
 
     def _run(self) -> None:
         while True:
