@@ -2,6 +2,7 @@
 
 import codecs
 import errno
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Final
 
@@ -99,6 +100,15 @@ class ConfigError(SandboxdError):
 
 
 class ComponentError(SandboxdError):
-    """A component, or the module it names, cannot be loaded."""
+    """A component, or the module it names, cannot be loaded.
+
+    Parameters:
+        message, remedy: as of SandboxdError.
+        bindings: those to blame; none if it is not known, or none alone is.
+    """
 
     exit_code = ExitCode.COMPONENT
+
+    def __init__(self, message: str, *, remedy: str = "", bindings: Iterable[str] = ()) -> None:
+        super().__init__(message, remedy=remedy)
+        self.bindings = frozenset(bindings)

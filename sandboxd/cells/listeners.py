@@ -10,7 +10,7 @@ from sandboxd.cells.reuseport import assign
 from sandboxd.config.model import Listen
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.log import fields
-from sandboxd.server.sockets import address_of, listen_unix
+from sandboxd.server.sockets import address_of, listen_unix, remedy_of
 
 log = logging.getLogger("sandboxd.cells")
 
@@ -148,6 +148,6 @@ def open_listeners(listen: Listen, cells: int, fd: int | None) -> Listeners:
 def _refused(where: str, error: OSError | UnicodeError) -> SandboxdError:
     return SandboxdError(
         f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}",
-        remedy="choose another address with --host and --port, or stop the process that uses this one",
+        remedy=remedy_of(error),
         exit_code=ExitCode.LISTEN,
     )

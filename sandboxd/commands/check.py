@@ -3,12 +3,12 @@
 import asyncio
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from sandboxd.commands.linking import faults
-from sandboxd.components.binding import Binding
+from sandboxd.components.binding import Binding, daprs_words
 from sandboxd.components.loader import WASM_TYPE, Loaded, load
 from sandboxd.components.metadata import PatternCheck
 from sandboxd.config import Config, Reading, read
@@ -105,12 +105,21 @@ def report(checked: Checked, out: TextIO) -> int:
         the number of problems to repair.
     """
     for problem in checked.problems:
-        print(problem, file=out)
+        print(_plain(problem), file=out)
     names = ", ".join(binding.name for binding in checked.bindings)
     bindings = f"bindings that can be served: {names}" if names else "no binding can be served"
     count = checked.count
     print(one_line(f"{count} {'problem' if count == 1 else 'problems'}; {bindings}"), file=out)
     return count
+
+
+def _plain(problem: Problem) -> Problem:
+    """Return a problem without the 120 characters that daprd puts before what is wrong with a component."""
+    _, begin, rest = problem.message.partition(f"{daprs_words(problem.component)} (")
+    _, end, message = rest.partition("): ")
+    if not problem.component or not begin or not end:
+        return problem
+    return replace(problem, message=f"component {problem.component}: {message}")
 
 
 def _nothing(config: Config) -> Problem:
@@ -208,7 +217,7 @@ def _check_transport(config: Config, bindings: Sequence[Binding]) -> list[Proble
 
 
 async def _check_modules(config: Config, bindings: Sequence[Binding]) -> list[Problem]:
-    async with Preparer(module_settings(config), progress=ProgressLine(sys.stderr)) as preparer:
+    async with Preparer(module_settings(config), progress=ProgressLine(sys.stderr, failures=False)) as preparer:
         results = await preparer.prepare_all(bindings)
     problems = []
     guests = []
@@ -220,7 +229,7 @@ async def _check_modules(config: Config, bindings: Sequence[Binding]) -> list[Pr
                     message=result.message,
                     remedy=result.remedy,
                     file=binding.path,
-                    line=binding.line,
+                    line=binding.url_line,
                     component=binding.name,
                 )
             )

@@ -26,16 +26,15 @@ def compile_all_bindings(config: Config, problems: tuple[Problem, ...]) -> int:
     for problem in (*problems, *loaded.problems):
         print(problem, file=sys.stderr)
     results = asyncio.run(
-        compile_all(loaded.bindings, module_settings(config), progress=ProgressLine(sys.stderr)),
+        compile_all(loaded.bindings, module_settings(config), progress=ProgressLine(sys.stderr, failures=False)),
     )
     failed = any(p.severity is Severity.ERROR for p in loaded.problems)
     for binding, result in zip(loaded.bindings, results, strict=True):
         if isinstance(result, ComponentError):
-            print(one_line(f"sandboxd: {binding.path}:{binding.line}: {result}"), file=sys.stderr)
+            print(one_line(f"sandboxd: {binding.place}: {result}"), file=sys.stderr)
             failed = failed or not binding.ignore_errors
         else:
             if result.idle:
-                place = f"{binding.path}:{binding.line}"
-                print(one_line(f"sandboxd: {place}: {NO_START} ({NO_START_REMEDY})"), file=sys.stderr)
+                print(one_line(f"sandboxd: {binding.place}: {NO_START} ({NO_START_REMEDY})"), file=sys.stderr)
             print(one_line(f"{binding.name} {result.kind} {result.digest[:16]} {result.artifact.path}"))
     return ExitCode.COMPONENT if failed else ExitCode.OK

@@ -48,5 +48,10 @@ def _problem(binding: Binding, message: str, remedy: str, severity: Severity = S
     if binding.ignore_errors and severity is Severity.ERROR:
         severity = Severity.IGNORED
     return Problem(
-        severity=severity, message=message, remedy=remedy, file=binding.path, line=binding.line, component=binding.name
+        severity=severity,
+        message=message,
+        remedy=remedy,
+        file=binding.path,
+        line=binding.url_line,
+        component=binding.name,
     )

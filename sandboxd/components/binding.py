@@ -20,6 +20,11 @@ class Isolation(StrEnum):
     """It has a zygote and workers of its own: its secrets are in no other binding's memory."""
 
 
+def daprs_words(name: str) -> str:
+    """Return what daprd says before the type of a component that cannot be initialised (pkg/runtime/errors)."""
+    return f"process component {name} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for {name}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listed:
     """A component that is loaded and cannot be called."""
@@ -81,6 +86,13 @@ class Binding:
     """The file from which it was read."""
     line: int = 0
     """The first line of its document, from 1."""
+    url_line: int = 0
+    """The line of its url, at which its guest is to blame; 0 if it was read from none."""
+
+    @property
+    def place(self) -> str:
+        """`file:line` of what names its guest."""
+        return f"{self.path}:{self.url_line or self.line}"
 
     def starts_warm(self, default: bool) -> bool:
         """Return whether its guest is started ahead of requests.

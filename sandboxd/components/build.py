@@ -66,7 +66,7 @@ def build(
     values: dict[str, Any] = {}
     limits: dict[str, int] = {}
     env: list[tuple[str, str]] = []
-    warm_line = manifest.line
+    warm_line = url_line = manifest.line
     if not any(prop.name.lower() == "url" for prop in properties):
         properties = [Property(name="url", value="", line=manifest.line, confidential=False), *properties]
     for prop in properties:
@@ -87,6 +87,8 @@ def build(
             _warn_unclear(manifest, prop, findings)
         if lower == "warmstart":
             warm_line = prop.line
+        if lower == "url":
+            url_line = prop.line
     final = replace(defaults, **limits)
     faults.extend(_env_faults(manifest, env, final))
     if values.get("tmp") is not None and any(m.target == values["tmp"].target for m in values.get("mounts", ())):
@@ -103,6 +105,7 @@ def build(
         init_timeout_s=_init_timeout_s(manifest, findings),
         path=manifest.path,
         line=manifest.line,
+        url_line=url_line,
         **values,
     )
     if binding.warm_start and not binding.starts_warm(default=False):

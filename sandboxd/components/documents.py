@@ -161,7 +161,9 @@ def skipped(kind: str, error: YamlError | ManifestError, path: Path, findings: F
     findings.add(
         Severity.WARNING,
         f"load {kind} error when parsing manifests yaml resource in {path.name}: {error.message}",
-        "the document is left out; repair it",
+        "the document is left out; indent with blanks, not tabs"
+        if " tab" in error.message or "'\\t'" in error.message
+        else "the document is left out; repair it",
         path=path,
         line=error.line,
         lost=True,

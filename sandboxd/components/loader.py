@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sandboxd.components.binding import Binding, Listed
+from sandboxd.components.binding import Binding, Listed, daprs_words
 from sandboxd.components.build import Fault, build, init_timeout_passed, serves_output
 from sandboxd.components.documents import read_folder, skipped
 from sandboxd.components.fields import ManifestError
@@ -189,10 +189,8 @@ class _Loading:
 
     def _fail(self, manifest: Manifest, fault: Fault) -> None:
         """Record a failure of initialisation, in Dapr's words."""
-        message = (
-            f"process component {manifest.name} error: [INIT_COMPONENT_FAILURE]: "
-            f"initialization error occurred for {manifest.log_name}: {fault.message}"
-        )
+        kind = manifest.log_name.removeprefix(manifest.name)
+        message = f"{daprs_words(manifest.name)}{kind}: {fault.message}"
         severity = Severity.ERROR
         if manifest.ignore_errors:
             severity = Severity.IGNORED

@@ -6,12 +6,13 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
 from sandboxd.limits import MIB
@@ -25,6 +26,13 @@ log = logging.getLogger(__name__)
 PREFIX = "wasm: failed to parse metadata: "
 """Dapr's prefix of every failure to get the bytes (bindings/wasm/output.go)."""
 
+_REMEDIES: Final = {
+    401: "it may not be read without credentials: put them into the URL, or let everybody read it",
+    403: "it may not be read from here: let this machine read it",
+    404: "there is nothing at this path: check the URL",
+    410: "there is nothing at this path any more: check the URL",
+}
+"""The remedies by the status of the origin."""
 _TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 """The statuses after which a download is tried again."""
 
@@ -200,7 +208,9 @@ class Downloader:
                     UnreachableError(text, remedy="the origin failed; try again later"),
                     _seconds(response.headers.get("Retry-After", "")),
                 )
-            raise SourceError(text, remedy="check the URL and who may read it")
+            raise SourceError(
+                text, remedy=_REMEDIES.get(status, "open the URL yourself: this is no answer with a guest")
+            )
         data = await self._body(response, shown, on_bytes)
         return Reply(data=data, etag=etag, last_modified=last_modified)
 
@@ -295,6 +305,9 @@ def _failure(shown: str, error: httpx.RequestError) -> Exception:
     else:
         what = one_line(str(error), 200) or type(error).__name__
     host = urlsplit(shown).hostname or ""
-    return _TransientError(
-        UnreachableError(f'{PREFIX}Get "{shown}": {what}', remedy=f"check that {host} can be reached")
-    )
+    remedy = f"check that {host} can be reached"
+    if isinstance(system, socket.gaierror):
+        remedy = f"check the name {host}, and that this machine can look names up"
+    elif isinstance(system, ConnectionRefusedError):
+        remedy = f"nothing listens there: check the port, and that the server on {host} runs"
+    return _TransientError(UnreachableError(f'{PREFIX}Get "{shown}": {what}', remedy=remedy))

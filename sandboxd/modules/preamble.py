@@ -150,7 +150,9 @@ def _what_it_looks_like(data: bytes) -> str:
         return "the file is compressed; unpack it first"
     if data.startswith(b"\x7fELF"):
         return "the file is a native program or a precompiled artifact; use the .wasm from which it was made"
-    return "the file is empty" if not data else "the file is not a WebAssembly binary"
+    if not data:
+        return "the file is empty; build or fetch it again"
+    return "the file is not a WebAssembly binary; name the .wasm that the compiler made"
 
 
 def _refuse_module(guest: Preamble) -> None:
@@ -185,6 +187,8 @@ def _refuse_module(guest: Preamble) -> None:
 def _import_remedy(i: Import) -> str:
     if i.module == "wasi" and i.name == "thread-spawn":
         return "threads are not supported; build without them (target wasm32-wasip1, not -threads)"
+    if i.kind == "memory":
+        return "build it without threads: without -pthread, and for wasm32-wasip1 instead of wasm32-wasip1-threads"
     if i.module in ("gojs", "go"):
         return "the guest was built for browsers (GOOS=js); build it with GOOS=wasip1"
     if i.module in ("wbg", "__wbindgen_placeholder__"):

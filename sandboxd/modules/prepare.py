@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sandboxd.components.binding import Binding
+from sandboxd.components.binding import Binding, daprs_words
 from sandboxd.errors import ComponentError, SandboxdError
 from sandboxd.limits import EngineSettings
 from sandboxd.modules import fingerprint, preamble, source
@@ -226,8 +226,7 @@ class Preparer:
 def init_error(binding: Binding, text: str, remedy: str = "") -> ComponentError:
     """Return a failure to load, in daprd's words (pkg/runtime/errors, processor)."""
     return ComponentError(
-        f"process component {binding.name} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for "
-        f"{binding.name} (bindings.wasm/{binding.version}): {text}",
+        f"{daprs_words(binding.name)} (bindings.wasm/{binding.version}): {text}",
         remedy=remedy,
     )
 

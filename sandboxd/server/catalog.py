@@ -3,12 +3,13 @@
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from sandboxd.components import Loaded
 from sandboxd.components.binding import Binding, Isolation, Listed
 from sandboxd.config import Config
 from sandboxd.config.cells import concurrency
-from sandboxd.errors import ComponentError, SandboxdError, one_line
+from sandboxd.errors import ComponentError, one_line
 from sandboxd.files.problems import Severity
 from sandboxd.front.answering.guard import Guards
 from sandboxd.front.ports import Bindings
@@ -62,6 +63,8 @@ class Catalog:
         """The bindings that can be called."""
         self.failed: dict[str, str] = {}
         """The reason for each binding that could not be loaded and has ignoreErrors."""
+        self.changed: tuple[str, ...] = ()
+        """The bindings that the latest load brought, or changed."""
         self.last_error = ""
         """The reason why the latest reload failed; empty after one that succeeded."""
         self.waits_for: tuple[str, float] = ("the components are read", time.monotonic())
@@ -121,7 +124,8 @@ class Catalog:
         self._log_problems(loaded)
         if loaded.errors:
             first = loaded.errors[0]
-            raise ComponentError(f"{first.place}: {first.message}", remedy=first.remedy)
+            named = {problem.component for problem in loaded.errors} - {""}
+            raise ComponentError(f"{first.place}: {first.message}", remedy=first.remedy, bindings=named)
         vanished.check(self.bindings, loaded)
         names = ", ".join(binding.name for binding in loaded.bindings)
         self.waits_for = (one_line(f"modules are fetched and compiled: {names}"), time.monotonic())
@@ -163,19 +167,22 @@ class Catalog:
             await preparer.prune()
         guests = [result for result in results if isinstance(result, PreparedGuest)]
         failed: dict[str, str] = {}
-        fatal: SandboxdError | None = None
+        fatal: list[tuple[Binding, ComponentError]] = []
         for binding, result in zip(bindings, results, strict=True):
             if isinstance(result, PreparedGuest):
                 continue
             if binding.ignore_errors:
-                log.error("Ignoring error processing component: %s", result, extra=fields(binding=binding.name))
+                text = "Ignoring error processing component: %s"
+                log.error(text, result, extra=fields(binding=binding.name, path=binding.place))
                 failed[binding.name] = str(result)
             else:
-                fatal = fatal or result
-        if fatal is not None:
+                fatal.append((binding, result))
+        if fatal:
             for guest in guests:
                 guest.close()
-            raise fatal
+            binding, error = fatal[0]
+            text = f"{binding.place}: {error.message}"
+            raise ComponentError(text, remedy=error.remedy, bindings=(binding.name for binding, _ in fatal))
         return guests, failed
 
     async def _swap(self, guests: list[PreparedGuest], failed: dict[str, str]) -> Bindings:
@@ -217,6 +224,9 @@ class Catalog:
                 log.warning("%s (%s)", NO_START, NO_START_REMEDY, extra=fields(binding=guest.binding.name))
         for name in failed:
             self._metrics.binding_ready(name, False)
+        before = {guest.binding.name: _identity(guest) for guest in self._guests}
+        names = (guest.binding.name for guest in guests if before.get(guest.binding.name) != _identity(guest))
+        self.changed = tuple(names)
         for guest in self._guests:
             guest.close()
         self._guests, self.bindings, self.failed = guests, served, failed
@@ -230,3 +240,8 @@ class Catalog:
                 problem.message + (f" ({problem.remedy})" if problem.remedy else ""),
                 extra=fields(path=problem.place, binding=problem.component),
             )
+
+
+def _identity(guest: PreparedGuest) -> tuple[Binding, str]:
+    """Return what is another one when a binding has changed. Its place in the file is no part of that."""
+    return replace(guest.binding, line=0, url_line=0), guest.digest

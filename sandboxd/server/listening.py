@@ -8,7 +8,7 @@ from sandboxd.config.model import Listen
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.front.servers.serving import listen
 from sandboxd.log import fields
-from sandboxd.server.sockets import address_of, listen_unix
+from sandboxd.server.sockets import address_of, listen_unix, remedy_of
 
 log = logging.getLogger("sandboxd")
 
@@ -43,7 +43,7 @@ def open_listener(config: Listen, fd: int | None) -> socket.socket:
         where = f"descriptor {fd}" if fd is not None else address
         raise SandboxdError(
             f"cannot listen on {where}: {getattr(error, 'strerror', None) or error}",
-            remedy="choose another address with --host and --port, or stop the process that uses this one",
+            remedy=remedy_of(error),
             exit_code=ExitCode.LISTEN,
         ) from error
     log.info("listening", extra=fields(event="listening", address=address_of(listener)))

@@ -17,9 +17,11 @@ class ProgressLine:
 
     Parameters:
         stream: usually stderr.
+        failures: whether failures are shown too; whoever tells of them otherwise leaves them out.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, failures: bool = True) -> None:
+        self._failures = failures
         self._stream = stream
         self._terminal = stream.isatty()
         self._last: dict[str, Phase] = {}
@@ -31,14 +33,16 @@ class ProgressLine:
         """Show one step. Call it on a running event loop."""
         if self._terminal:
             self._going.pop(progress.binding, None)
-            if progress.phase in _ENDED:
+            if progress.phase is Phase.FAILED and not self._failures:
+                self._write("")
+            elif progress.phase in _ENDED:
                 self._write(text_of(progress), end="\n")
             else:
                 self._going[progress.binding] = (progress, time.monotonic())
             self._tick()
         elif self._last.get(progress.binding) != progress.phase:
             self._last[progress.binding] = progress.phase
-            if progress.phase is not Phase.DOWNLOAD:
+            if progress.phase is not Phase.DOWNLOAD and (self._failures or progress.phase is not Phase.FAILED):
                 print(text_of(progress), file=self._stream)
 
     def _tick(self) -> None:

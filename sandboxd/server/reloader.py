@@ -4,11 +4,11 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from sandboxd.config import Config
-from sandboxd.errors import SandboxdError
+from sandboxd.errors import ComponentError, SandboxdError
 from sandboxd.front.ports import Bindings
 from sandboxd.log import fields
 from sandboxd.metrics import Metrics
@@ -112,6 +112,7 @@ class Reloader:
 
     async def _reload(self) -> None:
         began = time.monotonic()
+        concerned: Iterable[str] = ()
         self._notifier.reloading()
         try:
             self._serve(await self._catalog.load())
@@ -119,11 +120,15 @@ class Reloader:
             if not isinstance(error, SandboxdError):
                 log.exception("reload failed")
             self._catalog.last_error = str(error) or type(error).__name__
+            if isinstance(error, ComponentError):
+                concerned = error.bindings
+            concerned = concerned or [binding.name for binding in self._catalog.bindings]
             log.error(
                 "reload failed, the former bindings are still served: %s", error, extra=fields(event="reload_failed")
             )
         else:
             self._catalog.last_error = ""
+            concerned = self._catalog.changed
             _freeze_objects()
             log.info(
                 "reloaded after %.0f ms",
@@ -136,8 +141,8 @@ class Reloader:
             )
         self._notifier.tell(READY)
         self._metrics.components_loaded(ok=not self._catalog.last_error)
-        for binding in self._catalog.bindings:
-            self._metrics.module_reloaded(binding.name, ok=not self._catalog.last_error)
+        for name in concerned:
+            self._metrics.module_reloaded(name, ok=not self._catalog.last_error)
 
 
 def _freeze_objects() -> None:

@@ -52,3 +52,10 @@ def tcp_port(listener: socket.socket) -> tuple[int, ...]:
     """Return the port of a listening socket; nothing for a Unix socket."""
     name = listener.getsockname()
     return () if isinstance(name, str) else (name[1],)
+
+
+def remedy_of(error: Exception) -> str:
+    """Return what to do about an address of the API that cannot be listened on."""
+    if isinstance(error, PermissionError):
+        return "ports below 1024 need CAP_NET_BIND_SERVICE (AmbientCapabilities= in a unit); or choose one from 1024 on"
+    return "choose another address with --host and --port, or stop the process that uses this one"

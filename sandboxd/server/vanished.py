@@ -45,12 +45,14 @@ def check(former: Iterable[Binding], loaded: Loaded) -> None:
             raise ComponentError(
                 f"{fault.place}: binding {binding.name} would be lost: {fault.message}",
                 remedy=f"repair {binding.path.name}, or remove it to take the binding away",
+                bindings=(binding.name,),
             )
         if binding.path not in files:
             raise ComponentError(
                 f"{binding.path}: binding {binding.name} would be lost: the file holds no component of type "
                 "bindings.wasm any more",
                 remedy="repair the file, or remove it to take the binding away",
+                bindings=(binding.name,),
             )
 
 

@@ -1,10 +1,12 @@
 """`sandboxd check` as a gate: mistakes that would cost a binding, or every request, have exit status 1 and a place."""
 
+import os
 from pathlib import Path
 
 import pytest
 import wasmtime
 
+from sandboxd.errors import ExitCode
 from tests.guests import path
 from tests.process.test_cli import sandboxd_command
 from tests.running import component, write_components
@@ -48,6 +50,33 @@ spec:
     for part in says:
         assert part in said
     assert "bindings that can be served: good" in said
+
+
+def test_a_guest_that_cannot_be_had_is_told_once_and_at_its_url(tmp_path: Path) -> None:
+    guests = tmp_path / "guests"
+    guests.mkdir()
+    (guests / "page.wasm").write_bytes(b"<html>")
+    documents = {"missing": f"file://{guests}/none.wasm", "page": f"file://{guests}/page.wasm", "scheme": "a.wasm"}
+    for name, url in documents.items():
+        (tmp_path / f"{name}.yaml").write_text(component(name, url))
+    done = sandboxd_command("check", "--resources-path", str(tmp_path))
+    assert done.returncode == 1
+    lines = (done.stdout + done.stderr).decode().splitlines()
+    assert len(lines) == 4, lines
+    for name in documents:
+        (line,) = (line for line in lines if line.startswith(f"{tmp_path}/{name}.yaml:"))
+        # The ninth line has the url. What daprd says before each fault is left out.
+        assert line.startswith(f"{tmp_path}/{name}.yaml:9: error: component {name}: "), line
+        assert line.endswith(")"), "there is a remedy"
+
+
+def test_serve_has_the_same_place(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(component("a", f"file://{tmp_path}/none.wasm"))
+    environ = {"SANDBOXD_ADMIN_LISTEN": "off", "SANDBOXD_LOGGING_FORMAT": "text"}
+    options = ("--port", "0", "--grpc-port", "0", "--resources-path", str(tmp_path))
+    done = sandboxd_command("serve", *options, env={**os.environ, **environ})
+    assert done.returncode == ExitCode.COMPONENT
+    assert f"{tmp_path}/a.yaml:9: process component a error: [INIT_COMPONENT_FAILURE]".encode() in done.stderr
 
 
 def test_an_empty_folder_is_nothing_to_serve(tmp_path: Path) -> None:

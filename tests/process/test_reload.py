@@ -81,6 +81,8 @@ def test_sighup_brings_new_guests_and_a_broken_one_changes_nothing(resources: Pa
         assert "changing" in extended(server)["lastReloadError"]
         assert extended(server)["generation"] == "2"
         assert server.metric("sandboxd_module_reloads_total", binding="changing", result="failure") == 1
+        # It concerns no other binding.
+        assert server.metric("sandboxd_module_reloads_total", binding="echo") == 0
         with server.client() as client:
             assert client.get("/readyz").status_code == 200
 
@@ -148,6 +150,8 @@ def test_a_mistake_in_a_live_file_takes_no_binding_down(
     assert "upper" in extended(server)["lastReloadError"]
     assert server.metric("sandboxd_reload_last_success") == 0
     assert server.metric("sandboxd_binding_ready", binding="upper") == 1
+    assert server.metric("sandboxd_module_reloads_total", binding="upper", result="failure") == 1
+    assert server.metric("sandboxd_module_reloads_total", binding="echo") == 0
     # Removing the file is how a binding is taken away.
     file.rmdir() if file.is_dir() else file.unlink()
     hangup(server)

@@ -73,7 +73,9 @@ spec:
     value: "output"
 """
     binding = only(load_text(tmp_path, text))
-    assert binding == Binding(name="wasm", version="v1", url="file://uppercase.wasm", path=tmp_path / "c.yaml", line=1)
+    assert binding == Binding(
+        name="wasm", version="v1", url="file://uppercase.wasm", path=tmp_path / "c.yaml", line=1, url_line=9
+    )
 
 
 def test_files_in_order_of_names_and_documents_in_order(tmp_path: Path) -> None:

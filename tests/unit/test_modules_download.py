@@ -62,7 +62,7 @@ def test_refused_connections_name_the_cause(store: Store) -> None:
         with pytest.raises(UnreachableError) as caught:
             await fetch(url.replace("http://", "http://user:hunter2@"), store)
         assert caught.value.message == f'wasm: failed to parse metadata: Get "{url}": connection refused'
-        with pytest.raises(UnreachableError, match=r": connection refused \(check"):
+        with pytest.raises(UnreachableError, match=r": connection refused \(nothing listens there: check the port"):
             await fetch(url.replace("127.0.0.1", "localhost"), store)  # several addresses, several causes
         with pytest.raises(UnreachableError, match=r"not known|no address|temporary failure") as caught:
             await fetch("http://no-such-host.invalid/x.wasm", store)

@@ -19,6 +19,9 @@ from sandboxd.pool.errors import BindingUnavailable, Rejected
 from sandboxd.wire.messages import Result
 
 _JSON: Final = (b"content-type", b"application/json")
+_NO_SUCH_BINDING: Final = (
+    "GET /v1.0/metadata lists those that are served; scopes, namespace or direction of a component may leave it out"
+)
 
 
 class Failure(Exception):  # noqa: N818 - an answer on its way out, not an error of the program
@@ -130,7 +133,10 @@ def of_unavailable(unavailable: BindingUnavailable, name: str, *, http: bool = F
 def not_found(name: str, *, http: bool = False, detail: str = "") -> Failure:
     """Return the answer for a binding that does not exist. Parameters as of `of_error` and `Failure`."""
     text = f"couldn't find output binding {name}"
-    return Failure(Outcome.NOT_FOUND, text if http else failure(name, text), http=http, detail=detail)
+    text = text if http else failure(name, text)
+    # The message is Dapr's, and says nothing of what to do.
+    hint = detail or _NO_SUCH_BINDING
+    return Failure(Outcome.NOT_FOUND, text, http=http, detail=hint, logged="" if detail else text)
 
 
 def of_result(result: Result, served: Served, number: int, *, http: bool = False) -> Failure:
