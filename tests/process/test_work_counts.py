@@ -80,12 +80,15 @@ def test_a_failed_request_in_the_front() -> None:
     assert exceeding(counts.front_counts(FAILED), FRONT_FAILED) == {}
 
 
-@pytest.mark.parametrize("role", ["front", "worker"])
-def test_system_calls(role: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("role", "page"), [("front", "off"), ("front", "127.0.0.1:0"), ("worker", "off")], ids=["front", "page", "worker"]
+)
+def test_system_calls(role: str, page: str, tmp_path: Path) -> None:
+    """The status page has the same ceiling: what it keeps is counted in any case, and looked at by the clock."""
     resources = write_components(tmp_path / "components", [component("tiny", f"file://{guest('tiny')}")])
     counted: Counter[str] = Counter()
     # Polling asks by the clock, not by the request: the slower the machine, the more often.
-    environ = {"SANDBOXD_POOL_POLLING": "false"}
+    environ = {"SANDBOXD_POOL_POLLING": "false", "SANDBOXD_ADMIN_LISTEN": page}
     body = b'{"operation":"execute","data":"hello"}'
     head = b"POST /v1.0/bindings/tiny HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body)
     with (
@@ -119,3 +122,15 @@ def test_system_calls(role: str, tmp_path: Path) -> None:
     # Sweeps and collections come by the clock, not by the request: the slower the machine, the more of them.
     assert made <= ceiling * REQUESTS + CALLS_BY_THE_CLOCK * passed, counted
     assert made >= 2 * REQUESTS, "strace looked at another process"
+
+
+@pytest.mark.parametrize("page", ["off", "127.0.0.1:0"])
+def test_a_server_without_the_status_page_does_not_even_load_it(page: str, tmp_path: Path) -> None:
+    resources = write_components(tmp_path / "components", [component("tiny", f"file://{guest('tiny')}")])
+    options = ("--workers", "1", "--engine", "auto")
+    environ = {"SANDBOXD_ADMIN_LISTEN": page}
+    with RunningServer(resources, *options, environ=environ, interpreter=("-X", "importtime")) as server:
+        assert server.invoke("tiny", "x").status_code == 200
+    loaded = {str(line["raw"]).rpartition("|")[2].strip() for line in server.lines if "raw" in line}
+    assert "sandboxd.server.serve" in loaded, "the imports are told"
+    assert any(name.startswith("sandboxd.admin.") for name in loaded) == (page != "off")
