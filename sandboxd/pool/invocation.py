@@ -32,6 +32,7 @@ class Invocation:
         "binding",
         "call",
         "future",
+        "held_ns",
         "id",
         "losses",
         "miss",
@@ -58,6 +59,8 @@ class Invocation:
         self.future = future
         self.queued_ns = queued_ns
         self.stream = stream
+        self.held_ns = 0
+        """The time.monotonic_ns() since which it could run and waits for a child instead; 0 if it does not."""
         self.sent_ns = 0
         """The time.monotonic_ns() at which it was last sent to a worker; 0 if it never was."""
         self.moved_to: Carrier | None = None

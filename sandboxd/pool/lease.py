@@ -268,6 +268,7 @@ class Leases:
             return False
         self.redelivered += 1
         invocation.queued_ns = time.monotonic_ns()
+        invocation.held_ns = 0
         self.queue.requeue(invocation)
         return True
 

@@ -274,6 +274,9 @@ class Maintenance:
         if not worker.exit_reason:
             if worker.state is WorkerState.STARTING:
                 worker.exit_reason = ExitReason.BOOT_FAILED
+            elif worker.role is Role.CHILD and worker.state is WorkerState.BUSY and status == 0:
+                # It ends by itself once it has answered. The answer may still be in its socket.
+                worker.exit_reason = ExitReason.RECYCLED
             else:
                 worker.exit_reason = ExitReason.KILLED if status == -signal.SIGKILL else ExitReason.CRASHED
         end = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"

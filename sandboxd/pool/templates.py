@@ -27,6 +27,9 @@ HOPELESS_NS: Final = 600_000_000_000
 """The same for a guest that cannot be parked."""
 WORTH_WAITING: Final = 3
 """An invocation waits for a child only if the guest took so many times as long to start as children take."""
+WORTH_STARTING: Final = 6
+"""A template is kept only if its guest took so many times the processor time to start as a child takes to be ready. The
+fork before that, the pages that the child copies while it runs and its end cost about three times as much again."""
 LOST_MAX: Final = 3
 """So many children in a row that do not become ready are a failure of their template."""
 WINDOW_NS: Final = 10_000_000_000
@@ -96,6 +99,8 @@ class Miss(StrEnum):
     BOOTING = "booting"
     FAILED = "failed"
     """The template ended, or its guest cannot be parked."""
+    QUICK = "quick"
+    """Its guest starts so quickly that forking would cost more than it saves."""
     NO_CHILD = "no_child"
     """All children that were ready are in use."""
     NO_ROOM = "no_room"
@@ -122,6 +127,12 @@ class Template(Generic[Child]):
     private_bytes: int = 0
     boot_ns: int = 0
     """How long its guest ran before it was parked."""
+    boot_cpu_ns: int = 0
+    """The processor time of the same."""
+    proven: bool = False
+    """Whether its first child has shown that it pays."""
+    why: Miss = Miss.FAILED
+    """The reason for which invocations run cold while it has failed."""
     used_ns: int = 0
     failures: int = 0
     """The number of failures in a row."""
@@ -198,7 +209,7 @@ class Templates(Generic[Child]):
         template.used_ns = now_ns
         if template.state is TemplateState.FAILED:
             if now_ns < template.retry_ns or template.starting:
-                return Miss.FAILED
+                return template.why
             template.advance(TemplateEvent.RETRY)
             self._actions.boot(template)
         if template.state is TemplateState.BOOTING:
@@ -226,13 +237,14 @@ class Templates(Generic[Child]):
             return False
         return template.boot_ns >= WORTH_WAITING * child_ns
 
-    def on_parked(self, template: Template[Child], private_bytes: int, boot_ns: int) -> bool:
+    def on_parked(self, template: Template[Child], private_bytes: int, boot_ns: int, boot_cpu_ns: int) -> bool:
         """Take note that a template can be forked.
 
         Parameters:
             template: the template.
             private_bytes: what it has touched.
             boot_ns: how long its guest ran.
+            boot_cpu_ns: the processor time of the same.
 
         Returns:
             False if it takes more memory than all may. The caller then calls `on_failed`.
@@ -243,7 +255,7 @@ class Templates(Generic[Child]):
             return False
         template.advance(TemplateEvent.PARKED)
         template.private_bytes = private_bytes
-        template.boot_ns = boot_ns
+        template.boot_ns, template.boot_cpu_ns = boot_ns, boot_cpu_ns
         for other in list(self._templates.values()):
             if self.private_bytes <= self._memory_bytes:
                 break
@@ -257,17 +269,34 @@ class Templates(Generic[Child]):
         """What the templates have touched."""
         return sum(template.private_bytes for template in self._templates.values())
 
-    def on_failed(self, template: Template[Child], now_ns: int, *, hopeless: bool = False) -> None:
+    def pays(self, template: Template[Child], child_cpu_ns: int) -> bool:
+        """Return whether a start by a fork costs less than an ordinary start. If not, the caller calls `on_failed`.
+
+        The first child of a template decides, or the operator: where the number of children is configured, it pays.
+
+        Parameters:
+            template: the template.
+            child_cpu_ns: the processor time that a child of it took to be ready.
+        """
+        if not template.proven:
+            template.proven = bool(template.warm.instances) or template.boot_cpu_ns >= WORTH_STARTING * child_cpu_ns
+        return template.proven
+
+    def on_failed(
+        self, template: Template[Child], now_ns: int, *, hopeless: bool = False, why: Miss = Miss.FAILED
+    ) -> None:
         """Take note that a template has ended, or is to be given up for a while.
 
         Parameters:
             template: its process is ended if it is still there.
             now_ns: CLOCK_MONOTONIC.
             hopeless: whether it will most likely fail again.
+            why: the reason for which its invocations run cold meanwhile.
         """
         if template.state in (TemplateState.FAILED, TemplateState.RETIRED):
             return
         template.advance(TemplateEvent.FAILED)
+        template.why, template.proven = why, False
         delay_ns = HOPELESS_NS if hopeless else min(BACKOFF_FIRST_NS << min(template.failures, 16), BACKOFF_MAX_NS)
         template.failures += 1
         template.lost = 0

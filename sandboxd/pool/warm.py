@@ -24,7 +24,7 @@ from sandboxd.wire import messages as m
 log = logging.getLogger("sandboxd.pool")
 
 PATIENCE_NS: Final = 50_000_000
-"""An invocation waits at most so long for a child that is being forked, where a cold run would take longer."""
+"""An invocation that may run waits at most so long for a child that is being forked, where a cold run takes longer."""
 CHILD_NS: Final = 3e6
 """What a child is taken to need to be ready before any was."""
 POINTS: Final = frozenset(("stdin", "request"))
@@ -118,10 +118,16 @@ class Warm:
         return None
 
     def expects(self, invocation: Invocation, now_ns: int) -> bool:
-        """Return whether an invocation had better wait for a child that is being forked than run cold."""
-        if now_ns - invocation.queued_ns >= PATIENCE_NS:
+        """Return whether an invocation had better wait for a child that is being forked than run cold.
+
+        It may run now. How long it has waited for that does not count: otherwise all would run cold when many wait,
+        which is when a cold run costs most.
+        """
+        if not self._table.expects_child(_key(invocation), int(self._child_ns)):
             return False
-        return self._table.expects_child(_key(invocation), int(self._child_ns))
+        if not invocation.held_ns:
+            invocation.held_ns = now_ns
+        return now_ns - invocation.held_ns < PATIENCE_NS
 
     def missed(self, invocation: Invocation) -> None:
         """Count an invocation that runs cold."""
@@ -182,7 +188,7 @@ class Warm:
         span_ns = time.monotonic_ns() - process.asked_ns
         if process.role is not Role.TEMPLATE or process.state is not WorkerState.STARTING:
             return "told that it was parked, which it cannot be"
-        if message.at not in POINTS or not 0 <= message.boot_ns <= span_ns:
+        if message.at not in POINTS or not 0 <= message.boot_ns <= span_ns or not 0 <= message.cpu_ns <= BYTES_MAX:
             return "told of a start that cannot be"
         if not 0 <= message.private_bytes <= BYTES_MAX:
             return "told of memory that cannot be"
@@ -198,7 +204,7 @@ class Warm:
             "reads stdin" if message.at == "stdin" else "makes a request",
             extra=fields(event="template", binding=template.key.binding),
         )
-        if not self._table.on_parked(template, message.private_bytes, message.boot_ns):
+        if not self._table.on_parked(template, message.private_bytes, message.boot_ns, message.cpu_ns):
             log.warning(
                 "a template of %s takes %d bytes, more than pool.warmMemory: its invocations run cold",
                 template.key.binding,
@@ -229,9 +235,21 @@ class Warm:
     def on_child_ready(self, child: Worker) -> None:
         """Take over a parked child."""
         self._starting.discard(child.serial)
-        self._child_ns += (time.monotonic_ns() - child.asked_ns - self._child_ns) * 0.2
-        if not self._table.on_child_ready(self._of[child.serial], child):
+        now = time.monotonic_ns()
+        self._child_ns += (now - child.asked_ns - self._child_ns) * 0.2
+        template = self._of[child.serial]
+        if not self._table.on_child_ready(template, child):
             self._processes.retire(child, ExitReason.RECYCLED)
+        elif not self._table.pays(template, child.start_cpu_ns):
+            log.info(
+                "%s is not started warm with these arguments: its guest starts within %.1f ms of processor time, "
+                "and a copy of it takes %.1f ms to be ready, besides its fork and its end",
+                template.key.binding,
+                template.boot_cpu_ns / 1e6,
+                child.start_cpu_ns / 1e6,
+                extra=fields(event="template", binding=template.key.binding),
+            )
+            self._table.on_failed(template, now, hopeless=True, why=Miss.QUICK)
 
     def on_unusable(self, process: Worker) -> None:
         """Take note that a template or child ends, or is lost."""

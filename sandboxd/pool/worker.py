@@ -87,6 +87,8 @@ class Worker(asyncio.Protocol):
         self.served = 0
         self.private_bytes = 0
         """What a template's child says that it has touched."""
+        self.start_cpu_ns = 0
+        """The processor time that a template's child says its start took."""
         self.exit_reason: ExitReason | None = None
         self.fault = ""
         """Its violation of the protocol; empty if there was none."""
@@ -325,11 +327,12 @@ class Worker(asyncio.Protocol):
             if type(message) is m.Result:
                 self._events.on_result(self, message)
             elif type(message) is m.Ready:
-                if self._said_ready or message.pid != self.pid or not 0 <= message.private_bytes <= BYTES_MAX:
+                told = message.private_bytes, message.cpu_ns
+                if self._said_ready or message.pid != self.pid or not 0 <= min(told) <= max(told) <= BYTES_MAX:
                     self._events.on_channel_lost(self, "sent READY twice, or for another process")
                     return
                 self._said_ready = True
-                self.private_bytes = message.private_bytes
+                self.private_bytes, self.start_cpu_ns = told
                 self._events.on_ready(self)
             elif type(message) is m.Skipped:
                 self._events.on_skipped(self, message.id)

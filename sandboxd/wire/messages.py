@@ -136,6 +136,8 @@ class Ready(Message, frozen=True, tag="ready"):
     pid: int
     private_bytes: int = 0
     """Of a template's child: the memory that it has touched, estimated as for `Parked`."""
+    cpu_ns: int = 0
+    """Of a template's child: the processor time that it has used since it was forked."""
 
 
 # The decoder refuses longer arrays before it makes anything of them: a worker that was taken over could otherwise hold
@@ -240,6 +242,8 @@ class Parked(Message, frozen=True, kw_only=True, tag="parked"):
     """See `hostfuncs.running.parking.ParkPoint`."""
     boot_ns: int
     """The time from the start of the run."""
+    cpu_ns: int
+    """The processor time of the same."""
     private_bytes: int
     """The memory that the template has touched since it was forked. An estimate: page faults times the page size."""
 

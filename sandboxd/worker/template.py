@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import monotonic_ns, thread_time_ns
+from time import monotonic_ns, process_time_ns, thread_time_ns
 from typing import Final
 
 import msgspec
@@ -67,6 +67,7 @@ class Template:
         self._order = order
         self._child: _Child | None = None
         self._began_ns = 0
+        self._began_cpu_ns = 0
 
     def __repr__(self) -> str:
         return f"<Template serial={self._order.serial} {self._child!r}>"
@@ -84,7 +85,7 @@ class Template:
         gc.disable()
         try:
             parts.channel.sendall(codec.encode(m.Ready(os.getpid())))
-            self._began_ns = monotonic_ns()
+            self._began_ns, self._began_cpu_ns = monotonic_ns(), process_time_ns()
             call = m.Call(deadline_ns=self._began_ns + order.boot_ms * 1_000_000, args=order.args, env=order.env)
             result = parts.runtime.run(m.Invoke(id=0, guest=order.guest, call=call), wait=self._wait)
             if self._child is not None:
@@ -106,12 +107,13 @@ class Template:
 
     def _park(self, at: ParkPoint) -> None:
         parts = self._parts
-        boot_ns = monotonic_ns() - self._began_ns
+        boot_ns, cpu_ns = monotonic_ns() - self._began_ns, process_time_ns() - self._began_cpu_ns
         parts.runtime.pause()
         parts.cloner.wait_until_alone()
         # Children share these objects and touch none of them for a collection.
         gc.freeze()
-        parts.channel.sendall(codec.encode(m.Parked(at=at, boot_ns=boot_ns, private_bytes=_touched_bytes())))
+        parked = m.Parked(at=at, boot_ns=boot_ns, cpu_ns=cpu_ns, private_bytes=_touched_bytes())
+        parts.channel.sendall(codec.encode(parked))
 
     def _serve(self) -> Input:
         """Fork whenever the zygote asks, until the front or the zygote is gone."""
@@ -171,7 +173,7 @@ class _Child:
         parts = self._parts
         try:
             parts.confine_child()
-            self._stream.sendall(codec.encode(m.Ready(os.getpid(), _touched_bytes())))
+            self._stream.sendall(codec.encode(m.Ready(os.getpid(), _touched_bytes(), process_time_ns())))
             # Started now, and not when the invocation has come: the thread takes longer than the rest.
             parts.runtime.start(self._stream, self._broker)
             front: Channel = parts.runtime.channel

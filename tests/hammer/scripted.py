@@ -100,6 +100,10 @@ class ScriptedSocket:
     def setblocking(self, flag: bool) -> None:
         assert not flag
 
+    def detach(self) -> int:
+        """The transport has it already."""
+        return -1
+
     def close(self) -> None:
         self.transport.closed = True
 
@@ -133,16 +137,16 @@ class Process:
     def __repr__(self) -> str:
         return f"<Process {self.serial} {'alive' if self.alive else self.status} running={self.running is not None}>"
 
-    def get_up(self) -> None:
+    def get_up(self, cpu_ns: int = 0) -> None:
         self.up = True
-        self.unsent += codec.encode(m.Ready(1000 + self.serial))
+        self.unsent += codec.encode(m.Ready(1000 + self.serial, 0, cpu_ns if self.role is Role.CHILD else 0))
 
     def park(self, *, works: bool, boot_ns: int, private_bytes: int) -> None:
         """In a template: its guest is parked, or ends."""
         self.parked = True
         self._clock.now_ns += boot_ns
         if works:
-            message: m.Message = m.Parked(at="stdin", boot_ns=boot_ns, private_bytes=private_bytes)
+            message: m.Message = m.Parked(at="stdin", boot_ns=boot_ns, cpu_ns=boot_ns, private_bytes=private_bytes)
         else:
             message = m.NotParked(outcome=Outcome.COMPLETED)
         self.unsent += codec.encode(message)

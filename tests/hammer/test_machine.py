@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from sandboxd.limits import EngineSettings
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import BindingUnavailable, PoolClosing, QueueFull, QueueTimeout
-from sandboxd.pool.pool import Pool
+from sandboxd.pool.pool import LOSSES_MAX, Pool
 from sandboxd.pool.settings import PoolSettings
 from sandboxd.pool.state import WorkerState
 from sandboxd.pool.templates import TemplateState
@@ -171,10 +171,10 @@ class PoolMachine(RuleBasedStateMachine):
         return [process for process in self.world.processes if process.alive]
 
     @precondition(lambda self: any(not process.up for process in self.alive()))
-    @rule(which=PICK)
-    def get_up(self, which: int) -> None:
+    @rule(which=PICK, cpu_ns=st.sampled_from([0, 0, 1_000_000, 10_000_000]))
+    def get_up(self, which: int, cpu_ns: int) -> None:
         down = [process for process in self.alive() if not process.up]
-        down[which % len(down)].get_up()
+        down[which % len(down)].get_up(cpu_ns)
 
     def booting(self) -> list[Process]:
         return [p for p in self.alive() if p.up and p.role is Role.TEMPLATE and not p.parked]
@@ -421,7 +421,9 @@ class PoolMachine(RuleBasedStateMachine):
             assert begun == 0
             return
         result = task.result()
-        if result.outcome is Outcome.WORKER_LOST:
+        if result.outcome is Outcome.WORKER_LOST and begun == 0:
+            assert result.detail == f"{LOSSES_MAX} worker processes in a row ended with it unread"
+        elif result.outcome is Outcome.WORKER_LOST:
             assert result.detail.startswith("the worker process running it ")
             assert begun == 1
         elif result.outcome is not Outcome.DEADLINE_EXCEEDED:

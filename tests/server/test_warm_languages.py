@@ -20,8 +20,8 @@ pytestmark = pytest.mark.build
 def languages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("languages")
     documents = [
-        *pair("ruby", guests.ruby()),
-        *pair("python", guests.cpython312()),
+        *pair("ruby", guests.ruby(), instances=0),
+        *pair("python", guests.cpython312(), instances=0),
         *pair("php", guests.php()),
         *pair("go", guests.go_guest("upper")),
         *pair("calls", python_component("client", "client"), allowedOutboundHosts='["http://127.0.0.0/8:*"]'),

@@ -21,12 +21,19 @@ INPUTS: Mapping[str, bytes] = {
 }
 
 
-def pair(name: str, url: str | Path, **metadata: str) -> list[str]:
-    """One guest under two names: cold, and started warm."""
+def pair(name: str, url: str | Path, *, instances: int = 1, **metadata: str) -> list[str]:
+    """One guest under two names: cold, and started warm.
+
+    Parameters:
+        name: the names are NAME-cold and NAME-warm.
+        url: the guest.
+        instances: the children kept ready. With 0 it is not started warm if it starts quickly.
+        metadata: of both.
+    """
     options = {"stdin": "base64", **metadata}
     return [
         component(f"{name}-cold", f"file://{url}", **options),
-        component(f"{name}-warm", f"file://{url}", warmStart="true", **options),
+        component(f"{name}-warm", f"file://{url}", warmStart="true", warmInstances=str(instances), **options),
     ]
 
 

@@ -1,0 +1,147 @@
+"""A template's children in orders of steps that seldom happen: when a child is waited for, and how it may end."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from sandboxd.outcome import Outcome
+from sandboxd.pool.pool import Pool
+from sandboxd.pool.settings import PoolSettings
+from sandboxd.pool.templates import Miss
+from sandboxd.pool.worker import Role
+from sandboxd.wire import messages as m
+from tests.hammer.scripted import Process, World
+from tests.hammer.test_machine import load_of
+
+BOOT_NS = 100_000_000
+"""A guest for which it pays to wait: children take a few milliseconds."""
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    with world.installed():
+        yield world
+    world.close()
+
+
+def call(world: World, pool: Pool) -> "asyncio.Task[m.Result]":
+    deadline_ns = world.clock.now_ns + 10**10
+    task = world.loop.create_task(pool.invoke("b", m.Call(deadline_ns=deadline_ns, stdin=b"x")))
+    world.loop.settle()
+    return task
+
+
+def running(world: World, role: Role) -> list[Process]:
+    return [process for process in world.processes if process.alive and process.role is role]
+
+
+def begin(world: World, process: Process) -> None:
+    process.begin()
+    world.step(process.deliver)
+
+
+def finish(world: World, process: Process) -> None:
+    process.finish(Outcome.COMPLETED, 1_000_000, False)
+    world.step(process.deliver)
+
+
+def fork_child(world: World) -> Process:
+    (zygote,) = world.zygotes
+    world.step(zygote.fork)
+    child = world.processes[-1]
+    child.get_up()
+    world.step(child.deliver)
+    return child
+
+
+@pytest.fixture
+def pool(world: World) -> Iterator[Pool]:
+    """A pool of one worker, whose binding has a template, a child that runs, and another that was not forked yet."""
+
+    async def make() -> Pool:
+        return Pool(PoolSettings(workers=1, warm_memory_bytes=100))
+
+    pool = world.run(make())
+    loading = world.loop.create_task(pool.load(load_of(("b",)), {}))
+    world.loop.settle()
+    while not loading.done():
+        world.go_on()
+    (worker,) = running(world, Role.WORKER)
+    for _ in range(2):  # the second starts the template
+        call(world, pool)
+        begin(world, worker)
+        finish(world, worker)
+    (zygote,) = world.zygotes
+    world.step(zygote.fork)
+    (template,) = running(world, Role.TEMPLATE)
+    template.get_up()
+    template.park(works=True, boot_ns=BOOT_NS, private_bytes=1)
+    world.step(template.deliver)
+    child = fork_child(world)
+    first = call(world, pool)
+    begin(world, child)
+    assert not first.done()
+    yield pool
+    world.run(pool.drain(0.0))
+    world.run(pool.close())
+
+
+def misses(pool: Pool) -> int:
+    return sum(count for (_, reason), count in pool.stats().warm.misses.items() if reason is Miss.NO_CHILD)
+
+
+def test_who_waited_long_for_a_place_still_waits_for_a_child(world: World, pool: Pool) -> None:
+    (child,) = running(world, Role.CHILD)
+    second = call(world, pool)
+    world.loop.advance(0.5)  # the only place is taken all the time
+    finish(world, child)
+    assert misses(pool) == 0, "a place is free and the next child is being forked: it is worth waiting for"
+    child = fork_child(world)
+    begin(world, child)
+    finish(world, child)
+    assert second.done()
+    assert misses(pool) == 0
+
+
+def test_a_child_that_does_not_come_is_not_waited_for_any_longer(world: World, pool: Pool) -> None:
+    (child,) = running(world, Role.CHILD)
+    second = call(world, pool)
+    world.loop.advance(0.5)
+    finish(world, child)
+    world.loop.advance(0.1)
+    (worker,) = running(world, Role.WORKER)
+    begin(world, worker)
+    finish(world, worker)
+    assert second.done()
+    assert misses(pool) == 1
+
+
+def test_a_child_may_be_reaped_before_its_answer_is_read(
+    world: World, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    (child,) = running(world, Role.CHILD)
+    fork_child(world)
+    child.finish(Outcome.COMPLETED, 1_000_000, False)
+    (zygote,) = world.zygotes
+    with caplog.at_level(logging.INFO):
+        world.step(lambda: zygote.reap(child))
+        world.step(child.deliver)
+        world.step(child.close)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert pool.stats().warm.hits == {"b": 1}
+
+
+def test_a_child_that_ends_without_an_answer_is_told_of(
+    world: World, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    (child,) = running(world, Role.CHILD)
+    child.die(1)
+    (zygote,) = world.zygotes
+    world.step(lambda: zygote.reap(child))
+    world.step(child.close)
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == [
+        f"child {child.serial} (pid {1000 + child.serial}) exited with status 1 after 0 invocations"
+    ]
