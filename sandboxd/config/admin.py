@@ -1,4 +1,4 @@
-"""The address of the page and the document that show the state of a server."""
+"""The address of the status page and the status document."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +10,7 @@ DEFAULT_PORT: Final = 3501
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen: a path of a Unix socket, or a host and a port."""
+    """An address to listen on: the path of a Unix socket, or a host and a port."""
 
     path: str = ""
     host: str = ""
@@ -29,7 +29,7 @@ def parse(text: str | None) -> Address | None:
         text: the setting; None for the default address.
 
     Raises:
-        ValueError: it is no address.
+        ValueError: it is not an address.
     """
     if text is None:
         return Address(host=DEFAULT_HOST, port=DEFAULT_PORT)

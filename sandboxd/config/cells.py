@@ -1,4 +1,4 @@
-"""The share of the settings that each cell gets, and their encoding for the way to it."""
+"""Divides the server's settings among its cells, and encodes them for the cell processes."""
 
 import dataclasses
 from pathlib import Path
@@ -10,17 +10,17 @@ from sandboxd.config import Config
 
 
 def share(config: Config, number: int, cells: int) -> Config:
-    """Return the settings of one cell. `pool.workers` and `pool.queueLimit` are the server's, and are divided.
+    """Return the settings of one cell: the server's, with its share of `pool.workers` and `pool.queueLimit`.
 
     Parameters:
-        config: of the server.
-        number: the cell's, from 0.
-        cells: how many there are, at least 1.
+        config: the server's settings.
+        number: the cell's number, from 0.
+        cells: the number of cells, at least 1.
     """
     pool = dataclasses.replace(
         config.pool,
         workers=max(1, _part(config.pool.workers, number, cells)),
-        # Rounded up: a limit of 1 must not become 0 in most cells, which would mean that nothing may wait there.
+        # Rounded up: a limit of 1 must not become 0 in most cells, where nothing could wait then.
         queue_limit=-(-config.pool.queue_limit // cells),
     )
     return dataclasses.replace(config, pool=pool, cells=cells)
@@ -31,22 +31,24 @@ def _part(total: int, number: int, cells: int) -> int:
 
 
 def concurrency(limit: int, cells: int) -> int:
-    """Return a cell's share of a binding's `maxConcurrency`, rounded up, because a cell that may run none would refuse.
+    """Return a cell's share of a binding's `maxConcurrency`.
+
+    It is rounded up, because a cell with a share of 0 would refuse every request.
 
     Parameters:
-        limit: of the server; 0 if there is none.
-        cells: how many there are, at least 1.
+        limit: the limit of the whole server; 0 if there is none.
+        cells: the number of cells, at least 1.
     """
     return -(-limit // cells)
 
 
 def pack(config: Config) -> bytes:
-    """Encode settings."""
+    """Encode settings for a cell process."""
     return msgspec.msgpack.encode(config, enc_hook=str)
 
 
 def unpack(data: bytes) -> Config:
-    """Decode what `pack` encoded.
+    """Decode settings that `pack` encoded.
 
     Raises:
         msgspec.ValidationError: another version of the server encoded them.
@@ -57,4 +59,4 @@ def unpack(data: bytes) -> Config:
 def _path(kind: type, value: Any) -> Any:
     if kind is Path:
         return Path(value)
-    raise NotImplementedError(f"{kind} does not travel")
+    raise NotImplementedError(f"settings of type {kind} cannot be decoded")

@@ -12,10 +12,10 @@ from sandboxd.limits.keys import LIMITS
 from sandboxd.limits.units import Unit
 
 NETWORK_NAMES: Final = ("private", "loopback", "link-local", "metadata")
-"""Names blockNetworks accepts beside CIDRs."""
+"""The names that blockNetworks accepts beside CIDRs."""
 
 MAX_SOCKET_BYTES: Final = 108
-"""The length of a Unix socket's path with its terminating zero: unix(7), sun_path."""
+"""The longest path of a Unix socket, with its terminating zero: unix(7), sun_path."""
 
 _FACTORY: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
@@ -24,7 +24,7 @@ Finding = tuple[tuple[str, str], str, str]
 
 
 def contradictions(config: Config) -> Iterator[Finding]:
-    """Yield what is wrong with settings that are each within their own bounds."""
+    """Yield the faults that no single setting's bounds show: contradictions, and texts with the wrong syntax."""
     yield from _limits(config)
     yield from _engine(config)
     yield from _listen(config)
@@ -60,7 +60,7 @@ def _engine(config: Config) -> Iterator[Finding]:
         missing, present = ("tlsKey", "tls_certificate") if engine.tls_key is None else ("tlsCertificate", "tls_key")
         yield ("engine", present), f"engine.{missing} is missing", "TLS needs the certificate and its key"
     if engine.kind == "uvicorn" and engine.tls_certificate is not None:
-        yield ("engine", "kind"), "engine.kind uvicorn does not serve TLS here", "set engine.kind to auto or hypercorn"
+        yield ("engine", "kind"), "engine.kind uvicorn does not serve TLS", "set engine.kind to auto or hypercorn"
 
 
 def _listen(config: Config) -> Iterator[Finding]:
@@ -71,20 +71,20 @@ def _listen(config: Config) -> Iterator[Finding]:
         if path is not None and not 0 < len(path.encode()) < MAX_SOCKET_BYTES:
             yield (
                 ("listen", field),
-                f"listen.{'unixSocket' if field == 'unix_socket' else 'grpcUnixSocket'}: no path of a Unix socket",
-                f"a path has 1 to {MAX_SOCKET_BYTES - 1} bytes",
+                f"listen.{'unixSocket' if field == 'unix_socket' else 'grpcUnixSocket'} is not a valid path",
+                f"the path of a Unix socket has 1 to {MAX_SOCKET_BYTES - 1} bytes",
             )
     if config.listen.grpc_port and config.listen.grpc_port == config.listen.port:
         yield (
             ("listen", "grpc_port"),
-            f"listen.grpcPort is listen.port, {config.listen.port}",
+            f"listen.grpcPort is the same as listen.port, {config.listen.port}",
             "give gRPC a port of its own, or 0 for none",
         )
     for origin in config.listen.allowed_origins:
         if origin != "*" and not _is_origin(origin):
             yield (
                 ("listen", "allowed_origins"),
-                f"listen.allowedOrigins: {origin!r} is no origin",
+                f"listen.allowedOrigins: {origin!r} is not an origin",
                 "an origin is scheme://host or scheme://host:port, or * for all",
             )
 
@@ -93,21 +93,21 @@ def _admin(config: Config) -> Iterator[Finding]:
     try:
         address = parse(config.admin.listen)
     except ValueError as error:
-        yield ("admin", "listen"), f"admin.listen is no address: {config.admin.listen!r}", str(error)
+        yield ("admin", "listen"), f"admin.listen is not an address: {config.admin.listen!r}", str(error)
         return
     if address is None or config.admin.listen is None:
         return
     if address.path and len(address.path.encode()) >= MAX_SOCKET_BYTES:
         yield (
             ("admin", "listen"),
-            "admin.listen: no path of a Unix socket",
-            f"a path has 1 to {MAX_SOCKET_BYTES - 1} bytes",
+            "admin.listen is not a valid path",
+            f"the path of a Unix socket has 1 to {MAX_SOCKET_BYTES - 1} bytes",
         )
     if address.port and address.port == config.listen.port and config.listen.unix_socket is None:
         yield (
             ("admin", "listen"),
-            f"admin.listen has the port of the API, {address.port}",
-            "give it a port of its own: whoever may call guests need not see the server",
+            f"admin.listen is on the port of the API, {address.port}",
+            "give it a port of its own: those who may call guests need not see the server's status",
         )
 
 
@@ -133,7 +133,7 @@ def _egress(config: Config) -> Iterator[Finding]:
         if not _is_nat64_prefix(prefix):
             yield (
                 ("egress", "nat64_prefixes"),
-                f"egress.nat64Prefixes: {prefix!r} is no prefix of a translator (RFC 6052)",
+                f"egress.nat64Prefixes: {prefix!r} is not a NAT64 prefix (RFC 6052)",
                 "write an IPv6 CIDR of 32, 40, 48, 56, 64 or 96 bits whose bits 64 to 71 are zero",
             )
     if config.egress.proxy is not None and not _is_proxy(config.egress.proxy):
@@ -169,13 +169,13 @@ def _network_problem(text: str) -> str:
         try:
             ipaddress.ip_network(text, strict=False)
         except ValueError:
-            return "is no network"
+            return "is not a network"
         return "has bits set beyond its prefix"
     return ""
 
 
 def _is_proxy(text: str) -> bool:
-    """Return whether `hostfuncs.outbound.sender` accepts it. If it found the fault, every invocation would fail."""
+    """Return whether `hostfuncs.outbound.sender` accepts the URL. A bad one would fail every invocation there."""
     try:
         parts = urlsplit(text)
         port = parts.port

@@ -16,12 +16,12 @@ from sandboxd.files.yamltext import Mapping as YamlMapping
 from sandboxd.files.yamltext import Node, Scalar, YamlError, describe, parse
 
 CONFIG_VARIABLE: Final = "SANDBOXD_CONFIG"
-"""The variable that names the file. It is no setting."""
+"""The variable that names sandboxd.yaml. It is not a setting."""
 TOKEN_VARIABLE: Final = "DAPR_API_TOKEN"  # noqa: S105 - the name, not the token
 MAX_FILE_BYTES: Final = 1024 * 1024
-"""Longest sandboxd.yaml."""
+"""The longest sandboxd.yaml."""
 
-# Kubernetes gives every pod variables of this shape for a Service called sandboxd.
+# Kubernetes gives every pod variables of this form for a Service that is called sandboxd.
 _KUBERNETES = re.compile(r"SANDBOXD_(SERVICE_(HOST|PORT(_.*)?)|PORT(_.*)?)")
 _TOKEN_KEYS = ("apitoken", "api_token", "daprapitoken", "token")
 
@@ -51,7 +51,7 @@ class Reading:
     config: Config | None
     """None if `problems` holds an error."""
     fallback: Config
-    """The settings with every wrong one at its default: for `sandboxd check` to go on with, never to serve with."""
+    """The settings, with the default for each wrong one. `sandboxd check` goes on with them; a server never does."""
     problems: tuple[Problem, ...]
 
 
@@ -61,16 +61,16 @@ def load(
     environ: Mapping[str, str],
     overrides: Mapping[str, Any] | None = None,
 ) -> tuple[Config, tuple[Problem, ...]]:
-    """Read the settings. Return them with warnings about what had no effect.
+    """Read the settings. Return them, and the warnings about texts that had no effect.
 
     Parameters:
         path: sandboxd.yaml; None if there is none.
-        environ: the environment: SANDBOXD_ variables, DAPR_API_TOKEN, NAMESPACE, HOME, XDG_CACHE_HOME.
-        overrides: from the command line, by dotted key (`pool.workers`): text to be read as a variable's would be,
-            or a value of the setting's own type. None values are left out.
+        environ: the environment. SANDBOXD_ variables, DAPR_API_TOKEN, NAMESPACE, HOME and XDG_CACHE_HOME are read.
+        overrides: the settings of the command line, by dotted key (`pool.workers`). A text is read like that of a
+            variable; any other value has the setting's own type. None values are left out.
 
     Raises:
-        ConfigError: something is wrong. All problems are named, each with its place, cause and remedy.
+        ConfigError: a setting is wrong. The message names every problem with its place, cause and remedy.
     """
     reading = read(path, environ=environ, overrides=overrides)
     if reading.config is None:
@@ -88,7 +88,7 @@ def read(
     environ: Mapping[str, str],
     overrides: Mapping[str, Any] | None = None,
 ) -> Reading:
-    """Do as `load`, but return errors among the problems. `sandboxd check` lists them."""
+    """Read the settings as `load` does, but return errors among the problems. `sandboxd check` lists them."""
     reader = _Reader()
     if path is not None:
         reader.read_file(path)
@@ -145,7 +145,7 @@ class _Reader:
             remedy = "the API token comes from the variable DAPR_API_TOKEN only"
         else:
             remedy = did_you_mean(key, tree)
-        self._problems.append(origin.problem(f"{'.'.join((*keys, key))} is no setting", remedy))
+        self._problems.append(origin.problem(f"{'.'.join((*keys, key))} is not a setting", remedy))
 
     def read_variables(self, environ: Mapping[str, str]) -> None:
         by_name = {setting.variable: setting for setting in settings()}
@@ -159,7 +159,7 @@ class _Reader:
                 self._problems.append(
                     Problem(
                         severity=Severity.WARNING,
-                        message=f"variable {name} is no setting and has no effect",
+                        message=f"variable {name} is not a setting and has no effect",
                         remedy=did_you_mean(name, by_name),
                     )
                 )
@@ -182,13 +182,13 @@ class _Reader:
         except ValueError as error:
             message = str(error) if origin.text else f"{setting.key}: {error}"
             self._problems.append(origin.problem(message, f"{setting.key}: {setting.about.meaning}"))
-            # Remembered, so that no second complaint follows about its default.
+            # Recorded, so that the default in its place is not reported as a second problem.
             self._origins[setting.section, setting.field] = origin
             return
         self._values[setting.section, setting.field] = value
         self._origins[setting.section, setting.field] = origin
 
-    # together -----------------------------------------------------------------------------------------------------
+    # the result ---------------------------------------------------------------------------------------------------
 
     def finish(self, environ: Mapping[str, str]) -> Reading:
         values = self._values
@@ -208,7 +208,7 @@ class _Reader:
         return Reading(config=None if failed else config, fallback=config, problems=tuple(self._problems))
 
     def _lower_unset(self) -> None:
-        """Lower defaults to what was set: ceilings to the engine's memory, limits to their ceilings."""
+        """Lower the defaults of ceilings to the engine's memory, and the defaults of limits to their ceilings."""
         config = _build(self._values)
         self._lower("ceilings", "memory_bytes", config.ceilings.memory_bytes, config.wasm.max_memory_bytes)
         config = _build(self._values)

@@ -78,7 +78,7 @@ class Listen:
         _S,
         0,
         1 * MIB,
-        "least bytes per second of bodies and responses after these times; 0 = any",
+        "least bytes per second of a body or response, once bodyTimeout or sendTimeout is over; 0 = any",
         default=1 * KIB,
     )
     max_connections: int = number(
@@ -118,7 +118,8 @@ class Engine:
 
 
 WORKERS_PER_CELL: Final = 4
-"""Connections are spread over cells and not requests: with one worker, a cell has callers wait while others idle."""
+"""The kernel spreads connections over the cells, not requests. With one worker each, callers of one cell would wait
+while workers of other cells are idle."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,7 +191,7 @@ class PoolConfig:
         _S,
         0,
         1024 * 1024 * MIB,
-        "memory that all guests started ahead may take, those that run for requests not counted; each cell has as much",
+        "memory that all guests started ahead may take, without those that run for requests; for each cell",
         default=1024 * MIB,
     )
     max_binding_share: int = number(
@@ -303,7 +304,7 @@ class MetricsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admin:
-    """The page and the document that show the state of the server, on an address of their own."""
+    """The status page and the status document, on an address of their own."""
 
     listen: str | None = text(
         "listen",
@@ -314,7 +315,7 @@ class Admin:
     )
     invoke: bool = flag("invoke", False, "let the page run guests (Try it)")
     hosts: tuple[str, ...] = texts(
-        "hosts", (), "names under which the page may be asked for, beside addresses and `localhost`, as by a proxy"
+        "hosts", (), "hosts by which the page may be requested, beside addresses and `localhost`; needed behind a proxy"
     )
 
 
@@ -354,11 +355,11 @@ class Config:
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     admin: Admin = field(default_factory=Admin)
     api_token: str | None = field(default=None, repr=False)
-    """From DAPR_API_TOKEN only, so that it stands in no file and in no printed configuration."""
+    """From DAPR_API_TOKEN only, so that it is in no file and in no printed configuration."""
 
     @property
     def cell_count(self) -> int:
-        """Cells to run: `cells`, or if that is 0 as many as have WORKERS_PER_CELL processors and workers each."""
+        """The number of cells: `cells`, or if that is 0, one for each WORKERS_PER_CELL CPUs and workers."""
         return self.cells or max(1, min(cpu_count(), self.pool.workers) // WORKERS_PER_CELL)
 
 

@@ -1,4 +1,4 @@
-"""Settings written out: the YAML of `serve --print-config` and the reference table of the documentation."""
+"""Writes settings: the YAML of `serve --print-config`, and the reference table of the documentation."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from sandboxd.limits.units import Unit
 
 
 def render(config: Config) -> str:
-    """sandboxd.yaml with every setting, computed defaults filled in. `load` reads it back as an equal Config.
+    """Return a sandboxd.yaml with every setting, computed defaults included. `load` reads it back as an equal Config.
 
     The API token is left out; a password in egress.proxy is not.
     """
@@ -24,7 +24,7 @@ def render(config: Config) -> str:
         section = getattr(config, setting.section) if setting.section else config
         level[setting.path[-1]] = setting.to_yaml(getattr(section, setting.field))
     text = _dumped(tree, allow_unicode=True)
-    # A character that turns text around, say, must not reach a terminal: then all that is not ASCII is escaped.
+    # Some characters, such as one that reverses text, must not reach a terminal. Then all but ASCII is escaped.
     return text if text.replace("\n", "").isprintable() else _dumped(tree, allow_unicode=False)
 
 
@@ -36,7 +36,7 @@ def _dumped(tree: dict[str, Any], *, allow_unicode: bool) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that is no word, or one that YAML takes for something else (`yes`); never writes aliases."""
+    """Quotes every text that is not one word, or that YAML reads as another type (`yes`). Never writes aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

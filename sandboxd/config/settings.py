@@ -1,4 +1,4 @@
-"""The table of all settings, made from the dataclasses, and the conversion of each between text, YAML and value."""
+"""The table of all settings, made from the dataclasses. Converts each setting between text, YAML and value."""
 
 import json
 import re
@@ -18,12 +18,12 @@ CERTIFICATE_KEYS: Final = ("origin", "certificate", "key")
 
 
 class UnfitError(ValueError):
-    """A value does not fit its setting. The text names what was found and what was expected."""
+    """A value does not fit its setting. The message names what was found, or what was expected."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """One setting: where it stands in Config, in YAML and in the environment."""
+    """One setting: its place in Config, in YAML and in the environment."""
 
     section: str
     """Attribute of Config; empty for Config itself."""
@@ -49,7 +49,7 @@ class Setting:
         """Convert the text of a variable or command-line option. Lists are comma-separated or JSON.
 
         Raises:
-            ValueError: it does not fit; the text says what was expected.
+            ValueError: the text does not fit; the message says what was expected.
         """
         kind = self.about.kind
         if self.about.optional and text == "" and kind is not Kind.TEXTS:
@@ -70,7 +70,7 @@ class Setting:
         """Convert a node of sandboxd.yaml.
 
         Raises:
-            ValueError: it does not fit; the text says what was expected.
+            ValueError: the node does not fit; the message says what was expected.
         """
         kind = self.about.kind
         if self.about.optional and isinstance(node, Scalar) and node.value is None:

@@ -1,4 +1,4 @@
-"""The user and group workers run as: from names, or numbers, to ids."""
+"""Looks up the ids of the user and the group that workers run as."""
 
 import grp
 import os
@@ -7,16 +7,16 @@ import pwd
 from sandboxd.errors import ConfigError
 
 _MAX_ID = (1 << 32) - 2
-"""2^32 - 1 means `leave it` to the system calls."""
+"""2^32 - 1 tells the system calls to leave an id as it is."""
 
 
 def worker_ids(user: str | None, group: str | None, *, changing: bool = True) -> tuple[int | None, int | None]:
-    """User id and group id for workers; None keeps the server's own.
+    """Return the user id and the group id of workers; None keeps the server's own.
 
     Parameters:
-        user: name or number; its own group is taken unless `group` says otherwise.
-        group: name or number.
-        changing: False only looks them up, for one who may not change to them.
+        user: a name or a number. Its own group is taken unless `group` names another.
+        group: a name or a number.
+        changing: whether this process will change to them. False only looks them up.
 
     Raises:
         ConfigError: there is no such user or group, or this process may not change to it.
@@ -32,8 +32,8 @@ def worker_ids(user: str | None, group: str | None, *, changing: bool = True) ->
     if changing and (uid, gid) != (None, None) and os.geteuid() != 0:
         key = "pool.group" if uid is None else "pool.user"
         raise ConfigError(
-            f"{key} is set, but sandboxd runs as user {os.geteuid()}, who may not change to another",
-            remedy=f"start sandboxd as root, or take {key} out and start it as that user",
+            f"{key} is set, but sandboxd runs as user {os.geteuid()}, who may not change to another user",
+            remedy=f"start sandboxd as root, or remove {key} and start it as that user",
         )
     return uid, gid
 
@@ -66,5 +66,5 @@ def _is_number(text: str) -> bool:
 
 def _in_range(key: str, number: int) -> int:
     if number > _MAX_ID:
-        raise ConfigError(f"{key}: {number} is no id; the largest is {_MAX_ID}")
+        raise ConfigError(f"{key}: {number} is not an id; the largest is {_MAX_ID}")
     return number

@@ -39,14 +39,14 @@ class About:
     high: int = 0
     """Greatest value of a number, inclusive."""
     ceiling: int = 0
-    """Of a limit: the most a component may ask for unless sandboxd.yaml says otherwise. 0 for all that is no limit."""
+    """Of a limit: the most that a component may ask for unless sandboxd.yaml says otherwise. Otherwise 0."""
     error_codes: tuple[str, ...] = ()
-    """Of a limit: the wasi-http error codes that tell a guest it passed the limit."""
+    """Of a limit: the wasi-http error codes that tell a guest that it passed the limit."""
     choices: tuple[str, ...] = ()
     optional: bool = False
     """`null` is a value."""
     default_text: str = ""
-    """The default in words, where it is computed."""
+    """The default in words, if it is computed."""
 
     def check(self, value: int) -> None:
         """Raise ValueError, naming the bound, unless low <= value <= high."""
@@ -93,9 +93,16 @@ def number(
     factory: Callable[[], int] | None = None,
     text: str = "",
 ) -> Any:
-    """Declare a number with bounds.
+    """Declare a number. It has either a `default`, or a `factory` and a `text`.
 
-    It has either a `default`, or a `factory` that computes one and a `text` that says how.
+    Parameters:
+        key: its key in YAML, camelCase.
+        unit: the notation of its values.
+        low, high: its bounds, inclusive, in milliseconds, bytes or a count by `unit`.
+        meaning: for the documentation: a phrase without a full stop.
+        default: the default.
+        factory: computes the default.
+        text: says in words what `factory` computes.
     """
     about = About(key=key, kind=Kind.NUMBER, unit=unit, low=low, high=high, meaning=meaning, default_text=text)
     return _field(about, factory=factory) if factory is not None else _field(about, default)

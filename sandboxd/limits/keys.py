@@ -36,7 +36,7 @@ def named(field: str, value: int) -> str:
 
     Parameters:
         field: of Limits or EngineSettings.
-        value: what it is set to.
+        value: the limit's value.
     """
     return f"{shown(field, value)} ({key_of(field)})"
 
@@ -45,23 +45,23 @@ BODY_KEY: Final = "listen.maxBodySize"
 CONNECTIONS_KEY: Final = "egress.connections"
 
 ALL_KEYS: Final = frozenset((*(key for _, key in _KEYS.values()), BODY_KEY, CONNECTIONS_KEY))
-"""Every key `sandboxd_limits_reached_total` can have as its label."""
+"""Every key that `sandboxd_limits_reached_total` can have as its label."""
 
 _BY_ERROR_CODE: Final = {code: about.key for about in LIMITS.values() for code in about.error_codes} | {
     "connection-limit-reached": CONNECTIONS_KEY
 }
-_NOT_ALWAYS: Final = frozenset(("HTTP-request-denied", "HTTP-request-body-size"))
-"""Codes that have other causes too: they count only where the outbound client says that a limit was the reason."""
+_AMBIGUOUS_CODES: Final = frozenset(("HTTP-request-denied", "HTTP-request-body-size"))
+"""Codes that have other causes, too. They count only if the outbound client says that a limit was the reason."""
 
 
 def outbound_limit(code: str, denied: str) -> str:
     """Return the key of the limit that an outbound request met; empty if it met none.
 
     Parameters:
-        code: how it ended: `ok` or the name of a wasi-http error code.
-        denied: why it was refused, if it was.
+        code: the request's end: `ok` or the name of a wasi-http error code.
+        denied: the reason of a refusal; empty if the request was not refused.
     """
-    if code in _NOT_ALWAYS and denied != "limit":
+    if code in _AMBIGUOUS_CODES and denied != "limit":
         return ""
     return _BY_ERROR_CODE.get(code, "")
 
@@ -70,15 +70,15 @@ _T = TypeVar("_T")
 
 
 def converted(values: Any, kind: type[_T], prefix: str = "") -> _T:
-    """Return settings as another dataclass: every field that `kind` has by the same name is taken over.
+    """Return settings as another dataclass. Every field that both have by the same name is copied.
 
     Parameters:
-        values: a dataclass, such as `Limits`.
-        kind: a dataclass of `hostfuncs`; fields that `values` has not keep their defaults.
-        prefix: what the names in `values` begin with and those in `kind` do not.
+        values: an instance of a dataclass, such as `Limits`.
+        kind: a dataclass of `hostfuncs`. Fields that `values` does not have keep their defaults.
+        prefix: the beginning of names in `values` that `kind` leaves out. With it, only such fields are copied.
 
     Raises:
-        TypeError: `values` has a field with that prefix and `kind` has none of its name. It would not be enforced.
+        TypeError: `values` has a field with that prefix that `kind` does not have, so it would not be enforced.
     """
     names = [field.name for field in dataclasses.fields(values) if field.name.startswith(prefix)]
     if not prefix:

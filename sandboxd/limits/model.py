@@ -14,10 +14,10 @@ from sandboxd.limits.units import DAY_MS, HOUR_MS, KIB, MIB, Unit
 _D, _S, _C = Unit.DURATION, Unit.SIZE, Unit.COUNT
 
 
-# What an invocation may use in the end is bounded by the frame that carries it (256 MiB) and by 32-bit memories.
+# The bounds below follow from the longest frame (256 MiB) and from 32-bit memories.
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """Ceilings of one invocation of one binding. Reaching a value is allowed, passing it is not."""
+    """The limits of an invocation. Reaching a value is allowed, passing it is not."""
 
     timeout_ms: int = limit(
         "timeout",
@@ -129,7 +129,7 @@ class Limits:
         "outboundConcurrency", _C, 1, 10_000, "outbound HTTP requests in flight at once", default=64, ceiling=1_024
     )
     outbound_header_bytes: int = limit(
-        # A header section with too many lines has the same codes, and is told as the limit of bytes.
+        # The codes do not tell outboundHeaderCount apart, so that limit is counted as this one.
         "outboundHeaderLimit",
         _S,
         256,
@@ -190,5 +190,5 @@ class EngineSettings:
     trace_lines: bool = flag(
         "traceLines",
         False,
-        "traps tell files and lines where a guest has debug information; `exit` then costs such a guest more",
+        "name files and lines in traps, for guests with debug information; `exit` then costs such a guest more",
     )

@@ -1,4 +1,4 @@
-"""The server's settings of outbound HTTP."""
+"""The settings of outbound HTTP, for all bindings."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ _D, _C = Unit.DURATION, Unit.COUNT
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutboundSettings:
-    """Outbound HTTP of guests, for all bindings: a section of the settings, which workers get too."""
+    """The section `egress` of the settings. Workers and the egress broker get it, too."""
 
     default_allowed_hosts: tuple[str, ...] | None = texts(
         "defaultAllowedHosts",
@@ -24,7 +24,7 @@ class OutboundSettings:
     nat64_prefixes: tuple[str, ...] = texts(
         "nat64Prefixes",
         (),
-        "NAT64 prefixes of the network beside `64:ff9b::/96`: the IPv4 address within an address is judged, too",
+        "NAT64 prefixes of the network beside `64:ff9b::/96`; the policy also checks the IPv4 address in an address",
     )
     ca_files: tuple[str, ...] = texts("caFiles", (), "PEM files of CAs trusted beside the system's")
     client_certificates: tuple[tuple[str, str, str], ...] = certificates(
@@ -37,7 +37,7 @@ class OutboundSettings:
     no_proxy: tuple[str, ...] = texts(
         "noProxy",
         (),
-        "hosts reached without the proxy: names with what is below them, addresses, CIDRs, each with `:port`",
+        "hosts reached without the proxy: names with their subdomains, addresses, CIDRs, each with an optional `:port`",
     )
     transport: str | None = text(
         "transport",

@@ -39,7 +39,7 @@ def parse_duration_ns(text: str) -> int:
         text: the duration; negative ones are refused.
 
     Raises:
-        ValueError: it is none, is negative, or is over about 292 years. The text names what was expected.
+        ValueError: the text is not a duration, is negative, or is over about 292 years. The message says which.
     """
     wrong = ValueError("not a duration such as 250ms, 5s or 1m30s")
     body = text.removeprefix("+")
@@ -57,7 +57,7 @@ def parse_duration_ns(text: str) -> int:
         unit = _NS[part[3]]
         total += int(part[1] or "0") * unit
         if part[2]:
-            # In floating point, as Go does it: a third of an hour with enough digits is 20 minutes.
+            # In floating point, as in Go: 0.3333333333333333h is 20 minutes.
             total += int(float(int(part[2])) * (unit / float(10 ** len(part[2]))))
         at = part.end()
     if total > _MAX_NS:
@@ -90,7 +90,7 @@ def parse_size(text: str) -> int:
     `1.5Gi` is fine, `1.5` is not.
 
     Raises:
-        ValueError: it is none, not a whole number of bytes, or over 2^63 - 1. The text names what was expected.
+        ValueError: the text is not a size or not a whole number of bytes, or the size is over 2^63 - 1 bytes.
     """
     match = _SIZE.fullmatch(text.strip(" "))
     if match is None:
@@ -142,7 +142,7 @@ class Unit(Enum):
         """Return the number that `text` means.
 
         Raises:
-            ValueError: it means none; the message says what was expected.
+            ValueError: the text is not such a number. The message says what was expected.
         """
         if self is Unit.DURATION:
             return parse_duration_ms(text)
@@ -159,7 +159,7 @@ class Unit(Enum):
         return format_size(value) if self is Unit.SIZE else str(value)
 
     def show(self, value: int) -> str:
-        """Return the value as messages to people have it: `16 MiB`, `1000 bytes`, `30s`, `64`."""
+        """Return the value for messages: `16 MiB`, `1000 bytes`, `30s`, `64`."""
         text = self.format(value)
         if self is not Unit.SIZE:
             return text

@@ -39,7 +39,7 @@ def test_notes_are_printed_and_not_counted(tmp_path: Path) -> None:
         0,
         [
             f"{tmp_path}/c.yaml:1: note: state.redis is not served by sandboxd "
-            "(leave it to daprd, or take it out of this folder)",
+            "(leave it to daprd, or remove it from this folder)",
             "0 problems; bindings that can be served: wasm",
         ],
     )
@@ -53,7 +53,7 @@ def test_every_problem_has_place_and_remedy(tmp_path: Path) -> None:
     (folder / "c.yaml").write_text(component(metadata="  - {name: timeout, value: 2h}\n  - {name: sha256, value: x}\n"))
     count, lines = run(config, folder)
     assert count == 4
-    assert lines[0] == f"{config}:1: error: pool.wrkers is no setting (did you mean workers?)"
+    assert lines[0] == f"{config}:1: error: pool.wrkers is not a setting (did you mean workers?)"
     assert "engine.tlsCertificate: /absent/c.pem cannot be read: No such file or directory" in lines[1]
     assert "engine.tlsKey: /absent/k.pem" in lines[2]
     # With the settings wrong, the ceilings are not known and timeout is not held against them.

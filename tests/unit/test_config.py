@@ -146,9 +146,9 @@ def test_the_tables_name_every_limit_and_their_defaults_are_in_range() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pool:\n  wrkers: 2\n", "sandboxd.yaml:2: error: pool.wrkers is no setting (did you mean workers?)"),
-        ("pol: {}\n", "sandboxd.yaml:1: error: pol is no setting (did you mean pool?)"),
-        ("pool:\n  queue_limit: 2\n", "pool.queue_limit is no setting (did you mean queueLimit?)"),
+        ("pool:\n  wrkers: 2\n", "sandboxd.yaml:2: error: pool.wrkers is not a setting (did you mean workers?)"),
+        ("pol: {}\n", "sandboxd.yaml:1: error: pol is not a setting (did you mean pool?)"),
+        ("pool:\n  queue_limit: 2\n", "pool.queue_limit is not a setting (did you mean queueLimit?)"),
         ("\npool: {workers: 0}\n", "sandboxd.yaml:2: error: pool.workers: 0 is below the least allowed, 1"),
         ("pool: {workers: '4'}\n", "pool.workers: text where a whole number is expected"),
         ("pool: {workers: true}\n", "pool.workers: true or false where a whole number is expected"),
@@ -160,7 +160,7 @@ def test_the_tables_name_every_limit_and_their_defaults_are_in_range() -> None:
         ("listen: {maxBodySize: 1Ti}\n", "is above the most allowed, 128Mi"),
         ("listen: {host: 7}\n", "listen.host: a number where text is expected, put it in quotes"),
         ("listen: {allowedOrigins: '*'}\n", "text where a list of texts is expected"),
-        ("listen: {allowedOrigins: [http://a/b]}\n", "'http://a/b' is no origin"),
+        ("listen: {allowedOrigins: [http://a/b]}\n", "'http://a/b' is not an origin"),
         ("engine: {kind: granian}\n", "'granian' is none of auto, hypercorn, uvicorn"),
         ("engine: {tlsKey: k}\n", "engine.tlsCertificate is missing"),
         ("engine: {kind: uvicorn, tlsKey: k, tlsCertificate: c}\n", "uvicorn does not serve TLS"),
@@ -170,8 +170,8 @@ def test_the_tables_name_every_limit_and_their_defaults_are_in_range() -> None:
         ("a: [\n", "not YAML"),
         ("listen: {apiToken: secret}\n", "the API token comes from the variable DAPR_API_TOKEN only"),
         ("egress: {blockNetworks: [10.0.0.1/8]}\n", "has bits set beyond its prefix"),
-        ("egress: {blockNetworks: [intranet]}\n", "'intranet' is no network"),
-        ("egress: {nat64Prefixes: ['2001:db8::/65']}\n", "'2001:db8::/65' is no prefix of a translator (RFC 6052)"),
+        ("egress: {blockNetworks: [intranet]}\n", "'intranet' is not a network"),
+        ("egress: {nat64Prefixes: ['2001:db8::/65']}\n", "'2001:db8::/65' is not a NAT64 prefix (RFC 6052)"),
         ("egress: {proxy: 'socks5://u:hunter2@p:1'}\n", "egress.proxy is not http://[user:password@]host:port"),
         ("egress: {proxy: 'https://u:hunter2@p:1'}\n", "egress.proxy is not http://[user:password@]host:port"),
         ("egress: {proxy: 'http://u:hunter2@p'}\n", "egress.proxy is not http://[user:password@]host:port"),
@@ -237,7 +237,7 @@ def test_unknown_variables_are_warned_about_and_those_of_kubernetes_are_not() ->
     }
     _, problems = load(None, environ=environ)
     assert [problem.severity for problem in problems] == [Severity.WARNING]
-    assert "SANDBOXD_POOL_WORKER is no setting" in problems[0].message
+    assert "SANDBOXD_POOL_WORKER is not a setting" in problems[0].message
     assert problems[0].remedy == "did you mean SANDBOXD_POOL_WORKERS?"
 
 
