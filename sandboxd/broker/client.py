@@ -261,7 +261,7 @@ class BrokerClient:
         how = f"ended with status {status}"
         if self._hung:
             how = f"did not answer for {PING_S * MOST_UNANSWERED:g} s and was killed"
-        self._start_later(f"the egress broker {how}{await self._errors.told()}")
+        self._start_later(f"the egress broker {how}{await self._errors.await_last_words()}")
 
     def _start_later(self, why: str) -> None:
         if self._closing:

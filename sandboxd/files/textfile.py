@@ -16,8 +16,8 @@ def read_text(path: Path, *, max_bytes: int, lenient: bool = False) -> str:
     Parameters:
         path: the file. Symbolic links are followed, because the files of mounted ConfigMaps are links.
         max_bytes: the longest file that is accepted.
-        lenient: what Dapr's YAML reader takes: UTF-16 with a byte order mark, too. A byte that is not UTF-8 becomes a
-            lone surrogate, which no valid text has.
+        lenient: read as Dapr's YAML reader does. UTF-16 with a byte order mark is accepted, too. A byte that is not
+            UTF-8 becomes a lone surrogate, which no valid text has.
 
     Raises:
         FileTextError: it cannot be opened, is not a regular file, is too long, or is not UTF-8.

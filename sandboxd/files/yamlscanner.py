@@ -1,6 +1,6 @@
 """PyYAML's scanner with the rules of goyaml.v2 (and libyaml) for tabs and for colons in flow collections.
 
-PyYAML refuses a tab that separates tokens, which YAML allows and Dapr's reader takes: yaml/pyyaml#306, #450.
+PyYAML refuses tabs that separate tokens. YAML allows them, and Dapr's reader accepts them: yaml/pyyaml#306, #450.
 Source: sigs.k8s.io/yaml v1.4.0, goyaml.v2/scannerc.go: yaml_parser_scan_to_next_token, yaml_parser_scan_plain_scalar.
 """
 
@@ -21,7 +21,7 @@ _FLOW_ENDS: Final = ",?[]{}"
 
 
 class GoLoader(Reader, Scanner, Parser):
-    """Reads a text's events.
+    """Reads the events of a YAML text.
 
     Parameters:
         text: YAML.
@@ -43,7 +43,7 @@ class GoLoader(Reader, Scanner, Parser):
             yield event
 
     def scan_to_next_token(self) -> None:
-        """Pass blanks, comments and line ends. A tab is no indentation: it may not begin a line or follow `-`."""
+        """Pass blanks, comments and line ends. A tab does not indent: it may not begin a line or follow `-`."""
         if self.index == 0 and self.peek() == "\ufeff":
             self.forward()
         while True:
@@ -94,7 +94,7 @@ class GoLoader(Reader, Scanner, Parser):
         return chomping, increment
 
     def scan_block_scalar_indentation(self) -> tuple[list[str], int, yaml.Mark]:
-        """Find the indentation of a block scalar. Return the line ends before its text, it, and where it was found."""
+        """Find the indentation of a block scalar. Return the line ends before its text, the indentation, its place."""
         chunks: list[str] = []
         deepest, end = 0, self.get_mark()
         while self.peek() in " " + _BREAKS:
@@ -127,7 +127,7 @@ class GoLoader(Reader, Scanner, Parser):
             raise ScannerError("while scanning a block scalar", self.get_mark(), wrong, self.get_mark())
 
     def _line_break(self) -> str:
-        """Pass a line's end. Return it as a scalar has it; empty if there is none."""
+        """Pass a line's end. Return the text that it is in a scalar; empty if there is no line end here."""
         return str(self.scan_line_break())  # type: ignore[no-untyped-call]
 
     def _pass_comment(self) -> None:
@@ -163,7 +163,7 @@ class GoLoader(Reader, Scanner, Parser):
         return word
 
     def _plain_blanks(self, start: yaml.Mark) -> str | None:
-        """Pass blanks and line ends. Return what stands for them in the scalar; None if it ends before them."""
+        """Pass blanks and line ends. Return their text in the scalar; None if the scalar ends before them."""
         if self.peek() not in _BLANKS + _BREAKS:
             return None
         indent = self.indent + 1

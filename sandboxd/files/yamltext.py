@@ -2,8 +2,8 @@
 
 Tags never construct Python objects. A document is a tree of three kinds of nodes, each with its line. Plain scalars get
 the types that Dapr's YAML library gives them (goyaml.v2 resolve.go, under sigs.k8s.io/yaml): YAML 1.1's `yes`/`on`/`y`,
-Go's notations of integers, timestamps as text. The tree is built from parser events, not by PyYAML's composer: that
-recurses once per level and sets no bound on aliases.
+Go's notations of integers, timestamps as text. The tree is built from parser events. PyYAML's composer is not used,
+because it recurses once per level and has no bound on aliases.
 """
 
 import re
@@ -17,7 +17,7 @@ from sandboxd.files.yamlscanner import GoLoader
 from sandboxd.gojson.floats import general_float
 
 MAX_NODES = 20_000
-"""The most nodes of one document, with every alias counted as the nodes it repeats: the bound on `billion laughs`."""
+"""The most nodes of one document. Every alias counts as the nodes it repeats, which bounds `billion laughs`."""
 MAX_DEPTH = 64
 """The most levels of nesting."""
 
@@ -104,14 +104,14 @@ def describe(node: Node) -> str:
 
 
 def parse(text: str, *, first_line: int = 1) -> Document:
-    """Parse the first document of `text`. What follows it is not read.
+    """Parse the first document of `text`. Later documents are not read.
 
     Parameters:
         text: YAML.
         first_line: the line number of its first line in the file.
 
     Raises:
-        YamlError: it is not YAML, has a tag other than the core ones, or exceeds MAX_NODES or MAX_DEPTH.
+        YamlError: the text is not YAML, has a tag other than the core ones, or exceeds MAX_NODES or MAX_DEPTH.
     """
     try:
         return _Builder(text, first_line).document()
@@ -125,7 +125,7 @@ def parse(text: str, *, first_line: int = 1) -> Document:
     except yaml.YAMLError as error:
         raise YamlError(f"not YAML: {error}") from None
     except (ValueError, OverflowError) as error:
-        # PyYAML's scanner lets through what chr() raises for "\UFFFFFFFF" and int() for very long version numbers.
+        # PyYAML does not catch what chr() raises for "\UFFFFFFFF" and int() for very long version numbers.
         raise YamlError(f"not YAML: {error}") from None
 
 

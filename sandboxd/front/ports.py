@@ -22,7 +22,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Invoker(Protocol):
-    """Runs guests: the pool, or a stand-in."""
+    """Runs guests. The pool does, and stand-ins in tests do."""
 
     async def invoke(self, binding: str, call: Call, stream: Stream | None = None) -> Result:
         """Run a guest once. Cancelling the awaiting task cancels the invocation.
@@ -43,16 +43,19 @@ class Invoker(Protocol):
         ...
 
     def has_short_runs(self) -> bool:
-        """Return whether guests run so briefly that workers soon wait for the front."""
+        """Return whether guests run so briefly that workers wait for the front rather than the other way round."""
         ...
 
     def reject_queue_full(self, binding: str) -> Rejected:
-        """Count a refusal for a full queue that was decided without `invoke`. Return the error for the reply."""
+        """Count a rejection for a full queue that was decided without `invoke`. Return the error for the reply."""
         ...
 
 
 Attempt = Callable[[Call, bool], Awaitable[Result]]
-"""Runs a guest once: of the call, and whether its deadline is the policy's timeout. It raises the front's Failure."""
+"""Runs a guest once. Its parameters are the call, and whether the call's deadline is the policy's timeout.
+
+It raises the front's Failure.
+"""
 
 
 class Guard(Protocol):
@@ -62,9 +65,9 @@ class Guard(Protocol):
         """Run a guest, as often as the policy wants and the call's deadline allows.
 
         Parameters:
-            call: its deadline is that of all attempts together.
+            call: the call. Its deadline is that of all attempts together.
             attempt: runs the guest once.
-            hurried: the deadline is the caller's own, so that passing it tells nothing of the binding.
+            hurried: whether the deadline is the caller's own. Passing it then says nothing about the binding.
 
         Raises:
             Failure: the latest attempt failed, or the breaker is open.
@@ -80,7 +83,7 @@ class Health(Protocol):
         ...
 
     def waits_for(self) -> str:
-        """Return in words what the server waits for and since when; empty if nothing is known."""
+        """Return in words what the server waits for, and for how long it has; empty if nothing is known."""
         ...
 
     def remarks(self) -> Mapping[str, str]:
@@ -107,7 +110,7 @@ class Cells(Protocol):
 
         Parameters:
             accept: the scrape's Accept header.
-            rest: how long to rest after each piece of it, as a multiple of the time it took.
+            rest: the pause after each part of the work, as a multiple of the time that the part took.
 
         Raises:
             TimeoutError: the other cells do not answer.
@@ -120,9 +123,9 @@ class Pace:
     """The slowest pace at which a request's body may come."""
 
     timeout_s: float = 30.0
-    """The longest pause, and what a body is granted before its pace counts."""
+    """The longest pause within a body. The rate is not counted before that time has passed."""
     min_rate: int = 1024
-    """The least pace after that. Bytes per second; 0 for any."""
+    """The least rate after that, in bytes per second; 0 for any."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,11 +137,11 @@ class FrontSettings:
     api_token: str | None = field(default=None, repr=False)
     """DAPR_API_TOKEN; None or empty switches authentication off."""
     dapr_only: bool = False
-    """Answer what Dapr does not have, /v1.0/bindings/NAME/raw and /v1.0/http/, as Dapr does."""
+    """Whether to answer the paths that Dapr does not have, /v1.0/bindings/NAME/raw and /v1.0/http/, as Dapr does."""
     allowed_origins: tuple[str, ...] = ()
     """Origins that get CORS headers; `*` for all."""
     max_body_bytes: int = 4 * 1024 * 1024
-    """Longest request body read. Bytes, at least 1."""
+    """The longest request body that is read. Bytes, at least 1."""
     pace: Pace = Pace()
     wall: str = "auto"
     """The wall around the processes that decode bodies, see `sandboxd.wall.Mode`."""
@@ -146,7 +149,7 @@ class FrontSettings:
 
 @dataclass(slots=True)
 class Served:
-    """One binding, with everything that an endpoint can compute before a request comes."""
+    """A binding, with everything about it that can be computed before a request comes."""
 
     binding: Binding
     metrics: BindingMetrics
@@ -160,11 +163,11 @@ class Served:
     env_room: int
     """Bytes left for the environment beside the operator's."""
     traced: bool
-    """Whether the server sets TRACEPARENT: the operator did not, and it fits."""
+    """Whether the server sets TRACEPARENT: the binding wants it, the operator did not set it, and it fits."""
     is_program: bool = True
-    """Whether the binding runs its guest as a command; else it calls it with an HTTP request."""
+    """Whether the binding's guest is run as a command. Otherwise it is called with an HTTP request."""
     handles_http: bool = False
-    """Whether its guest can be called with HTTP requests. A component may be both."""
+    """Whether the guest can be called with HTTP requests. A component may be a command, too."""
     converts_stdin: bool = False
     """Whether the binding's stdin is of another kind than Dapr's."""
     converts_stdout: bool = False
@@ -172,7 +175,7 @@ class Served:
     guard: Guard | None = None
     """Applies the binding's resiliency policies; None if it has none."""
     runs: int = 0
-    """The number of invocations so far, which is a part of Dapr's name of an instance."""
+    """The number of invocations so far. Dapr's names of instances contain it."""
 
     @classmethod
     def of(
@@ -202,15 +205,15 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """All bindings at one instant. A reload makes a new one and swaps it in with one assignment."""
+    """All bindings at one instant. A reload replaces the whole object with one assignment."""
 
     by_name: Mapping[str, Served] = field(default_factory=lambda: MappingProxyType({}))
     by_path: Mapping[bytes, Served] = field(default_factory=lambda: MappingProxyType({}))
-    """By the path as it stands in the request line, for the usual spelling."""
+    """The bindings by their path in a request line, in its usual spelling."""
     loading: bool = True
-    """Nothing was loaded yet: a name that is not here may come."""
+    """Whether nothing has been loaded yet. A name that is missing may then still come."""
     listed: tuple[Listed, ...] = ()
-    """What is shown beside the bindings."""
+    """The components that /v1.0/metadata shows beside the bindings."""
 
     @classmethod
     def of(
@@ -229,7 +232,7 @@ class Bindings:
             programs: names of those whose guest can be run as a command; None means all.
             handlers: names of those whose guest handles HTTP requests.
             guards: the guards of those that have resiliency policies.
-            listed: what is shown beside them.
+            listed: the components that are shown beside them.
         """
         by_name = {
             binding.name: Served.of(

@@ -1,4 +1,4 @@
-"""Frames: a 4-byte little-endian length, then one MessagePack array. No I/O here."""
+"""Encodes and decodes frames: a 4-byte little-endian length, then one MessagePack array. It does no I/O."""
 
 import functools
 import struct
@@ -9,7 +9,7 @@ import msgspec
 from sandboxd.wire import messages as m
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024
-"""The longest frame that is accepted: far longer than any configured limit of bodies or output."""
+"""The longest frame that is accepted. The limits of bodies and output are lower."""
 
 HEADER = struct.Struct("<I")
 
@@ -42,7 +42,7 @@ def encode(message: m.Message) -> bytes:
 
 @functools.cache
 def _decoding(kind: Any) -> Any:
-    """Return the decoder of a type. It costs half a megabyte, which workers share if it was made before the fork."""
+    """Return the decoder of a type. It takes half a megabyte. Workers share one that was made before their fork."""
     return msgspec.msgpack.Decoder(kind).decode
 
 

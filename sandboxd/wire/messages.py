@@ -27,14 +27,14 @@ class GuestKind(StrEnum):
 
 
 class GuestMount(Message, frozen=True, kw_only=True, tag="mount"):
-    """A folder of the host that a guest finds. See `sandboxd.components.mounts.MountSettings`."""
+    """A mount of a guest. See `sandboxd.components.mounts.MountSettings`."""
 
     anchor: str
     source: str
     target: str
     read_only: bool = True
     reach: str
-    """The folder that a worker must be able to reach to follow changes of the source."""
+    """The folder beneath which the source lies, wherever links lead. Workers need access to all of it."""
 
 
 class GuestTmp(Message, frozen=True, kw_only=True, tag="tmp"):
@@ -46,7 +46,7 @@ class GuestTmp(Message, frozen=True, kw_only=True, tag="tmp"):
 
 
 class GuestWarm(Message, frozen=True, kw_only=True, tag="warm"):
-    """How a guest is started warm. See `sandboxd.pool.templates`."""
+    """The settings of a guest's warm starts. See `sandboxd.pool.templates`."""
 
     instances: int = 0
     """The parked children that are kept ready for each template; 0 adapts their number to the demand."""
@@ -67,7 +67,7 @@ class GuestSpec(Message, frozen=True, kw_only=True, tag="guest"):
     limits: Limits = Limits()
     allowed_outbound_hosts: tuple[str, ...] | None = None
     own_ports: tuple[int, ...] = ()
-    """Ports the server listens on; its guests do not reach them unless the operator names address and port."""
+    """The server's own ports. Guests do not reach them unless the operator names address and port."""
     mounts: tuple[GuestMount, ...] = ()
     tmp: GuestTmp | None = None
     warm: GuestWarm | None = None
@@ -100,7 +100,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_un
     stdin: bytes = b""
     """All of standard input."""
     http: HttpRequest | None = None
-    """Set for guests that handle requests instead of running a command."""
+    """The request for a guest that handles requests; None for a command."""
 
 
 class Invoke(Message, frozen=True, kw_only=True, tag="invoke"):
@@ -108,7 +108,7 @@ class Invoke(Message, frozen=True, kw_only=True, tag="invoke"):
 
     id: int
     guest: int
-    """Index into the list of guests the zygote loaded."""
+    """Index into the list of guests that the zygote loaded."""
     call: Call
     streaming: bool = False
     """The response is sent as ResponseHead and ResponseBody messages; the Result that follows does not contain it."""
@@ -140,8 +140,8 @@ class Ready(Message, frozen=True, tag="ready"):
     """Of a template's child: the processor time that it has used since it was forked."""
 
 
-# The decoder refuses longer arrays before it makes anything of them: a worker that was taken over could otherwise hold
-# the front up for seconds with one frame of empty elements.
+# The decoder refuses longer arrays before it decodes their elements. Otherwise a compromised worker could hold up the
+# front for seconds with one frame of empty elements.
 RECORDS_MAX: Final = 20_000
 """The most records of outbound requests in one result. A worker leaves out those that come after."""
 FIELDS_MAX: Final = 2048
@@ -177,7 +177,7 @@ class Result(Message, frozen=True, kw_only=True, tag="result"):
     stdout: bytes = b""
     exit_code: int = 0
     detail: str = ""
-    """For the caller: the trap's text, or which limit was passed. Never host paths or tracebacks."""
+    """For the caller: the trap's text, or the limit that was passed. Never host paths or tracebacks."""
     trace: str = ""
     """The place where the guest trapped: its functions, to follow `detail`. See `hostfuncs.running.traps.trace`."""
     stderr: bytes = b""
@@ -201,7 +201,7 @@ class Result(Message, frozen=True, kw_only=True, tag="result"):
 
 
 WINDOW_BYTES: Final = 256 * KIB
-"""The most bytes of a streaming invocation's request body that may be on their way, or lie unread in the worker."""
+"""The most bytes of a streaming invocation's request body that are in transit or unread in the worker."""
 
 
 class RequestCredit(Message, frozen=True, tag="request-credit"):
@@ -265,7 +265,7 @@ class Confinement(Message, frozen=True, kw_only=True, tag="confinement"):
     """Change to this user; None keeps the server's."""
     gid: int | None = None
     host_memory_bytes: int = 4096 * MIB
-    """Address space a worker may take beside guests' memories and the copies of their output."""
+    """The address space that a worker may take beside guests' memories and the copies of their output. Bytes."""
     wall: str = "auto"
     """See `sandboxd.wall.Mode`."""
 
@@ -300,7 +300,7 @@ class SpawnTemplate(Message, frozen=True, kw_only=True, tag="spawn-template"):
 
 
 class SpawnChild(Message, frozen=True, tag="spawn-child"):
-    """Have a parked template forked. Answered as Spawn is."""
+    """Have a parked template fork a child. Answered as Spawn is."""
 
     serial: int
     template: int
@@ -317,18 +317,18 @@ class Kill(Message, frozen=True, tag="kill"):
 
 
 class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):
-    """The engine stands; workers can be spawned. `failed` guests are not available."""
+    """The engine is built and workers can be spawned."""
 
     failed: tuple[tuple[str, str], ...] = ()
-    """(binding, why)."""
+    """The guests that are not available: (binding, reason)."""
     missing_layers: tuple[tuple[str, str], ...] = ()
-    """Layers of the wall that do not stand around the workers, and why: (`sandboxd.wall.Layer`, reason)."""
+    """The layers of the wall that workers do not have: (`sandboxd.wall.Layer`, reason)."""
     brokered: bool = False
-    """Whether guests call out, by the egress broker: each worker has a socket pair for it."""
+    """Whether guests may call out. Each worker then has a socket pair to the egress broker."""
 
 
 class LoadFailed(Message, frozen=True, tag="load-failed"):
-    """The engine could not be built, or the workers not be prepared; the zygote exits."""
+    """The engine could not be built, or the workers could not be prepared. The zygote exits."""
 
     detail: str
     remedy: str = ""
@@ -352,7 +352,7 @@ class SpawnFailed(Message, frozen=True, tag="spawn-failed"):
 
 
 class Exited(Message, frozen=True, tag="exited"):
-    """A worker was reaped. `status` as in os.waitstatus_to_exitcode: negative for a signal."""
+    """A worker was reaped. `status` is that of os.waitstatus_to_exitcode: negative for a signal."""
 
     serial: int
     pid: int
@@ -370,7 +370,7 @@ class Fork(Message, frozen=True, tag="fork"):
 
 
 class Forked(Message, frozen=True, tag="forked"):
-    """A child was forked. The zygote is its parent, and makes sure of that."""
+    """A child was forked. The zygote must be its parent, and checks that it is."""
 
     serial: int
     pid: int

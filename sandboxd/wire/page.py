@@ -1,10 +1,10 @@
 """The status page: 4 KiB of memory that a worker shares with the front. The front can read it after the worker's death.
 
-Frames to a worker are numbered 1, 2, 3, ... by both sides. The worker notes the number of the frame it begins
-before it runs it; the front marks the frames that it revokes. Each side writes its own word first and reads the
-other's word afterwards, with a full memory barrier between. So never do both sides own a frame. Both may give it up
-at the same instant, though. Therefore a worker reports a frame that it skips (`Skipped`); the front then owns the
-frame again, even if it had found it begun.
+Both sides number the frames to a worker 1, 2, 3, ... The worker writes the number of a frame before it runs it. The
+front marks the frames that it revokes. Each side writes its own word first and then reads the other's, with a full
+memory barrier between. So both sides never own a frame at once. Both may give it up at the same instant, though.
+Therefore a worker reports each frame that it skips (`Skipped`). The front then owns the frame again, even if it had
+found it begun.
 """
 
 import mmap
@@ -12,7 +12,7 @@ import threading
 
 PAGE_BYTES = 4096
 SLOTS = 64
-"""More than the front ever has outstanding at one worker."""
+"""More than the frames that the front ever has in flight at one worker."""
 
 _FLAGS_AT = 64
 
@@ -28,7 +28,7 @@ class StatusPage:
         self._map = mmap.mmap(fd, PAGE_BYTES)
         # One store of eight bytes. struct's pack_into clears the bytes first, and the front could read that 0.
         self._begun = memoryview(self._map).cast("Q")
-        # An uncontended lock is two atomic read-modify-write instructions: the barrier Python has.
+        # Python has no memory barrier. Taking an uncontended lock is one: two atomic read-modify-write instructions.
         self._barrier = threading.Lock()
 
     def __repr__(self) -> str:

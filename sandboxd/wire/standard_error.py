@@ -1,4 +1,4 @@
-"""The front's end of the standard error of a process that it has started."""
+"""Reads the standard error of a process that the front has started."""
 
 import asyncio
 import contextlib
@@ -18,8 +18,8 @@ class StandardError(asyncio.Protocol):
     """Logs the standard error of a process and of those that it forks (tracebacks, fatal signals), line by line.
 
     Parameters:
-        log: where to.
-        name: of what is left out when there is too much of it.
+        log: receives the lines.
+        name: names the lines in the message that counts those left out.
     """
 
     def __init__(self, log: logging.Logger, name: str) -> None:
@@ -34,8 +34,8 @@ class StandardError(asyncio.Protocol):
         lines = self._end.decode("utf-8", "replace").split("\n")
         return one_line(" | ".join(line.strip() for line in lines if line.strip()))[-LAST_WORDS:]
 
-    async def told(self) -> str:
-        """Wait a little for the output of a process that has died. Return its last words, as the end of a message."""
+    async def await_last_words(self) -> str:
+        """Wait a little for the last output of a process that has died. Return it as the end of a message."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.closed.wait(), LAST_WORDS_WAIT_S)
         words = self.last_words()
@@ -49,7 +49,7 @@ class StandardError(asyncio.Protocol):
             self._rest = b""
         for number, line in enumerate(lines):
             if not self._log(line):
-                # The rest of what came at once is not looked at: to do so for megabytes would hold up the event loop.
+                # The other lines of this read are only counted: checking megabytes would hold up the event loop.
                 self._budget.drop("", len(lines) - number - 1)
                 return
 
@@ -58,7 +58,7 @@ class StandardError(asyncio.Protocol):
         self.closed.set()
 
     def _log(self, line: bytes) -> bool:
-        """Log a line. False if it was left out."""
+        """Log a line. Return False if it was left out."""
         text = line[:MAX_LINE].decode("utf-8", "replace")
         if not text:
             return True

@@ -1,7 +1,8 @@
 """Decodes large request bodies in processes of their own, so that no body holds the front's interpreter lock.
 
 A hostile body of 4 MiB takes the decoder up to a second. In a thread of the front, all other requests would wait for
-it. There are two processes: bodies up to SHORT_BYTES never wait behind longer ones. Each starts with its first body.
+it. There are two processes, so that bodies of up to SHORT_BYTES never wait behind longer ones. A process is started for
+the first body that needs it.
 """
 
 import asyncio
@@ -27,18 +28,17 @@ from sandboxd.wire.streams import StdinKind
 SHORT_BYTES: Final = 512 * 1024
 MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
 """The most bytes of bodies that are being decoded or wait for it. A single body may be longer."""
-_REPLY: Final = struct.Struct("=BI")
 REQUEST: Final = struct.Struct("=?BI")
-"""The frame of a body: whether it was cut at the limit, its kind's place in KINDS, its length. The body follows."""
+"""The frame of a body: whether it was cut at the limit, its kind's index in KINDS, its length. The body follows."""
 KINDS: Final = (None, *StdinKind)
-"""The kinds of stdin that `data` is made, unless the request asks for another; None leaves it alone."""
+"""The kinds of stdin into which `data` is converted; None leaves it as it is."""
+REPLY: Final = struct.Struct("=BI")
+"""The frame of a reply: 0, or the index of an error in ERRORS and 1 more, and the length of what follows.
 
-_ERRORS: Final[dict[int, type[Exception]]] = {
-    1: gojson.MalformedError,
-    2: gojson.TooLargeError,
-    3: DataError,
-    4: KindError,
-}
+The decoded request follows in MessagePack, or the error's message.
+"""
+ERRORS: Final[tuple[type[Exception], ...]] = (gojson.MalformedError, gojson.TooLargeError, DataError, KindError)
+"""The errors that a reply can carry."""
 
 _KEPT_ENVIRONMENT: Final = frozenset(("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "VIRTUAL_ENV"))
 
@@ -48,14 +48,14 @@ class DecoderLostError(Exception):
 
 
 class DecoderBusyError(Exception):
-    """As many bytes of bodies as may wait to be decoded do."""
+    """MOST_WAITING_BYTES of bodies are being decoded already."""
 
 
 class BodyDecoder:
-    """Decodes bodies elsewhere. Use it on one event loop.
+    """Decodes bodies in the decoding processes. Use it on one event loop.
 
     Parameters:
-        wall: what stands around the processes, see `sandboxd.wall.Mode`.
+        wall: the mode of the wall around the processes, see `sandboxd.wall.Mode`.
     """
 
     def __init__(self, wall: str) -> None:
@@ -69,7 +69,7 @@ class BodyDecoder:
     async def decode(
         self, body: bytes, kind: StdinKind | None = None, *, cut: bool, deadline_ns: int
     ) -> gojson.Request:
-        """Decode a body as `gojson.decode` does, and give `data` its kind as `payload.converted` does.
+        """Decode a body as `gojson.decode` does, and convert `data` as `payload.converted` does.
 
         Parameters:
             body: the body, cut at the limit.
@@ -81,7 +81,7 @@ class BodyDecoder:
             MalformedError, TooLargeError: see `gojson.decode`.
             DataError, KindError: see `payload.converted`.
             TimeoutError: it was not decoded by the deadline.
-            DecoderBusyError: too much waits already.
+            DecoderBusyError: too many bytes are being decoded already.
             DecoderLostError: it could not be decoded.
         """
         size = len(body)
@@ -116,10 +116,10 @@ class _Lane:
         return f"<_Lane pid={self._process.pid if self._process else None} bodies={len(self._tasks)}>"
 
     async def decode(self, body: bytes, kind: StdinKind | None, cut: bool, deadline_ns: int) -> gojson.Request:
-        # A task of its own: a caller who hangs up must not leave half a conversation with the process.
+        # In a task of its own: if the caller leaves, the reply must still be read, or the next body would get it.
         task = asyncio.ensure_future(self._decode(body, kind, cut, deadline_ns))
         self._tasks.add(task)
-        task.add_done_callback(self._over)
+        task.add_done_callback(self._done)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -127,10 +127,10 @@ class _Lane:
                 task.cancel()
             raise
 
-    def _over(self, task: "asyncio.Task[gojson.Request]") -> None:
+    def _done(self, task: "asyncio.Task[gojson.Request]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # retrieved, although the caller may be gone
+            task.exception()  # asyncio logs an exception that nobody retrieves, and the caller may be gone
 
     async def _decode(self, body: bytes, kind: StdinKind | None, cut: bool, deadline_ns: int) -> gojson.Request:
         left_s = (deadline_ns - time.monotonic_ns()) / 1e9
@@ -140,7 +140,7 @@ class _Lane:
                 try:
                     return await self._ask(body, kind, cut)
                 except (ConnectionError, asyncio.IncompleteReadError):
-                    # It died, of this body or of one before it.
+                    # The process died, by this body or an earlier one.
                     self._kill()
                     return await self._ask(body, kind, cut)
             except (gojson.MalformedError, DataError, KindError):
@@ -149,7 +149,7 @@ class _Lane:
                 self._kill()
                 raise DecoderLostError("the process that decodes bodies died") from error
             except BaseException:
-                # The deadline, or the end of the server: the answer must not be taken for that of the next body.
+                # The deadline passed, or the server ends. The reply must not be taken for that of the next body.
                 self._kill()
                 raise
             finally:
@@ -163,19 +163,18 @@ class _Lane:
         self._writer.write(REQUEST.pack(cut, KINDS.index(kind), len(body)))
         self._writer.write(body)
         await self._writer.drain()
-        answer, size = _REPLY.unpack(await self._reader.readexactly(_REPLY.size))
+        error, size = REPLY.unpack(await self._reader.readexactly(REPLY.size))
         payload = await self._reader.readexactly(size)
-        if answer == 0:
-            operation, metadata, data = msgspec.msgpack.decode(payload, type=tuple[str, dict[str, str] | None, bytes])
-            return gojson.Request(operation, metadata, data)
-        text = payload.decode("utf-8", "replace")
-        raise _ERRORS[answer](text)
+        if error:
+            raise ERRORS[error - 1](payload.decode("utf-8", "replace"))
+        operation, metadata, data = msgspec.msgpack.decode(payload, type=tuple[str, dict[str, str] | None, bytes])
+        return gojson.Request(operation, metadata, data)
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair()
         try:
             environ = kept_environment(os.environ, _KEPT_ENVIRONMENT, ("PYTHON",))
-            # Popen itself is quick, and asyncio's own subprocesses need a child watcher.
+            # Popen does not block for long, and asyncio's own subprocesses need a child watcher.
             self._process = subprocess.Popen(  # noqa: ASYNC220
                 interpreter.command(
                     "sandboxd.front.decoding.process", str(theirs.fileno()), str(os.getpid()), str(Mode(self._wall))
@@ -204,20 +203,10 @@ class _Lane:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGKILL)
-            # Giving back a gigabyte takes the kernel a while.
+            # In a thread: the kernel needs a while to free a gigabyte.
             threading.Thread(target=process.wait, name="reap", daemon=True).start()
 
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         self._kill()
-
-
-def encoded(kind: int, payload: bytes) -> bytes:
-    """Return the frame of a reply.
-
-    Parameters:
-        kind: 0 for a decoded request; else the number of an error in _ERRORS.
-        payload: the request in MessagePack, or the message.
-    """
-    return _REPLY.pack(kind, len(payload)) + payload

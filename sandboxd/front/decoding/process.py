@@ -1,6 +1,6 @@
 """The decoding process: `python -P interpreter.py sandboxd.front.decoding.process FD PARENT WALL`.
 
-It has one thread and one socket, answers one body after the other, and ends with its socket or its parent.
+It has one thread and one socket. It answers one body after the other, and ends with its socket or its parent.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from typing import Final
 import msgspec
 
 from sandboxd import gojson
-from sandboxd.front.answering.payload import DataError, KindError, converted
-from sandboxd.front.decoding import KINDS, REQUEST, encoded
+from sandboxd.front.answering.payload import converted
+from sandboxd.front.decoding import ERRORS, KINDS, REPLY, REQUEST
 from sandboxd.wall import Mode, enclose_compiler
 from sandboxd.wall.confinement import die_with_parent, forbid_new_privileges, forbid_tracing, lower_limit
 from sandboxd.wire.streams import StdinKind
 
 NICE: Final = 10
-"""See setpriority(2). A processor that is wanted by the front, too, is its own for nine tenths of the time."""
+"""See setpriority(2). Where both want the same processor, the front gets nine tenths of its time."""
 _ADDRESS_SPACE: Final = 4 << 30
 """Bytes. The most hostile body of 128 MiB, the highest limit, needs about half of it."""
 
@@ -34,7 +34,7 @@ def main() -> None:
     die_with_parent(int(sys.argv[2]))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    # A body may need a second of a processor. The front, and the workers that it is to serve meanwhile, go first.
+    # A body may take a second of a processor. The front and the workers come first.
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os.nice(NICE)
@@ -43,7 +43,7 @@ def main() -> None:
     lower_limit(resource.RLIMIT_CORE, 0)
     lower_limit(resource.RLIMIT_FSIZE, 0)
     lower_limit(resource.RLIMIT_AS, _ADDRESS_SPACE)
-    # Both paths run once before the wall stands: what they import lazily is loaded then.
+    # Each path of the decoder runs once before the process is confined, and loads its lazy imports.
     answer(b'{"data":[1.5]}', StdinKind.JSON, cut=False)
     answer(b'{"Data":"\xff"', StdinKind.JSON, cut=True)
     answer(b'{"data":"/w=="}', StdinKind.BASE64, cut=False)
@@ -61,15 +61,11 @@ def answer(body: bytes, kind: StdinKind | None, *, cut: bool) -> bytes:
         request = gojson.decode(body, cut=cut)
         if kind is not None:
             request = converted(request, kind)
-    except gojson.TooLargeError as error:
-        return encoded(2, str(error).encode())
-    except gojson.MalformedError as error:
-        return encoded(1, str(error).encode())
-    except DataError as error:
-        return encoded(3, str(error).encode())
-    except KindError as error:
-        return encoded(4, str(error).encode())
-    return encoded(0, msgspec.msgpack.encode((request.operation, request.metadata, request.data)))
+    except ERRORS as error:
+        number, payload = ERRORS.index(type(error)) + 1, str(error).encode()
+    else:
+        number, payload = 0, msgspec.msgpack.encode((request.operation, request.metadata, request.data))
+    return REPLY.pack(number, len(payload)) + payload
 
 
 if __name__ == "__main__":
