@@ -17,7 +17,7 @@ class Isolation(StrEnum):
     SHARED = "shared"
     """The binding's guest is loaded beside those of other bindings, and runs in the same workers."""
     OWN = "own"
-    """It has a zygote and workers of its own: its secrets are in no other binding's memory."""
+    """The binding has a zygote and workers of its own, so that no other binding's process has its secrets."""
 
 
 def daprs_words(name: str) -> str:
@@ -65,9 +65,9 @@ class Binding:
     traceparent: bool = True
     """Whether the guest finds the trace context of its request in its environment."""
     warm_start: bool | None = None
-    """Whether its guest is started ahead of requests; None leaves it to the server's settings."""
+    """Whether the guest is started ahead of requests; None leaves it to the server's settings."""
     warm_instances: int = 0
-    """The guests that are kept ready for each set of arguments; 0 adapts their number to the demand."""
+    """The parked children that are kept ready for each set of arguments; 0 adapts their number to the demand."""
     warm_templates: int = 8
     """The most sets of arguments that are started warm at once."""
     mounts: tuple[MountSettings, ...] = ()
@@ -81,7 +81,7 @@ class Binding:
     init_timeout_s: float = 5.0
     """spec.initTimeout, which covers download and compilation. Dapr's default is 5 s."""
     policy: Policy | None = None
-    """What a Resiliency resource says about it; None if none does."""
+    """The policy of a Resiliency resource; None if no resource has one for it."""
     path: Path = Path()
     """The file from which it was read."""
     line: int = 0
@@ -95,10 +95,10 @@ class Binding:
         return f"{self.path}:{self.url_line or self.line}"
 
     def starts_warm(self, default: bool) -> bool:
-        """Return whether its guest is started ahead of requests.
+        """Return whether the guest is started ahead of requests.
 
-        What a guest writes to a mount before it needs its input would be written once, and not once for each request.
-        So a binding with a mount that can be written to runs cold.
+        A binding with a writable mount runs cold. What its guest writes to the mount before it needs input would
+        otherwise be written once, and not once for each request.
 
         Parameters:
             default: the server's setting.
@@ -108,5 +108,5 @@ class Binding:
 
     @property
     def argv0(self) -> str:
-        """The guest's name: what it gets as argv[0]."""
+        """The guest's name, which it gets as argv[0]."""
         return guest_name(self.url)

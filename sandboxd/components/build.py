@@ -51,7 +51,7 @@ def build(
         properties: its metadata with all references filled in; no two names differ only in case.
         defaults: the limits that it does not set.
         ceilings: the highest limits that it may set.
-        strict_sandbox: run it with strictSandbox whatever its metadata says.
+        strict_sandbox: run it with strictSandbox even if its metadata does not say so.
         check_pattern: raises ValueError if its argument is not an egress pattern; None accepts every text.
         mounts: which folders it may mount.
         findings: collects the warnings.
@@ -84,7 +84,7 @@ def build(
         except InvalidError as error:
             faults.append(Fault(str(error), error.remedy, prop.line))
         if lower == "strictsandbox":
-            _warn_unclear(manifest, prop, findings)
+            _warn_not_boolean(manifest, prop, findings)
         if lower == "warmstart":
             warm_line = prop.line
         if lower == "url":
@@ -111,7 +111,7 @@ def build(
     if binding.warm_start and not binding.starts_warm(default=False):
         findings.add(
             Severity.WARNING,
-            "warmStart has no effect: a mount of the component can be written to",
+            "warmStart has no effect, because the component has a writable mount",
             "set readOnly: true for all mounts, or remove warmStart",
             path=manifest.path,
             line=warm_line,
@@ -125,7 +125,7 @@ def _variable(prop: Property) -> tuple[str, str]:
     if not name or "=" in name or "\0" in name:
         raise InvalidError(f"{prop.name!r} does not name an environment variable", "write env.NAME, without =")
     if "\0" in prop.value:
-        raise InvalidError(f"{prop.name} holds a NUL character, which no environment can")
+        raise InvalidError(f"{prop.name} contains a NUL character, which an environment variable cannot have")
     if any("\ud800" <= c <= "\udfff" for c in name + prop.value):
         raise InvalidError(f"{prop.name} is not UTF-8")
     return name, prop.value
@@ -137,8 +137,8 @@ def _env_faults(manifest: Manifest, env: list[tuple[str, str]], limits: Limits) 
         return []
     return [
         Fault(
-            f"the environment of env.NAME entries is {size} bytes, above envLimit {Unit.SIZE.format(limits.env_bytes)}",
-            "shorten it, or raise envLimit",
+            f"the env.NAME entries have {size} bytes together, above envLimit {Unit.SIZE.format(limits.env_bytes)}",
+            "shorten them, or raise envLimit",
             manifest.line,
         )
     ]
@@ -156,7 +156,7 @@ def _warn_unknown(manifest: Manifest, prop: Property, findings: Findings) -> Non
     )
 
 
-def _warn_unclear(manifest: Manifest, prop: Property, findings: Findings) -> None:
+def _warn_not_boolean(manifest: Manifest, prop: Property, findings: Findings) -> None:
     if prop.value.strip().lower() not in TRUTHY + FALSY:
         message = f"{prop.name} {prop.shown} is read as false, as in Dapr"
         findings.add(
@@ -190,7 +190,7 @@ def _init_timeout_s(manifest: Manifest, findings: Findings) -> float:
 
 
 def init_timeout_passed(text: str) -> bool:
-    """Return whether no component can be ready within an initTimeout: it is negative, or less than a millisecond."""
+    """Return whether an initTimeout is over at once: it is negative, or less than a millisecond."""
     try:
         return parse_duration_ns(text.removeprefix("-")) < 1_000_000 or text.startswith("-")
     except ValueError:

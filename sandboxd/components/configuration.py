@@ -1,4 +1,4 @@
-"""Configuration, the other Dapr resource that sandboxd reads: its `spec.wasm`."""
+"""Reads `spec.wasm` of a Dapr Configuration."""
 
 from pathlib import Path
 

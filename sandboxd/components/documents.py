@@ -1,7 +1,7 @@
-"""Reads the YAML documents of one kind: from a folder, or from one file.
+"""Reads the YAML documents of one kind, from a folder or from one file.
 
-Behaviour copied from Dapr: pkg/internal/loader/disk/manifest.go. Dapr hangs on a document over 64 KiB; here it is read,
-and a note says so.
+The behaviour is copied from Dapr, pkg/internal/loader/disk/manifest.go. Dapr hangs on a document over 64 KiB. Here it
+is read, and a note says so.
 """
 
 import difflib
@@ -53,10 +53,10 @@ class Resource:
 def read_folder(folder: Path, kind: str, findings: Findings, *, also: tuple[str, ...] = ()) -> Iterator[Resource]:
     """Yield the documents of `kind` in a folder's YAML files, ordered by the bytes of the files' names.
 
-    Subfolders, other kinds and other API versions are skipped. What cannot be read becomes a problem.
+    Subfolders, other kinds and other API versions are skipped. Whatever cannot be read becomes a problem.
 
     Parameters:
-        folder: is read.
+        folder: the folder.
         kind: the kind of document.
         findings: collects the problems.
         also: further kinds, whose documents are yielded, too.
@@ -70,7 +70,7 @@ def read_folder(folder: Path, kind: str, findings: Findings, *, also: tuple[str,
         return
     for raw, is_folder in names:
         name = os.fsdecode(raw)
-        # A mounted ConfigMap keeps its content in ..data and ..2024_01_01; the visible files are links into that.
+        # A mounted ConfigMap has its content in ..data and ..2024_01_01. Its visible files are links to there.
         if is_folder or name.startswith(".."):
             continue
         if os.path.splitext(name)[1].lower() not in (".yaml", ".yml"):
@@ -81,9 +81,14 @@ def read_folder(folder: Path, kind: str, findings: Findings, *, also: tuple[str,
 
 
 def read_file(path: Path, kind: str, findings: Findings, *, also: tuple[str, ...] = ()) -> Iterator[Resource]:
-    """Yield the documents of `kind` in one file. A document that cannot be read becomes a warning, the rest are read.
+    """Yield the documents of `kind` in one file.
 
-    A file that cannot be opened is a warning too, as in Dapr. A file that is too long is an error.
+    A document that cannot be read becomes a warning, and the others are read. A file that cannot be opened becomes a
+    warning, too, as in Dapr. A file that is too long becomes an error.
+
+    Parameters:
+        path: the file.
+        kind, findings, also: see `read_folder`.
     """
     try:
         text = read_text(path, max_bytes=MAX_FILE_BYTES, lenient=True)
@@ -107,7 +112,7 @@ def read_file(path: Path, kind: str, findings: Findings, *, also: tuple[str, ...
             skipped(kind, error, path, findings)
             continue
         if resource is None:
-            _not_read(parsed, kind, path, findings)
+            _report_other_kind(parsed, kind, path, findings)
             continue
         for key, line in parsed.duplicates:
             findings.add(
@@ -116,7 +121,7 @@ def read_file(path: Path, kind: str, findings: Findings, *, also: tuple[str, ...
         if len(document.encode("utf-8", "surrogatepass")) > DAPR_DOCUMENT_BYTES:
             findings.add(
                 Severity.NOTE,
-                f"a document over {DAPR_DOCUMENT_BYTES} bytes, which sandboxd reads and daprd hangs on",
+                f"the document is over {DAPR_DOCUMENT_BYTES} bytes; sandboxd reads it, but daprd hangs on it",
                 path=path,
                 line=resource.line,
             )
@@ -131,8 +136,8 @@ def _check_text(document: str, first_line: int) -> None:
         raise YamlError(f"not UTF-8: byte {ord(wrong[0]) & 0xFF:#04x}", line)
 
 
-def _not_read(document: Document, kind: str, path: Path, findings: Findings) -> None:
-    """Tell of a document of another kind: Dapr says nothing, and a typo in it costs the binding."""
+def _report_other_kind(document: Document, kind: str, path: Path, findings: Findings) -> None:
+    """Report a document of another kind. Dapr says nothing, and a typo there would silently cost the binding."""
     root = document.root
     if kind != "Component" or not isinstance(root, Mapping):
         return
@@ -157,7 +162,7 @@ def _not_read(document: Document, kind: str, path: Path, findings: Findings) -> 
 
 
 def skipped(kind: str, error: YamlError | ManifestError, path: Path, findings: Findings) -> None:
-    """Record that a document of `kind` is left out because of `error`, in Dapr's words."""
+    """Record, in Dapr's words, that a document of `kind` is left out because of `error`."""
     findings.add(
         Severity.WARNING,
         f"load {kind} error when parsing manifests yaml resource in {path.name}: {error.message}",
@@ -196,7 +201,7 @@ def _of_kind(document: Document, kinds: tuple[str, ...], path: Path) -> Resource
     if not isinstance(root, Mapping):
         raise ManifestError(f"the document is {describe(root)}, not a mapping", root.line)
     kind = fields.text(root, "kind")
-    # Of the kinds beside the first, daprd does not look at apiVersion (pkg/resiliency, loadLocalResiliencyPath).
+    # daprd checks apiVersion only for the first kind (pkg/resiliency, loadLocalResiliencyPath).
     if kind not in kinds or (kind == kinds[0] and fields.text(root, "apiVersion") != API_VERSION):
         return None
     return Resource(path=path, line=root.line, root=root, kind=kind)

@@ -1,4 +1,4 @@
-"""The fields of a YAML document, found and read as Go's encoding/json does for Dapr's Go structs.
+"""Finds and reads the fields of a YAML document as Go's encoding/json does for Dapr's Go structs.
 
 Source: dapr pkg/apis/components/v1alpha1/types.go.
 """
@@ -7,7 +7,7 @@ from sandboxd.files.yamltext import Mapping, Node, Scalar, Sequence, describe, s
 
 
 class ManifestError(Exception):
-    """A document of the wanted kind is not a valid one. `line` is its line in the file."""
+    """A document has the wanted kind but is not valid. `line` is the line of the fault in the file."""
 
     def __init__(self, message: str, line: int) -> None:
         super().__init__(message)
@@ -16,7 +16,7 @@ class ManifestError(Exception):
 
 
 def field(parent: Mapping, key: str) -> Node | None:
-    """Return a field as encoding/json finds it: by its exact name, else in any case. None if absent or null."""
+    """Return a field as encoding/json finds it: by its exact name, or else in any case. None if absent or null."""
     node = parent.entries.get(key)
     if node is None:
         node = next((value for name, value in parent.entries.items() if name.lower() == key.lower()), None)

@@ -37,9 +37,9 @@ class Loaded:
     bindings: tuple[Binding, ...]
     problems: tuple[Problem, ...]
     declined: frozenset[str] = frozenset()
-    """The names of components that are not for this server by their own scopes, namespace or direction."""
+    """The names of components that, by their scopes, namespace or direction, are not for this server."""
     listed: tuple[Listed, ...] = ()
-    """What daprd shows beside the bindings: secret stores, and bindings whose direction is not output."""
+    """The components that daprd shows beside the bindings: secret stores, and bindings that serve no output."""
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -61,7 +61,7 @@ def load(
 ) -> Loaded:
     """Read all components of the given folders. Dapr's files work unchanged.
 
-    It raises nothing: every fault becomes a Problem with its place.
+    It raises no error: every fault becomes a Problem with its place.
 
     Parameters:
         directories: the folders, in order; subfolders are not read.
@@ -118,7 +118,7 @@ class _Loading:
 
     def run(self, directories: Sequence[Path]) -> Loaded:
         manifests = self._select(self._read(directories))
-        # Secret stores are opened first, so that a component may refer to one that a later file configures.
+        # Secret stores are opened first: a component may refer to a store that a later file configures.
         for manifest in manifests:
             if manifest.type.lower().startswith(_STORE_CATEGORY):
                 self._open_store(manifest)
@@ -153,8 +153,8 @@ class _Loading:
     def _select(self, manifests: list[Manifest]) -> list[Manifest]:
         """Return the components of this namespace that are in scope.
 
-        As in Dapr (disk.go, filterManifests), one that is out of scope may have the name of a later one, but not of an
-        earlier one.
+        As in Dapr (disk.go, filterManifests), a component that is out of scope may have the name of a later component,
+        but not that of an earlier one.
         """
         selected = []
         seen: dict[str, Manifest] = {}
@@ -251,13 +251,13 @@ class _Loading:
             multi_valued=values.get("multivalued", "").strip().lower() in TRUTHY,
         )
 
-    def _foreign(self, manifest: Manifest) -> None:
-        """Tell of a component that is not served: a note, unless it looks like one that should be."""
+    def _report_other_type(self, manifest: Manifest) -> None:
+        """Report a component of another type: as a note, unless it was probably meant to be a bindings.wasm."""
         if not manifest.type:
             remedy = "write spec.type: bindings.wasm"
             if manifest.unknown:
                 key, line = manifest.unknown[0]
-                remedy = f"{key} is no key of a component; {did_you_mean(key, COMPONENT_KEYS)}"
+                remedy = f"{key} is not a key of a component; {did_you_mean(key, COMPONENT_KEYS)}"
             else:
                 line = manifest.line
             self._findings.add(
@@ -270,7 +270,7 @@ class _Loading:
         elif difflib.get_close_matches(manifest.type.lower(), [WASM_TYPE], cutoff=0.85):
             self._findings.add(
                 Severity.WARNING,
-                f"there is no component type {manifest.type}, so that {manifest.name} is not served",
+                f"{manifest.name} is not served: there is no component type {manifest.type}",
                 f"did you mean {WASM_TYPE}?",
                 path=manifest.path,
                 line=manifest.line,
@@ -280,12 +280,12 @@ class _Loading:
             self._note(
                 manifest,
                 f"{manifest.type} is not served by sandboxd",
-                "leave it to daprd, or take it out of this folder",
+                "leave it to daprd, or remove it from this folder",
             )
 
     def _bind(self, manifest: Manifest) -> None:
         if manifest.type.lower() != WASM_TYPE:
-            self._foreign(manifest)
+            self._report_other_type(manifest)
             return
         if manifest.version.lower() not in INITIAL_VERSIONS:
             message = f"couldn't find output binding {manifest.type}/{manifest.version}"
@@ -303,7 +303,7 @@ class _Loading:
             self._listed.append(Listed(name=manifest.name, type=manifest.type, version=manifest.version))
             self._findings.add(
                 Severity.WARNING,
-                "direction does not name output: the binding is not served",
+                "the binding is not served, because its direction does not name output",
                 "bindings.wasm is an output binding; write output or leave direction out",
                 path=manifest.path,
                 line=manifest.line,

@@ -1,4 +1,4 @@
-"""Component, the resource of a component file, as it is written.
+"""Reads the fields of a Component resource as they are written.
 
 Source: dapr pkg/apis/components/v1alpha1/types.go, pkg/apis/common/namevalue.go.
 """
@@ -45,7 +45,7 @@ class Manifest:
     path: Path
     line: int
     unknown: tuple[tuple[str, int], ...] = ()
-    """The keys of the document that no component has, and their lines."""
+    """The keys of the document that are not in COMPONENT_KEYS, and their lines."""
 
     @property
     def log_name(self) -> str:

@@ -1,4 +1,4 @@
-"""The metadata keys of `bindings.wasm`: how each is read, and what the reference says of it.
+"""The table of the metadata keys of `bindings.wasm`: the function that reads each key, and its documentation.
 
 `url`, `direction` and `strictSandbox` are Dapr's (components-contrib common/wasm/wasm.go, dapr
 pkg/runtime/processor/binding). The others are sandboxd's; Dapr ignores them.
@@ -217,13 +217,13 @@ class MetadataKey:
 
     key: str
     read: Callable[[Property, KeyContext], Mapping[str, Any]]
-    """Returns fields of the Binding, or of its Limits if `limit` is set."""
+    """Returns fields of the Binding, or of its Limits if `limit` is set. Raises InvalidError."""
     limit: str = ""
     """The field of `Limits` that the key sets; empty for the other keys."""
     number: About | None = None
     """The bounds of the value, if it is a number."""
     pattern: str = ""
-    """A regular expression that matches every value the key takes and few others; empty if it takes any text."""
+    """A regular expression that matches every value that the key takes, and few others; empty if it takes any text."""
     default: str = ""
     values: str = ""
     meaning: str = ""
@@ -287,7 +287,7 @@ KEYS: Final = (
     ),
     _key(
         "traceparent", _traceparent, "`true`", "`true`, `false`",
-        "whether TRACEPARENT, TRACESTATE and BAGGAGE of the request stand in the guest's environment",
+        "whether the guest's environment has TRACEPARENT, TRACESTATE and BAGGAGE of the request",
     ),
     _key(
         "warmStart", _warm_start, "`pool.warmStart`", "`true`, `false`",
@@ -302,16 +302,16 @@ KEYS: Final = (
     ),
     _key(
         "mounts", _mounts, "none", "list of `{source, target, readOnly}`",
-        "folders that the guest finds at `target`; `source` is relative to the component's file, `readOnly` is `true` "
-        "unless it says `false`",
+        "folders that the guest finds at `target`; `source` is relative to the component's file; `readOnly` is `true` "
+        "by default",
     ),
     _key(
         "tmp", _tmp, "none", "`{target, size, files}`",
-        "a writable folder in memory, new for each run; `size` is `16Mi` and `files` is `1000` unless they are set",
+        "a writable folder in memory, empty at each run; by default `size` is `16Mi` and `files` is `1000`",
     ),
     _key(
         "allowedOutboundHosts", _allowed_hosts, "`egress.defaultAllowedHosts`", "list, or separated by commas or lines",
-        "who the guest may call; empty = nobody",
+        "patterns of what the guest may call; empty = nothing",
     ),
     *(
         MetadataKey(key=about.key, read=_limit(field, about), limit=field, number=about, meaning=about.meaning)
@@ -320,7 +320,7 @@ KEYS: Final = (
 )  # fmt: skip
 """Every key except `env.NAME`."""
 KEYS_BY_NAME: Final = {entry.key.lower(): entry for entry in KEYS}
-"""The same by name, in lower case."""
+"""The keys by their names in lower case."""
 
 
 def metadata_table(defaults: Limits, ceilings: Limits) -> str:

@@ -1,6 +1,6 @@
-"""The keys `mounts` and `tmp` of a component: which folders a guest finds.
+"""Reads the keys `mounts` and `tmp` of a component: the folders that its guest finds.
 
-A value is a list or mapping in YAML, or the same as a text, in YAML or JSON: Dapr's metadata hold texts.
+A value is a list or a mapping in YAML, or a text that contains one in YAML or JSON, since Dapr's metadata hold texts.
 """
 
 import os
@@ -32,10 +32,10 @@ _FILES: Final = About(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MountSettings:
-    """A folder of the host that a guest finds."""
+    """A mount: a folder of the host that a guest finds."""
 
     anchor: str
-    """The allowed folder that holds the source: an absolute path. The source is looked up beneath it for each run."""
+    """The absolute path of the allowed folder that holds the source. Each run looks the source up beneath it."""
     source: str
     """The source, relative to the anchor; `.` for the anchor itself."""
     target: str
@@ -49,7 +49,7 @@ class MountSettings:
 
     @property
     def reach(self) -> str:
-        """The folder beneath which the source lies, wherever links on its path lead: the source itself without any."""
+        """The folder beneath which the source lies, wherever links on its path lead; without links, the source."""
         at = self.anchor
         for part in self.source.split("/"):
             below = posixpath.join(at, part)
@@ -65,9 +65,9 @@ class TmpSettings:
 
     target: str
     size: int
-    """Bytes of all files together."""
+    """The most bytes of all files together."""
     files: int
-    """Files, folders and links together."""
+    """The most files, folders and links together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,8 +89,8 @@ def policy_for(allowed: Sequence[str] | None, resources: Sequence[Path | str], m
     """Return the policy of a server.
 
     Parameters:
-        allowed: `mounts.allowedSources`; None stands for the folders of component files, but not for these themselves:
-            they may hold secrets.
+        allowed: `mounts.allowedSources`. None allows what lies beneath the folders of component files. Those folders
+            themselves are not allowed, because they may hold secrets.
         resources: the folders of component files.
         max_tmp_bytes: `mounts.maxTmpSize`.
     """
@@ -107,11 +107,11 @@ def read_mounts(prop: Property, folder: Path, policy: MountPolicy) -> tuple[Moun
 
     Parameters:
         prop: the key's property.
-        folder: the folder of the component's file, which relative sources begin at.
-        policy: what may be mounted.
+        folder: the folder of the component's file. Relative sources begin there.
+        policy: the folders that may be mounted.
 
     Raises:
-        InvalidError: the value is no list of mounts, or a folder does not exist or is not allowed.
+        InvalidError: the value is not a list of mounts, or a folder does not exist or is not allowed.
     """
     root = _parsed(prop)
     if root is None:
@@ -124,7 +124,7 @@ def read_mounts(prop: Property, folder: Path, policy: MountPolicy) -> tuple[Moun
     targets = [mount.target for mount in found]
     for target in targets:
         if targets.count(target) > 1:
-            raise InvalidError(f"mounts: two have the target {target}")
+            raise InvalidError(f"mounts: two mounts have the target {target}")
     return found
 
 
@@ -138,7 +138,7 @@ def _mount(node: Node, folder: Path, policy: MountPolicy) -> MountSettings:
     target = _target(_text(entries, "target", "mounts", _EXAMPLE), "mounts")
     anchor = _anchor(source, policy)
     if not os.path.isdir(source):
-        raise InvalidError(f"mounts: {source} is no folder that can be read", "make it, or name another source")
+        raise InvalidError(f"mounts: {source} is not a folder that can be read", "create it, or name another source")
     return MountSettings(
         anchor=anchor,
         source=os.path.relpath(source, anchor),
@@ -148,10 +148,10 @@ def _mount(node: Node, folder: Path, policy: MountPolicy) -> MountSettings:
 
 
 def _anchor(source: str, policy: MountPolicy) -> str:
-    """Return the allowed folder that holds a source, now and whatever links on its path lead to.
+    """Return the allowed folder that holds both a source and what the links on its path lead to.
 
     Raises:
-        InvalidError: there is none.
+        InvalidError: there is no such folder.
     """
     for allowed in policy.allowed:
         if source.startswith(allowed.rstrip("/") + "/") or (source == allowed and policy.whole):
@@ -169,7 +169,7 @@ def read_tmp(prop: Property, policy: MountPolicy) -> TmpSettings | None:
     """Read `tmp`.
 
     Raises:
-        InvalidError: the value is no such mapping, or out of range.
+        InvalidError: the value is not such a mapping, or a number is out of range.
     """
     root = _parsed(prop)
     if root is None:

@@ -50,9 +50,10 @@ class Property:
 
 
 class InvalidError(ValueError):
-    """A value that its key does not take.
+    """A value does not fit its key.
 
     Parameters:
+        message: the fault.
         remedy: what to write instead; empty if the message says it.
     """
 

@@ -1,8 +1,8 @@
 """Reads Resiliency resources: the policies of bindings, as targets and as defaults.
 
 Source: dapr pkg/resiliency/resiliency.go and pkg/apis/resiliency/v1alpha1/types.go; dapr/kit config/decode.go for
-durations. daprd logs a resource that it cannot read and goes on without it. Here a policy that a binding would use and
-that cannot be read is an error: who wrote a retry must not find out under load that there is none.
+durations. daprd logs a resource that it cannot read and goes on without it. Here it is an error if a binding would use
+a policy that cannot be read. Otherwise an operator would find out only under load that a retry does not exist.
 """
 
 import re
@@ -23,7 +23,7 @@ from sandboxd.resiliency import BreakerSettings, Policy, Retry, Trip, TripError
 KIND: Final = "Resiliency"
 
 _LEVELS: Final = ("BindingComponentOutbound", "ComponentOutbound", "Component", "")
-"""The default policies that hold for an output binding, the first that exists: `Default{level}TimeoutPolicy`."""
+"""The levels of default policies for an output binding, such as `Default{level}TimeoutPolicy`. The first one counts."""
 _MAX_REQUESTS: Final = (1 << 32) - 1
 _HTTP_CODES: Final = (100, 599)
 _GRPC_CODES: Final = (0, 16)
@@ -44,35 +44,36 @@ class _Kind(Generic[_T]):
     """The policies of one kind, by name.
 
     Parameters:
-        key: in `spec.policies`.
-        one: in a target.
-        default: in the names of defaults.
-        read: reads one.
+        key: the kind's key in `spec.policies`.
+        target_key: its key in a target.
+        default: its word in the names of default policies.
+        read: reads the policy of a name from its node.
     """
 
-    def __init__(self, key: str, one: str, default: str, read: Callable[[str, yamltext.Node], _T]) -> None:
+    def __init__(self, key: str, target_key: str, default: str, read: Callable[[str, yamltext.Node], _T]) -> None:
         self.key = key
-        self.one = one
+        self.target_key = target_key
         self.default = default
         self.read = read
         self.named: dict[str, _T | _Broken] = {}
 
     def default_name(self) -> str:
-        """Return the name of the default that holds; empty if there is none."""
+        """Return the name of the default policy that counts; empty if there is none."""
         names = (f"Default{level}{self.default}Policy" for level in _LEVELS)
         return next((name for name in names if name in self.named), "")
 
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The names of a component's outbound policies, by the keys of `_Kind.one`, and where they stand."""
+    """The outbound policies of a component."""
 
     names: Mapping[str, tuple[str, int]]
+    """The name of each policy and its line, by `_Kind.target_key`."""
     path: Path
 
 
 class Resiliency:
-    """What all resources say together. Of two policies with one name the later counts, and so it is with targets.
+    """The policies and targets of all Resiliency resources. Of two with the same name, the later one counts.
 
     Parameters:
         app_id: the id that `scopes` must list.
@@ -86,14 +87,14 @@ class Resiliency:
         self._retries = _Kind("retries", "retry", "Retry", self._retry)
         self._breakers = _Kind("circuitBreakers", "circuitBreaker", "CircuitBreaker", _breaker)
         self._targets: dict[str, _Target] = {}
-        self._told: set[_Broken] = set()
+        self._reported: set[_Broken] = set()
         self._path = Path()
 
     def __repr__(self) -> str:
         return f"<Resiliency of {len(self._targets)} targets>"
 
     def add(self, resource: Resource) -> None:
-        """Read one resource. What is wrong with it becomes a problem."""
+        """Read one resource. Its faults become problems."""
         self._path = resource.path
         try:
             self._add(resource)
@@ -101,7 +102,7 @@ class Resiliency:
             self._findings.add(
                 Severity.ERROR,
                 f"Could not parse resiliency file {resource.path.name}: {error.message}",
-                "repair it, or take it out of the folder",
+                "repair it, or remove it from the folder",
                 path=resource.path,
                 line=error.line,
             )
@@ -135,13 +136,13 @@ class Resiliency:
             kind.named[name] = kind.read(name, node)
         except (ManifestError, ValueError) as error:
             line = error.line if isinstance(error, ManifestError) else node.line
-            kind.named[name] = _Broken(f"invalid {kind.one} {name!r}: {error}", self._path, line)
+            kind.named[name] = _Broken(f"invalid {kind.target_key} {name!r}: {error}", self._path, line)
 
     def _target(self, components: yamltext.Mapping, name: str) -> _Target:
         entry = fields.mapping(components, name)
         self._known(entry, f"components.{name}", ("inbound", "outbound"))
         outbound = fields.mapping(entry, "outbound")
-        keys = (self._timeouts.one, self._retries.one, self._breakers.one)
+        keys = (self._timeouts.target_key, self._retries.target_key, self._breakers.target_key)
         self._known(outbound, f"components.{name}.outbound", keys)
         names = {}
         for key in keys:
@@ -151,15 +152,15 @@ class Resiliency:
         return _Target(names, self._path)
 
     def _known(self, parent: yamltext.Mapping, where: str, keys: Sequence[str]) -> None:
-        """Warn of keys that nothing reads, as daprd does not."""
+        """Warn of unknown keys. daprd ignores them without a word."""
         lower = {key.lower() for key in keys}
         for key, line in parent.key_lines.items():
             if key.lower() not in lower:
-                text = f"{key} is no key of {where} and has no effect"
+                text = f"{key} is not a key of {where} and has no effect"
                 self._findings.add(Severity.WARNING, text, did_you_mean(key, keys), path=self._path, line=line)
 
     def policy(self, component: str, limit_ms: int) -> Policy | None:
-        """Return the policy of a binding; None if it has none. What it cannot have becomes an error.
+        """Return the policy of a binding; None if it has none. A policy that is missing or broken becomes an error.
 
         Parameters:
             component: its name.
@@ -172,8 +173,8 @@ class Resiliency:
         if timeout and timeout >= limit_ms * 1_000_000:
             self._findings.add(
                 Severity.WARNING,
-                f"the timeout of its resiliency policy has no effect: the binding's own, "
-                f"{format_duration_ms(limit_ms)}, is no longer and is that of all attempts together",
+                f"the timeout of its resiliency policy has no effect: the binding's own timeout of "
+                f"{format_duration_ms(limit_ms)}, which covers all attempts together, is not longer",
                 "raise the key timeout",
                 path=Path() if target is None else target.path,
                 component=component,
@@ -184,7 +185,7 @@ class Resiliency:
 
     def _named(self, kind: _Kind[_T], component: str, target: _Target | None) -> _T | None:
         # A target without outbound policies takes no defaults either.
-        name, line = (kind.default_name(), 0) if target is None else target.names.get(kind.one, ("", 0))
+        name, line = (kind.default_name(), 0) if target is None else target.names.get(kind.target_key, ("", 0))
         if not name:
             return None
         found = kind.named.get(name)
@@ -192,7 +193,8 @@ class Resiliency:
             assert target is not None
             self._findings.add(
                 Severity.ERROR,
-                f"components.{component}.outbound.{kind.one} names {name}, which spec.policies.{kind.key} has not",
+                f"components.{component}.outbound.{kind.target_key} names {name}, "
+                f"which is not in spec.policies.{kind.key}",
                 did_you_mean(name, kind.named),
                 path=target.path,
                 line=line,
@@ -200,27 +202,27 @@ class Resiliency:
             )
             return None
         if isinstance(found, _Broken):
-            self._tell(found, Severity.ERROR)
+            self._report(found, Severity.ERROR)
             return None
         return found
 
-    def _tell(self, broken: _Broken, severity: Severity) -> None:
-        if broken not in self._told:
-            self._told.add(broken)
+    def _report(self, broken: _Broken, severity: Severity) -> None:
+        if broken not in self._reported:
+            self._reported.add(broken)
             self._findings.add(
                 severity,
                 f"Could not read resiliency policy: {broken.message}",
-                "repair it, or take it out",
+                "repair it, or remove it",
                 path=broken.path,
                 line=broken.line,
             )
 
     def finish(self) -> None:
-        """Tell of the broken policies that no binding uses. Call it after `policy` for every binding."""
+        """Report the broken policies that no binding uses. Call it after `policy` for every binding."""
         for kind in (self._timeouts, self._retries, self._breakers):
             for found in kind.named.values():
                 if isinstance(found, _Broken):
-                    self._tell(found, Severity.WARNING)
+                    self._report(found, Severity.WARNING)
 
     def _retry(self, name: str, node: yamltext.Node) -> Retry:
         entry = _entry(name, node)
@@ -233,7 +235,7 @@ class Resiliency:
         _check_codes(matching, "httpStatusCodes", *_HTTP_CODES)
         _check_codes(matching, "gRPCStatusCodes", *_GRPC_CODES)
         if matching.entries:
-            text = f"retries.{name}.matching has no effect on bindings, in daprd either: their failures have no status"
+            text = f"retries.{name}.matching has no effect: failures of bindings have no status, as in daprd"
             self._findings.add(Severity.NOTE, text, path=self._path, line=matching.line)
         default = Retry()
         return Retry(
@@ -258,7 +260,7 @@ def _breaker(name: str, node: yamltext.Node) -> BreakerSettings:
     entry = _entry(name, node)
     for key, line in entry.key_lines.items():
         if key.lower() not in ("maxrequests", "interval", "timeout", "trip"):
-            raise ManifestError(f"{key} is no key of a circuit breaker", line)
+            raise ManifestError(f"{key} is not a key of a circuit breaker", line)
     most = _integer(entry, "maxRequests", 1)
     if not 0 <= most <= _MAX_REQUESTS:
         raise ManifestError(f"maxRequests {most} is not from 0 to {_MAX_REQUESTS}", entry.line)
@@ -288,10 +290,10 @@ def _duration(entry: yamltext.Mapping, key: str, default: int) -> int:
 
 
 def _nanoseconds(text: str) -> int:
-    """A duration of Go, or a number of milliseconds.
+    """Return the nanoseconds of a Go duration or of a number of milliseconds.
 
     Raises:
-        ValueError: it is neither, or is negative.
+        ValueError: the text is neither, or is negative.
     """
     if re.fullmatch(r"[0-9]{1,15}", text):
         return int(text) * 1_000_000
@@ -308,10 +310,10 @@ def _integer(entry: yamltext.Mapping, key: str, default: int) -> int:
 
 
 def _check_codes(matching: yamltext.Mapping, key: str, low: int, high: int) -> None:
-    """Raises ManifestError if a list of statuses and ranges is none: `429,500-599`."""
+    """Raise ManifestError unless a field is a list of statuses and ranges, such as `429,500-599`."""
     text = fields.text(matching, key)
     for part in text.split(","):
         first, dash, last = part.partition("-")
         for code in (first, last) if dash else (first,):
             if part and not (re.fullmatch(r"[0-9]{1,9}", code) and low <= int(code) <= high):
-                raise ManifestError(f"{key}: {part!r} is no status, or range of statuses, from {low} to {high}", 0)
+                raise ManifestError(f"{key}: {part!r} is not a status or range of statuses from {low} to {high}", 0)

@@ -1,9 +1,9 @@
 """The JSON Schema of component files, made from the table of metadata keys. Editors complete and check files with it.
 
-It describes components of the type bindings.wasm; of other types it checks nothing. A component that the schema refuses
+It describes components of the type bindings.wasm, and accepts all of other types. A component that the schema refuses
 is not served. The reverse does not hold: a schema knows neither the operator's ceilings nor secrets; `sandboxd check`
-does. In one respect the schema is stricter than the server: it finds the fields of a component in their own case only,
-and Dapr in any (`Spec:`).
+does. In one respect the schema is stricter than the server: it finds the fields of a component only in their own case,
+while Dapr finds them in any case (`Spec:`).
 """
 
 import re

@@ -1,7 +1,7 @@
 """The secret stores to which components may refer: `secretstores.local.file` and `secretstores.local.env`.
 
 Source: components-contrib secretstores/local/file/filestore.go and secretstores/local/env/envstore.go;
-dapr pkg/runtime/processor/secret/secret.go for the variables that nobody may read.
+dapr pkg/runtime/processor/secret/secret.go for the variables that no component may read.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The URL of a guest: Dapr's checks of it (components-contrib common/wasm/wasm.go), and the guest's name."""
+"""Checks the URL of a guest as Dapr does (components-contrib common/wasm/wasm.go), and derives the guest's name."""
 
 import posixpath
 from typing import Final
@@ -9,7 +9,7 @@ _SCHEMES: Final = ("file", "http", "https")
 
 
 class UrlError(ValueError):
-    """The URL does not name a guest. `remedy` tells what to write."""
+    """A URL does not name a guest. `remedy` says what to write."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(_PREFIX + message)
@@ -20,15 +20,15 @@ def check_url(url: str, shown: str, *, confidential: bool = False) -> str:
     """Return a URL's scheme: file, http or https. Checks, messages and their order are Dapr's (GetInitMetadata).
 
     Parameters:
-        url: as the component has it.
-        shown: the URL as a message may show it.
-        confidential: not even its scheme may be shown.
+        url: the URL as it is in the component.
+        shown: the URL as it may be in a message.
+        confidential: whether a message may not even show its scheme.
 
     Raises:
         UrlError: it is missing or invalid, or its scheme is not supported.
     """
     if not url:
-        raise UrlError("missing url", "set url to file://, http:// or https:// and where the guest is")
+        raise UrlError("missing url", "set url to the guest's file:// path or its http:// or https:// URL")
     scheme, colon, rest = url.partition(":")
     if not colon:
         raise UrlError(f"invalid URL: {shown}", "begin it with file://, http:// or https://")
@@ -37,12 +37,12 @@ def check_url(url: str, shown: str, *, confidential: bool = False) -> str:
     if scheme not in _SCHEMES:
         text = f"unsupported URL scheme: {shown if confidential else scheme}"
         raise UrlError(text, "file, http and https are supported")
-    if not _names_something(url, scheme, rest):
-        raise UrlError(f"invalid URL: {shown}", f"write {scheme}:// and where the guest is; a blank is written %20")
+    if not _has_address(url, scheme, rest):
+        raise UrlError(f"invalid URL: {shown}", f"write {scheme}:// and the guest's address; a blank is written %20")
     return scheme
 
 
-def _names_something(url: str, scheme: str, rest: str) -> bool:
+def _has_address(url: str, scheme: str, rest: str) -> bool:
     least = 0x20 if scheme == "file" else 0x21  # a file's name may hold spaces
     if not rest.startswith("//") or len(rest) == 2 or any(ord(c) < least or ord(c) == 0x7F for c in rest):
         return False

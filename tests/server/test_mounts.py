@@ -147,7 +147,7 @@ def test_a_reached_limit_is_named_if_the_guest_then_fails(server: RunningServer)
         ("mounts", '[{source: /etc, target: /etc}]', "is not beneath"),
         ("mounts", '[{source: ., target: /all}]', "is not beneath"),
         ("mounts", '[{source: link, target: /etc}]', "is not beneath"),
-        ("mounts", '[{source: missing, target: /m}]', "is no folder"),
+        ("mounts", '[{source: missing, target: /m}]', "is not a folder"),
         ("mounts", '[{source: data, target: data}]', "is not an absolute path"),
         ("mounts", '[{source: data, target: /d, readonly: false}]', "readonly is unknown"),
         ("mounts", '[{source: data, target: /d}, {source: data, target: /d/}]', "two have the target /d"),
@@ -192,7 +192,7 @@ def test_the_command_line_and_the_library(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "new").read_text() == "x"
     wrong = [sys.executable, "-m", "sandboxd", "run", "--dir", f"{folder}/none", str(python)]
     done = subprocess.run(wrong, capture_output=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
-    assert (done.returncode, b"is no folder" in done.stderr) == (2, True), done.stderr
+    assert (done.returncode, b"is not a folder" in done.stderr) == (2, True), done.stderr
     with pytest.raises(ValueError, match="absolute path"):
         hostfuncs.Mount(source="/", target="data")
 

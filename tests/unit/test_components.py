@@ -169,7 +169,7 @@ def test_a_broken_document_is_warned_about_and_the_others_load(
 def test_a_document_daprd_hangs_on_is_read(tmp_path: Path) -> None:
     loaded = load_text(tmp_path, component() + "# " + "x" * 65536)
     assert [b.name for b in loaded.bindings] == ["wasm"]
-    assert said(loaded) == [("note", 1, "a document over 65536 bytes, which sandboxd reads and daprd hangs on")]
+    assert said(loaded) == [("note", 1, "the document is over 65536 bytes; sandboxd reads it, but daprd hangs on it")]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

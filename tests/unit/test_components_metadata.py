@@ -93,7 +93,7 @@ def test_sha256(tmp_path: Path) -> None:
         ("allowedOutboundHosts", "[1]", "allowedOutboundHosts is not a JSON list of texts"),
         ("env.A=B", "x", "'env.A=B' does not name an environment variable"),
         ("env.", "x", "'env.' does not name an environment variable"),
-        ("env.A", '"\\0"', "env.A holds a NUL character, which no environment can"),
+        ("env.A", '"\\0"', "env.A contains a NUL character, which an environment variable cannot have"),
     ],
 )
 def test_values_in_error(tmp_path: Path, key: str, value: str, cause: str) -> None:
@@ -155,7 +155,7 @@ def test_an_environment_over_its_limit(tmp_path: Path) -> None:
     metadata = "  - {name: envLimit, value: 10}\n  - {name: env.AB, value: '123456'}\n"
     assert only(load_text(tmp_path, component(metadata=metadata))).env == (("AB", "123456"),)
     loaded = load_text(tmp_path, component(metadata=metadata.replace("123456", "1234567")))
-    cause = "the environment of env.NAME entries is 11 bytes, above envLimit 10"
+    cause = "the env.NAME entries have 11 bytes together, above envLimit 10"
     assert said(loaded) == [("error", 1, init_failure(cause))]
 
 

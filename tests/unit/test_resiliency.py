@@ -404,5 +404,5 @@ def test_unknown_keys_and_too_long_timeouts_are_told(tmp_path: Path) -> None:
     loaded = load_with(tmp_path, text)
     assert loaded.errors == ()
     first, second = told(loaded)
-    assert first == "initialInterval is no key of retries.r and has no effect"
-    assert "30s, is no longer" in second
+    assert first == "initialInterval is not a key of retries.r and has no effect"
+    assert "of 30s, which covers all attempts together, is not longer" in second
