@@ -34,7 +34,7 @@ def compile_all_bindings(config: Config, problems: tuple[Problem, ...]) -> int:
             print(one_line(f"sandboxd: {binding.place}: {result}"), file=sys.stderr)
             failed = failed or not binding.ignore_errors
         else:
-            if result.idle:
+            if not result.has_start:
                 print(one_line(f"sandboxd: {binding.place}: {NO_START} ({NO_START_REMEDY})"), file=sys.stderr)
             print(one_line(f"{binding.name} {result.kind} {result.digest[:16]} {result.artifact.path}"))
     return ExitCode.COMPONENT if failed else ExitCode.OK

@@ -1,7 +1,7 @@
-"""Opens an artifact of the store so that the bytes that are checked are the bytes that are loaded.
+"""Opens an artifact of the store for loading, and verifies it.
 
-It is apart from the store because the zygote needs nothing else of it, and everything that the zygote imports makes the
-fork of each worker slower.
+It is not part of `store`, because the zygote needs nothing else of the store, and each module that the zygote imports
+makes the fork of a worker slower.
 """
 
 import hashlib
@@ -52,7 +52,7 @@ def open_verified(path: str) -> Iterator[str]:
             f"artifact {path} is missing", remedy="start the server again; it compiles the guest again"
         ) from error
     try:
-        with trust.explained("read", path):
+        with trust.store_errors("read", path):
             digest, _ = digest_of(fd)
         if f"{digest}.cwasm" != name:
             raise StoreError(

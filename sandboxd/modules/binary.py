@@ -45,6 +45,7 @@ class Reader:
         raise MalformedError(f"more than {MAX_SECTIONS} sections")
 
     def byte(self) -> int:
+        """Read one byte."""
         if self._at >= self._end:
             raise MalformedError(f"unexpected end at offset {self._at}")
         value = self._data[self._at]
@@ -61,7 +62,7 @@ class Reader:
     def count(self, what: str, most: int) -> int:
         """Read the length of a vector.
 
-        An element takes at least one byte, so a length beyond the section is an error.
+        Each element has at least one byte, so a length beyond the end of the section is an error.
 
         Parameters:
             what: the elements' name in messages.
@@ -75,6 +76,7 @@ class Reader:
         return value
 
     def name(self) -> str:
+        """Read a name: UTF-8 of at most MAX_NAME_BYTES."""
         length = self.u32()
         if length > MAX_NAME_BYTES:
             raise MalformedError(f"name of {length} bytes at offset {self._at}")
@@ -94,6 +96,7 @@ class Reader:
         return self.name()
 
     def choice(self, names: Sequence[str], what: str) -> str:
+        """Read one byte that is an index into `names`. `what` names it in messages."""
         value = self.byte()
         if value >= len(names):
             raise MalformedError(f"unknown {what} {value} at offset {self._at - 1}")

@@ -22,7 +22,11 @@ from sandboxd.wire.messages import GuestKind
 
 
 class WriteError(Exception):
-    """The artifact could not be written. Parameter: the errno."""
+    """The artifact could not be written.
+
+    Parameters:
+        number: the errno.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -30,6 +34,7 @@ class WriteError(Exception):
 
 
 def main() -> int:
+    """Compile the guest of the command line. Return the exit status."""
     parser = argparse.ArgumentParser(prog="sandboxd.modules.compile_main")
     for name in ("input", "output", "parent", "memory", "cpu", "file"):
         parser.add_argument(f"--{name}", type=int, required=True)
@@ -54,7 +59,14 @@ def main() -> int:
 
 
 def confine(parent: int, *, memory_bytes: int, cpu_s: int, file_bytes: int) -> None:
-    """Give up what a compiler of hostile input does not need, and die with the parent process."""
+    """Limit this process to what a compiler of hostile input needs, and let it die with its parent.
+
+    Parameters:
+        parent: the parent's process id.
+        memory_bytes: RLIMIT_AS.
+        cpu_s: RLIMIT_CPU, in seconds.
+        file_bytes: RLIMIT_FSIZE, the longest artifact.
+    """
     die_with_parent(parent)
     forbid_new_privileges()
     forbid_tracing()
@@ -70,12 +82,19 @@ def confine(parent: int, *, memory_bytes: int, cpu_s: int, file_bytes: int) -> N
 
 
 def compile_guest(source: int, target: int, kind: GuestKind, settings: EngineSettings, wall: Mode) -> None:
-    """Compile what is in one descriptor into the other.
+    """Compile a guest.
+
+    Parameters:
+        source: a descriptor of the guest.
+        target: a descriptor that receives the artifact.
+        kind: the kind of the guest.
+        settings: the settings of the engine.
+        wall: the mode of the wall around the compiler.
 
     Raises:
         wasmtime.WasmtimeError: the guest is not valid.
         WriteError: the artifact cannot be written.
-        WallError, OSError: the wall cannot stand around the compiler.
+        WallError, OSError: the wall cannot be put around the compiler.
     """
     # Imported here: importing wasmtime loads its library, and the limits must be set before.
     import wasmtime
@@ -92,7 +111,8 @@ def compile_guest(source: int, target: int, kind: GuestKind, settings: EngineSet
     if kind == GuestKind.COMPONENT:
         artifact = wasmtime.component.Component(built, data).serialize()
     else:
-        # At a hundredth of compiling's cost: a large guest that will be refused takes neither a minute nor gigabytes.
+        # Validating costs a hundredth of compiling. So a large guest that is refused takes neither a minute nor
+        # gigabytes.
         wasmtime.Module.validate(built, data)
         artifact = wasmtime.Module(built, data).serialize()
     view = memoryview(artifact)

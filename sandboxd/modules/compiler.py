@@ -1,4 +1,4 @@
-"""Compiles guests in subprocesses with limits of time and memory, by default one per core at once."""
+"""Compiles guests in subprocesses with limits of time and memory, by default as many at once as there are CPUs."""
 
 import asyncio
 import json
@@ -26,12 +26,12 @@ _KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "PYT
 _OUT_OF_MEMORY = re.compile(
     r"memory allocation of \d+ bytes failed|MemoryError|\(os error 12\)|Cannot allocate memory|failed to map segment"
 )
-"""The messages of a lack of memory: Rust's allocator, Python, then wasmtime, libc and the dynamic loader."""
+"""The messages of Rust's allocator, Python, wasmtime, libc and the dynamic loader when memory is lacking."""
 
 _STDERR_KEPT = 16 * 1024
 
 
-def _cores() -> int:
+def _cpus() -> int:
     return max(1, len(os.sched_getaffinity(0)))
 
 
@@ -47,7 +47,7 @@ class CompileSettings:
     """The longest artifact."""
     wall: str = "auto"
     """See `sandboxd.wall.Mode`."""
-    parallel: int = field(default_factory=_cores)
+    parallel: int = field(default_factory=_cpus)
     """The most concurrent compilations; at least 1."""
 
 
@@ -78,8 +78,8 @@ class Compiler:
 
         Parameters:
             data: the guest.
-            digest: its sha256.
-            kind: of the guest.
+            digest: its sha256, in lower-case hex.
+            kind: the kind of the guest.
         Raises:
             CompileError: it is not valid WebAssembly, or the compiler crashed or exceeded a limit.
             StoreError: the store cannot be written.
@@ -87,7 +87,7 @@ class Compiler:
         async with self._slots:
             draft = await asyncio.to_thread(self._store.draft)
             try:
-                with trust.explained("hold", "the guest in memory"):
+                with trust.store_errors("hold", "the guest in memory"):
                     source = os.memfd_create("guest", os.MFD_CLOEXEC)
                 try:
                     await asyncio.to_thread(_fill, source, data)
@@ -108,7 +108,7 @@ class Compiler:
             asyncio.create_subprocess_exec(
                 *interpreter.command("sandboxd.modules.compile_main"),
                 *("--input", str(source), "--output", str(target), "--parent", str(os.getpid()), "--kind", kind),
-                *("--memory", str(settings.memory_bytes), "--cpu", str(int(settings.timeout_s * _cores()) + 1)),
+                *("--memory", str(settings.memory_bytes), "--cpu", str(int(settings.timeout_s * _cpus()) + 1)),
                 *("--wall", settings.wall),
                 *("--file", str(settings.artifact_bytes), "--settings", msgspec.json.encode(self._engine).decode()),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -122,7 +122,7 @@ class Compiler:
         try:
             process = await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # The child may exist already, and nothing else would end it.
+            # The compiler may run already, and nothing else would end it.
             await asyncio.shield(_discard(starting))
             raise
         except OSError as error:
@@ -132,24 +132,24 @@ class Compiler:
             ) from error
         assert process.stdout is not None
         assert process.stderr is not None
-        noise = bytearray()
+        stderr = bytearray()
         try:
             async with asyncio.timeout(settings.timeout_s):
-                answer, _ = await asyncio.gather(_head(process.stdout), _tail(process.stderr, noise))
+                answer, _ = await asyncio.gather(_head(process.stdout), _tail(process.stderr, stderr))
                 await process.wait()
         except TimeoutError:
-            last = _last_words(noise)
+            last = _last_words(stderr)
             raise CompileError(
-                f"{COMPILE_PREFIX}not done after {settings.timeout_s:g} s, stopped"
+                f"{COMPILE_PREFIX}the compiler was stopped, because it was not done after {settings.timeout_s:g} s"
                 + (f"; its last words: {last}" if last else ""),
                 remedy="raise modules.compileTimeout, or use a smaller guest",
             ) from None
         finally:
             await _end(process)
-        self._judge(process.returncode, answer, bytes(noise))
+        self._check_exit(process.returncode, answer, bytes(stderr))
 
-    def _judge(self, status: int | None, answer: bytes, noise: bytes) -> None:
-        """Raise an error that says what went wrong, unless the status is 0."""
+    def _check_exit(self, status: int | None, answer: bytes, stderr: bytes) -> None:
+        """Raise the error of a compiler that ended with a status other than 0."""
         if status == 0:
             return
         limit = self._settings.memory_bytes // MIB
@@ -166,32 +166,31 @@ class Compiler:
                 raise out_of_memory
             if isinstance(report.get("errno"), int):
                 number = report["errno"]
-                raise trust.explain(OSError(number, os.strerror(number)), "write", str(self._store))
+                raise trust.store_error(OSError(number, os.strerror(number)), "write", str(self._store))
             raise CompileError(f"{COMPILE_PREFIX}{error}", remedy=_remedy(error))
-        text = noise.decode(errors="replace")
+        text = stderr.decode(errors="replace")
         if _OUT_OF_MEMORY.search(text):
             raise out_of_memory
         if status in (-signal.SIGXCPU, -signal.SIGKILL):
             raise CompileError(
                 f"{COMPILE_PREFIX}the compiler was killed ({signal.Signals(-status).name})",
-                remedy="the machine may be out of memory, or the guest needs more processor time than "
-                "modules.compileTimeout",
+                remedy="the machine may be out of memory, or the guest needs more CPU time than modules.compileTimeout",
             )
         end = f"ended by {signal.Signals(-status).name}" if status and status < 0 else f"ended with status {status}"
-        last = _last_words(noise)
+        last = _last_words(stderr)
         raise CompileError(f"{COMPILE_PREFIX}the compiler {end}{': ' if last else ''}{last}")
 
 
 def _fill(fd: int, data: bytes) -> None:
     view = memoryview(data)
-    with trust.explained("hold", "the guest in memory"):
+    with trust.store_errors("hold", "the guest in memory"):
         while view:
             view = view[os.write(fd, view) :]
 
 
 def _environment() -> dict[str, str]:
     kept = interpreter.environment(kept_environment(os.environ, _KEPT_ENVIRONMENT))
-    # Each malloc arena reserves 64 MiB of address space. With one per thread the memory limit would mean nothing.
+    # Each malloc arena reserves 64 MiB of address space. With one per thread, they would use up the memory limit.
     kept["MALLOC_ARENA_MAX"] = "2"
     return kept
 
@@ -219,25 +218,25 @@ async def _head(stream: asyncio.StreamReader) -> bytes:
 
 
 async def _tail(stream: asyncio.StreamReader, kept: bytearray) -> None:
-    """Read to the end; `kept` always holds the end of what came so far."""
+    """Read a stream to its end. `kept` always holds the last bytes that were read."""
     while chunk := await stream.read(65536):
         kept += chunk
         del kept[:-_STDERR_KEPT]
 
 
-def _last_words(noise: bytes | bytearray) -> str:
-    return one_line("\n".join(noise.decode(errors="replace").splitlines()[-3:]), 500)
+def _last_words(stderr: bytes | bytearray) -> str:
+    return one_line("\n".join(stderr.decode(errors="replace").splitlines()[-3:]), 500)
 
 
 def _remedy(error: str) -> str:
-    """Return what helps against the compiler's error: another build of a guest that is whole."""
+    """Return the remedy for an error of the compiler."""
     if "legacy_exceptions" in error:
         return (
-            "the guest has exceptions as they were before WebAssembly 3; build it with clang's "
+            "the guest has the exceptions that preceded WebAssembly 3; build it with clang's "
             "-fwasm-exceptions -mllvm -wasm-use-legacy-eh=false, or convert it with wasm-opt --translate-to-exnref"
         )
     if "threads" in error or "shared memor" in error:
         return "threads are not supported; build without them (target wasm32-wasip1, not -threads)"
     if ("when" in error and "disabled" in error) or "feature" in error or "proposal" in error:
-        return "the guest uses a part of WebAssembly that sandboxd does not run; build it without, for wasm32-wasip1"
+        return "the guest uses a WebAssembly feature that sandboxd does not have; build it for wasm32-wasip1 without it"
     return "check that the file is a whole, valid guest"

@@ -19,7 +19,7 @@ from sandboxd.limits import MIB
 from sandboxd.modules.errors import SourceError, UnreachableError, one_line
 
 if TYPE_CHECKING:
-    import httpx2 as httpx  # imported below, only when something is downloaded: it takes a tenth of a warm start
+    import httpx2 as httpx  # at run time, it is imported only for a download: it takes a tenth of a warm start
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ class Downloader:
     HTTPS_PROXY, ALL_PROXY and NO_PROXY.
 
     Parameters:
-        settings: its limits.
-        tls: replaces the system's certificates.
+        settings: the limits of a download.
+        tls: the TLS settings; None uses the system's certificates.
     """
 
     def __init__(self, settings: FetchSettings, *, tls: ssl.SSLContext | None = None) -> None:
@@ -101,10 +101,10 @@ class Downloader:
         Parameters:
             url: http or https; a user and password in it are sent as Basic authorization.
             etag, last_modified: the validators of the stored copy; either makes the request conditional.
-            on_bytes: called with the number of bytes received so far, and of those announced (0 if unknown).
+            on_bytes: called with the number of bytes received so far, and the number announced (0 if unknown).
         Raises:
-            UnreachableError: all attempts, or the time, are used up.
-            SourceError: the answer is final and not a guest: a status other than 200, too long, a bad certificate.
+            UnreachableError: all attempts failed, or the time is over.
+            SourceError: a further attempt cannot help: a status other than 200, too long a reply, a bad certificate.
         """
         settings = self._settings
         conditional = bool(etag or last_modified)
@@ -189,8 +189,8 @@ class Downloader:
     def _check_redirect(self, request: httpx.Request, following: httpx.Request, shown: str) -> None:
         if request.url.scheme == "https" and following.url.scheme == "http":
             raise SourceError(
-                f'{PREFIX}Get "{shown}": redirected from https to http, which anybody on the way could answer',
-                remedy="if this is intended, use the http address itself together with a sha256 pin",
+                f'{PREFIX}Get "{shown}": redirected from https to http, where anybody on the path could answer',
+                remedy="if this is intended, use the http URL itself and pin its sha256",
             )
 
     async def _reply(
@@ -205,11 +205,11 @@ class Downloader:
             text = f'{PREFIX}received {status} status code from "{shown}"'
             if status in _TRANSIENT_STATUS:
                 raise _TransientError(
-                    UnreachableError(text, remedy="the origin failed; try again later"),
+                    UnreachableError(text, remedy="try again later, or look at the origin"),
                     _seconds(response.headers.get("Retry-After", "")),
                 )
             raise SourceError(
-                text, remedy=_REMEDIES.get(status, "open the URL yourself: this is no answer with a guest")
+                text, remedy=_REMEDIES.get(status, "open the URL yourself: the answer is not a guest")
             )
         data = await self._body(response, shown, on_bytes)
         return Reply(data=data, etag=etag, last_modified=last_modified)
@@ -225,13 +225,13 @@ class Downloader:
         if total > most:
             raise too_long
         data = bytearray()
-        told = 0.0
+        reported_at = 0.0
         async for chunk in response.aiter_bytes(65536):
             data += chunk
             if len(data) > most:
                 raise too_long
-            if on_bytes is not None and time.monotonic() - told > 0.1:
-                told = time.monotonic()
+            if on_bytes is not None and time.monotonic() - reported_at > 0.1:
+                reported_at = time.monotonic()
                 on_bytes(len(data), total)
         return bytes(data)
 
@@ -256,7 +256,7 @@ def redacted(url: str) -> str:
 
 
 def _seconds(retry_after: str) -> float:
-    """Return Retry-After in seconds; 0 for its date form, which would need a comparison of clocks."""
+    """Return Retry-After in seconds; 0 for a date, which could be compared only with the origin's clock."""
     return float(retry_after) if retry_after.isdecimal() and len(retry_after) < 9 else 0.0
 
 
@@ -278,7 +278,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _failure(shown: str, error: httpx.RequestError) -> Exception:
-    """Translate a failure of httpx into one of `sandboxd.modules.errors`. It looks at types and errno, not at texts."""
+    """Translate a failure of httpx into one of `sandboxd.modules.errors`, by its type and errno, not by its text."""
     import httpx2 as httpx
 
     system: OSError | None = None
@@ -293,7 +293,7 @@ def _failure(shown: str, error: httpx.RequestError) -> Exception:
     if isinstance(error, httpx.TimeoutException):
         what = "connect timed out" if isinstance(error, httpx.ConnectTimeout) else "the origin stopped answering"
     elif system is not None and system.errno is not None:
-        # asyncio words its errors itself. The numbers of getaddrinfo are negative; strerror does not know them.
+        # strerror is used because asyncio has texts of its own. It does not know getaddrinfo's (negative) numbers.
         text = (
             os.strerror(system.errno) if system.errno > 0 and not isinstance(system, ssl.SSLError) else system.strerror
         )

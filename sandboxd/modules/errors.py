@@ -5,7 +5,7 @@ import re
 from sandboxd.errors import ExitCode, SandboxdError
 
 _NUMBERED = re.compile(r"^\d+: +")
-"""The numbers with which wasmtime lists causes."""
+"""The number before each cause in wasmtime's messages."""
 
 
 class ModuleError(SandboxdError):
@@ -19,7 +19,7 @@ class SourceError(ModuleError):
 
 
 class UnreachableError(SourceError):
-    """The origin could not be reached, or failed itself (5xx, 429). A stored copy may be used instead."""
+    """The origin could not be reached, or it failed (5xx, 429). A stored copy may be used instead."""
 
 
 class RefusedError(ModuleError):
@@ -35,7 +35,7 @@ class StoreError(ModuleError):
 
 
 def one_line(text: str, limit: int = 2000) -> str:
-    """Return text from outside as one printable line of at most `limit` characters."""
+    """Return an untrusted text as one printable line of at most `limit` characters, without wasmtime's numbering."""
     parts = [_NUMBERED.sub("", part.strip()).removesuffix(":") for part in text.splitlines()]
     line = ": ".join(part for part in parts if part and part != "Caused by")
     line = "".join(c if c.isprintable() else "�" for c in line)

@@ -1,4 +1,4 @@
-"""The engine fingerprint: which compiled code this process can run. With the guest's digest it keys an artifact."""
+"""The engine fingerprint: the compiled code that this process can run. With a guest's digest, it keys an artifact."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import Path
 from sandboxd.limits import EngineSettings
 
 _NOT_IN_CODE = frozenset({"wasm_stack_bytes", "max_memories", "keep_resident_bytes", "native_functions"})
-"""The settings that do not affect compiled code. Every other setting, also a future one, is taken to affect it."""
+"""The settings that do not affect compiled code. Every other setting, even a future one, counts as affecting it."""
 
 _CRANELIFT_X86 = frozenset(
     """pni ssse3 cx16 sse4_1 sse4_2 popcnt avx avx2 fma bmi1 bmi2 abm
@@ -55,7 +55,7 @@ def current(settings: EngineSettings) -> Fingerprint:
 
 @cache
 def _builder_digest() -> str:
-    """Return a digest of the file that configures the engine, so that a change of it does not find old artifacts."""
+    """Return a digest of the file that configures the engine. After a change of it, old artifacts are not found."""
     spec = importlib.util.find_spec("hostfuncs.running.engine")
     if spec is None or spec.origin is None:
         return "none"

@@ -1,9 +1,9 @@
-"""The key of the store's index: whoever can only write to the store cannot have an artifact loaded.
+"""The key of the store's index: an attacker who can only write to the store cannot have an artifact loaded.
 
-An entry of the index says which artifact is loaded for a guest, and loading executes it. So each entry carries an
-HMAC-SHA256 (RFC 2104) over all that it says. The key lies in the store's folder, with mode 0600. Only the process that
-reads the index has it: neither zygote nor workers are given it. An entry that the server's user could not have written
-needs none: it was put there by root, as in an image, or lies on a file system that is mounted read-only.
+An entry of the index names the artifact that is loaded for a guest, and loading executes it. So each entry carries an
+HMAC-SHA256 (RFC 2104) over all its fields. The key lies in the store's folder, with mode 0600. Only the process that
+reads the index has it; the zygote and the workers do not. An entry that the server's user could not have written needs
+no MAC: root put it there, as in an image, or its file system is mounted read-only.
 """
 
 import hashlib
@@ -42,29 +42,29 @@ class IndexKey:
 
         Parameters:
             folder: a descriptor of the store's folder. The key is made there if there is none.
-            parts: all that the entry says, in a fixed order.
+            parts: all fields of the entry, in a fixed order.
 
         Raises:
             StoreError: the key cannot be made, or is not trusted.
         """
         if not self._read(folder):
             self._make(folder)
-        return self._over(parts)
+        return self._mac_of(parts)
 
     def matches(self, folder: int, mac: str, *parts: str) -> bool:
-        """Return whether an entry was written by somebody who has the key.
+        """Return whether an entry was written by a process that has the key.
 
         Parameters:
             folder, parts: as for `mac`.
-            mac: the entry's.
+            mac: the MAC in the entry.
 
         Raises:
             StoreError: the key is not trusted.
         """
-        return self._read(folder) and hmac.compare_digest(self._over(parts).encode(), mac.encode())
+        return self._read(folder) and hmac.compare_digest(self._mac_of(parts).encode(), mac.encode())
 
-    def _over(self, parts: tuple[str, ...]) -> str:
-        # Each part with its length, so that no two lists of parts give the same text.
+    def _mac_of(self, parts: tuple[str, ...]) -> str:
+        # Each part follows its length, so that no two lists of parts have the same text.
         text = b"".join(b"%d:%s" % (len(part.encode()), part.encode()) for part in parts)
         return hmac.new(self._key, text, hashlib.sha256).hexdigest()
 
@@ -75,8 +75,8 @@ class IndexKey:
             fd = trust.open_file(NAME, self._path, dir_fd=folder)
         except FileNotFoundError:
             return False
-        # That others may read it, as after `chmod -R a+rX`, harms nothing: they cannot write to the store.
-        with os.fdopen(fd, "rb") as file, trust.explained("read", self._path):
+        # Others may read it, for example after `chmod -R a+rX`. That does no harm: they cannot write to the store.
+        with os.fdopen(fd, "rb") as file, trust.store_errors("read", self._path):
             key = file.read(KEY_BYTES + 1)
         if len(key) != KEY_BYTES:
             raise StoreError(f"{self._path} is damaged", remedy="remove it; the guests are then compiled again")
@@ -85,7 +85,7 @@ class IndexKey:
 
     def _make(self, folder: int) -> None:
         temporary = f".tmp-{os.getpid()}-{secrets.token_hex(8)}"
-        with trust.explained("write", self._path):
+        with trust.store_errors("write", self._path):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(temporary, flags, 0o600, dir_fd=folder)
             try:
@@ -106,7 +106,7 @@ def unwritable(folder: int, name: str) -> bool:
 
     Parameters:
         folder: a checked descriptor of the index.
-        name: the entry's.
+        name: the entry's file name.
     """
     if os.fstatvfs(folder).f_flag & os.ST_RDONLY:
         return True

@@ -1,7 +1,7 @@
 """Reads a guest's kind, imports and exports from its bytes, without wasmtime, and refuses guests that cannot run here.
 
-It does not validate the guest; the compiler does, in its subprocess. It refuses early and in clear words what could
-never run. Formats: WebAssembly core specification, section 5.5; component-model, design/mvp/Binary.md.
+It does not validate the guest; the compiler does that, in its subprocess. Guests that could never run are refused here,
+early and in clear words. Formats: WebAssembly core specification, section 5.5; component-model, design/mvp/Binary.md.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ _COMPONENT_EXTERNS = ("core module", "func", "value", "type", "component", "inst
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One import. In a component `module` is empty and `name` is the interface."""
+    """One import. In a component, `module` is empty and `name` is the interface."""
 
     module: str
     name: str
@@ -121,7 +121,7 @@ def refuse(guest: Preamble, *, strict_sandbox: bool) -> None:
     """Refuse a guest that cannot run here, before time is spent on compiling it.
 
     Parameters:
-        guest: what `read` returned.
+        guest: the guest as `read` returned it.
         strict_sandbox: whether the binding has strictSandbox.
     Raises:
         RefusedError: the guest needs an ABI or import that sandboxd does not provide, or 64-bit or several memories, or
@@ -171,7 +171,7 @@ def _refuse_module(guest: Preamble) -> None:
     if guest.memories > 1:
         # The memory limit applies to each memory. WASI preview 1 has one memory, and wazero supports one.
         raise RefusedError(
-            f"{COMPILE_PREFIX}{guest.memories} memories, and a guest may have one",
+            f"{COMPILE_PREFIX}the guest has {guest.memories} memories and may have only one",
             remedy="build it without the multi-memory feature",
         )
     for i in guest.imports:
@@ -194,7 +194,7 @@ def _import_remedy(i: Import) -> str:
     if i.module in ("wbg", "__wbindgen_placeholder__"):
         return "the guest was built for wasm-bindgen; build it for wasm32-wasip1"
     if i.module.startswith("wasi:"):
-        return "this is the core module inside a component; make the component of it with wasm-tools component new"
+        return "this is the core module of a component; make the component from it with wasm-tools component new"
     if i.module == "env" and i.name == "abort":
         return "AssemblyScript needs a host for this; build with the package @assemblyscript/wasi-shim (asc --config)"
     if i.module == "http_handler":

@@ -41,15 +41,15 @@ class PreparedGuest:
     """Whether the artifact was in the store, so that nothing was compiled for this binding."""
     seconds: float
     """The time that preparing it took, by the wall clock."""
-    idle: bool
-    """Whether it is a module without `_start`, often a library or a reactor."""
+    has_start: bool
+    """Whether the guest has an entry point. Without one, it is a module without `_start`: a library or a reactor."""
 
     def close(self) -> None:
         """Release the artifact: pruning may remove it from now on."""
         self.artifact.close()
 
 
-NO_START = "the guest exports no _start: requests are answered with nothing, as in Dapr"
+NO_START = "the guest exports no _start: replies will be empty, as in Dapr"
 NO_START_REMEDY = "build it as a command, not as a library or reactor"
 
 
@@ -89,8 +89,8 @@ class ModuleSettings:
     compile: CompileSettings = field(default_factory=CompileSettings)
     prune: PruneSettings = field(default_factory=PruneSettings)
     min_init_timeout_s: float = 120.0
-    """The lowest initTimeout: a lower one of a binding is raised to it. Dapr's default of 5 s was chosen for a faster,
-    simpler compiler, and components that load there must load here."""
+    """The lowest initTimeout. A lower one of a binding is raised to it: Dapr's default of 5 s was chosen for a faster
+    and simpler compiler, and components that load there must load here."""
 
 
 class Preparer:
@@ -152,9 +152,9 @@ class Preparer:
             failure.__cause__ = error
         else:
             detail = "cached" if guest.cached else "compiled"
-            self._tell(binding, Phase.READY, began, guest.artifact.bytes, detail=detail)
+            self._report_progress(binding, Phase.READY, began, guest.artifact.bytes, detail=detail)
             return guest
-        self._tell(binding, Phase.FAILED, began, detail=str(failure))
+        self._report_progress(binding, Phase.FAILED, began, detail=str(failure))
         raise failure
 
     async def prepare_all(self, bindings: Sequence[Binding]) -> list[PreparedGuest | ComponentError]:
@@ -185,16 +185,16 @@ class Preparer:
             store=self._store,
             downloader=self._downloader,
             settings=self._settings.fetch,
-            on_bytes=lambda done, total: self._tell(binding, Phase.DOWNLOAD, began, done, total),
+            on_bytes=lambda done, total: self._report_progress(binding, Phase.DOWNLOAD, began, done, total),
         )
         guest = await asyncio.to_thread(preamble.read, fetched.data)
         preamble.refuse(guest, strict_sandbox=binding.strict_sandbox)
-        # One lock per guest: if several bindings have the same guest, the first compiles it and the others find it.
+        # One lock per guest: if several bindings have the same guest, one compiles it and the others find the artifact.
         async with self._compiling.setdefault(fetched.digest, asyncio.Lock()):
             artifact = await asyncio.to_thread(self._store.find, fetched.digest, self._fingerprint)
             cached = artifact is not None
             if artifact is None:
-                self._tell(binding, Phase.COMPILE, began, len(fetched.data))
+                self._report_progress(binding, Phase.COMPILE, began, len(fetched.data))
                 artifact = await self._compiler.compile(fetched.data, fetched.digest, guest.kind)
         return PreparedGuest(
             binding=binding,
@@ -205,10 +205,10 @@ class Preparer:
             abi=guest.abi,
             cached=cached,
             seconds=time.monotonic() - began,
-            idle=guest.kind is GuestKind.MODULE and "_start" not in guest.exports,
+            has_start=guest.kind is not GuestKind.MODULE or "_start" in guest.exports,
         )
 
-    def _tell(
+    def _report_progress(
         self, binding: Binding, phase: Phase, began: float, size: int = 0, total: int = 0, detail: str = ""
     ) -> None:
         self._report(
@@ -224,7 +224,7 @@ class Preparer:
 
 
 def init_error(binding: Binding, text: str, remedy: str = "") -> ComponentError:
-    """Return a failure to load, in daprd's words (pkg/runtime/errors, processor)."""
+    """Return the error of a binding that cannot be loaded, in daprd's words (pkg/runtime/errors, processor)."""
     return ComponentError(
         f"{daprs_words(binding.name)} (bindings.wasm/{binding.version}): {text}",
         remedy=remedy,
@@ -237,7 +237,7 @@ async def compile_all(
     *,
     progress: Callable[[Progress], None] | None = None,
 ) -> list[PreparedGuest | ComponentError]:
-    """Fill the store with the artifacts of all bindings, then prune it, for `sandboxd compile`.
+    """Fill the store with the artifacts of all bindings, then prune it. `sandboxd compile` uses it.
 
     Returns:
         for each binding, in order, its closed guest or its error.
@@ -254,4 +254,4 @@ async def compile_all(
 
 
 def _unreported(_: Progress) -> None:
-    """Ignore progress, for callers that show none."""
+    """Ignore progress."""

@@ -15,7 +15,7 @@ from sandboxd.modules.errors import StoreError
 from sandboxd.modules.store import MAX_RECORD_BYTES, TEMPORARY, Record, Store
 
 UNFINISHED_S = 3600.0
-"""Temporary files and artifacts without an index entry stay for this long: a process may be writing them."""
+"""The time for which temporary files, and artifacts without an index entry, stay: a process may be writing them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,7 @@ class PruneSettings:
     max_bytes: int = 4096 * MIB
     """The size of artifacts and downloaded modules together."""
     max_age_s: float = 30 * 24 * 3600.0
-    """The age of an entry since the last start or reload that used it."""
+    """The longest time since the last start or reload that used an entry."""
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ class _Item:
 
 
 def prune(store: Store, settings: PruneSettings, *, clock: Callable[[], float] = time.time) -> int:
-    """Remove the entries that are too old, then the least recently used until the rest fits.
+    """Remove the entries that are too old, then the least recently used ones until the rest fits.
 
     Returns:
         the number of bytes freed; 0 if the store is read-only.
@@ -77,7 +77,7 @@ def _plain(store: Store, folder: str, prefix: str = "") -> list[_Item]:
 
 
 def _artifacts(store: Store, now: float) -> list[_Item]:
-    """Return the artifacts with the index entries that name them. Their last use is that of the latest entry."""
+    """Return the artifacts with the index entries that name them. An artifact's last use is its latest entry's."""
     by_name = {item.name: item for item in _plain(store, "artifacts")}
     written = {name: item.used for name, item in by_name.items()}
     for item in by_name.values():

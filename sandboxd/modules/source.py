@@ -3,7 +3,7 @@
 Downloads use the store as a cache:
 - Each module is stored under its digest, with the ETag and Last-Modified of its URL's reply.
 - Without a pin, each start revalidates with the origin. If the origin fails (no connection, timeout, 5xx, 429), the
-  stored copy is used and a warning is logged. Any other answer counts, also a 404.
+  stored copy is used and a warning is logged. Any other answer counts, even a 404.
 - With a pin, a stored module of that digest is used without a request: no other bytes would be accepted anyway.
 """
 
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sandboxd.components.url import UrlError, check_url
-from sandboxd.modules import kept as keeping
+from sandboxd.modules import download_cache
 from sandboxd.modules.download import PREFIX, Downloader, FetchSettings, redacted
 from sandboxd.modules.errors import SourceError, StoreError, UnreachableError, one_line
 from sandboxd.modules.store import Store
@@ -29,12 +29,12 @@ _PIECE = 1024 * 1024
 
 
 class CacheStatus(StrEnum):
-    """The part that the store had, as a cache, in getting a guest's bytes."""
+    """The source of a guest's bytes: the store, as a cache, or another."""
 
     FILE = "file"
-    """Not at all: they were read from a local file."""
+    """They were read from a local file."""
     DOWNLOADED = "downloaded"
-    """Not at all: the origin sent them."""
+    """The origin sent them."""
     REVALIDATED = "revalidated"
     """The stored copy was used: the origin answered 304 Not Modified."""
     PINNED = "pinned"
@@ -53,7 +53,6 @@ class Fetched:
     scheme: str
     """file, http or https."""
     cache_status: CacheStatus
-    """Whether the bytes came from the store, and why."""
 
 
 def scheme_of(url: str) -> str:
@@ -98,7 +97,7 @@ async def fetch(
         return Fetched(data=data, digest=digest, scheme=scheme, cache_status=CacheStatus.FILE)
 
     if pin is not None:
-        kept = await asyncio.to_thread(keeping.module, store, pin, settings.max_bytes)
+        kept = await asyncio.to_thread(download_cache.get_module, store, pin, settings.max_bytes)
         if kept is not None:
             return Fetched(data=kept, digest=pin, scheme=scheme, cache_status=CacheStatus.PINNED)
 
@@ -114,7 +113,7 @@ async def fetch(
         if known is None or kept is None:
             raise
         _check_pin(url, known.module, pin)
-        log.warning("%s; the copy of the last download is used instead", error.message)
+        log.warning("%s; the copy of the last download is used", error.message)
         return Fetched(data=kept, digest=known.module, scheme=scheme, cache_status=CacheStatus.STALE)
     if reply.data is None:
         assert known is not None
@@ -128,7 +127,7 @@ async def fetch(
         store,
         url,
         reply.data,
-        keeping.Download(module=digest, etag=reply.etag, last_modified=reply.last_modified),
+        download_cache.DownloadRecord(module=digest, etag=reply.etag, last_modified=reply.last_modified),
     )
     return Fetched(data=reply.data, digest=digest, scheme=scheme, cache_status=CacheStatus.DOWNLOADED)
 
@@ -137,20 +136,20 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _kept(store: Store, url: str, max_bytes: int) -> tuple[keeping.Download | None, bytes | None]:
+def _kept(store: Store, url: str, max_bytes: int) -> tuple[download_cache.DownloadRecord | None, bytes | None]:
     """Return the stored record and module of a URL: both or neither."""
-    known = keeping.download(store, url)
-    kept = keeping.module(store, known.module, max_bytes) if known else None
+    known = download_cache.get_record(store, url)
+    kept = download_cache.get_module(store, known.module, max_bytes) if known else None
     return (known, kept) if kept is not None else (None, None)
 
 
-def _keep(store: Store, url: str, data: bytes, download: keeping.Download) -> None:
+def _keep(store: Store, url: str, data: bytes, record: download_cache.DownloadRecord) -> None:
     """Store a download. A store that is read-only or full must not keep the server from starting, so it is logged."""
     try:
-        keeping.keep_module(store, download.module, data)
-        keeping.keep_download(store, url, download)
+        download_cache.put_module(store, record.module, data)
+        download_cache.put_record(store, url, record)
     except StoreError as error:
-        log.warning("%s is not stored, so the next start needs its origin: %s", redacted(url), error)
+        log.warning("%s is not stored, so the next start needs its origin, too: %s", redacted(url), error)
 
 
 def _check_pin(url: str, digest: str, pin: str | None) -> None:
@@ -192,13 +191,13 @@ def _read(path: str, max_bytes: int) -> bytes:
 
 
 def _path_remedy(path: str, error: Exception) -> str:
-    """Return what helps against a path that cannot be opened."""
+    """Return the remedy for a path that cannot be opened."""
     if isinstance(error, PermissionError):
         return f"let the user of the server, {os.geteuid()}, read the file and enter its folders"
     if path.startswith("~") or "/~" in path:
         return "~ is not expanded; write the whole path"
     if "%" in path:
-        return "what follows file:// is taken as it stands; write the characters themselves, not %20"
+        return "the path after file:// is not decoded; write the characters themselves, not %20"
     if not path.startswith("/"):
         return f"the path is relative to the working directory, {os.getcwd()}"
     return "write the path of the guest's file as the server sees it"

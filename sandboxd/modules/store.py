@@ -1,4 +1,4 @@
-"""The artifact store: compiled guests by their content, and downloaded modules with their HTTP validators.
+"""The artifact store: compiled guests by their digests, and downloaded modules with their HTTP validators.
 
     CACHE/store-1/artifacts/DIGEST.cwasm           machine code; DIGEST is the sha256 of the file itself
     CACHE/store-1/index/MODULE-ENGINE-CPU.json     the artifact of a guest for one engine and CPU
@@ -6,10 +6,10 @@
     CACHE/store-1/modules/DIGEST.wasm              downloaded guests
     CACHE/store-1/downloads/URLDIGEST.json         the ETag, the Last-Modified and the module of a URL
 
-An artifact is named by its own digest, so its name suffices to verify it: the process that loads it needs no second
-file, and its path can be sent to another process. The index entry is written after the artifact, so an unfinished
-artifact is never found. Each file is written as a temporary file, synced and renamed. Each user of an artifact holds a
-shared lock on it, and pruning leaves locked files alone. trust.py decides which files and folders are trusted.
+An artifact is named by its own digest, so its path can be sent to another process, which needs no other file to verify
+it. The index entry is written after the artifact, so an unfinished artifact is never found. Each file is written as a
+temporary file, synced and renamed. Each user of an artifact holds a shared lock on it, and pruning leaves locked files
+alone. trust.py decides which files and folders are trusted.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mac: str = ""
     """See `sandboxd.modules.index_key`."""
 
-    def signed(self) -> tuple[str, ...]:
-        """Return what the MAC covers."""
+    def signed_fields(self) -> tuple[str, ...]:
+        """Return the fields that the MAC covers, as texts."""
         features = ",".join(self.features)
         return (self.module, self.engine, self.machine, features, self.kind, self.artifact, str(self.bytes))
 
@@ -67,15 +67,16 @@ class Artifact:
         self.path = path
         """Its path, for `sandboxd.modules.artifact.open_verified`."""
         self.kind = record.kind
-        """`module` or `component`."""
         self.bytes = record.bytes
         self.digest = record.artifact
+        """Its own sha256, in lower-case hex."""
         self._lock_fd = lock_fd
 
     def __repr__(self) -> str:
         return f"<Artifact {self.digest[:12]} {self.kind} {self.bytes} bytes{', closed' if self._lock_fd < 0 else ''}>"
 
     def close(self) -> None:
+        """Release the lock: pruning may remove the file from now on."""
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
@@ -101,12 +102,12 @@ class Draft:
         Parameters:
             module: the sha256 of the guest from which it was compiled.
             fingerprint: the fingerprint of the engine that compiled it.
-            kind: of the guest.
+            kind: the kind of the guest.
         Raises:
             StoreError: the file system is full or failed. The draft is then removed.
         """
         try:
-            with self._store.folder(FOLDER, write=True) as folder, trust.explained("write", str(self._store)):
+            with self._store.folder(FOLDER, write=True) as folder, trust.store_errors("write", str(self._store)):
                 digest, size = digest_of(self.fd)
                 os.fsync(self.fd)
                 name = f"{digest}.cwasm"
@@ -150,7 +151,7 @@ class Store:
         cache: the configured folder, created if missing. The store is a folder inside it, so that `cache` itself may
             be a mount point that belongs to another user.
     Raises:
-        StoreError: it cannot be created, or another user could have written to it.
+        StoreError: the store cannot be created, or another user could have written to it.
     """
 
     def __init__(self, cache: str | Path) -> None:
@@ -162,7 +163,7 @@ class Store:
                 return
         except FileNotFoundError:
             pass
-        with trust.explained("make", self.cache):
+        with trust.store_errors("create", self.cache):
             os.makedirs(self.cache, mode=0o700, exist_ok=True)
         with self.folder(None, write=True):
             pass
@@ -237,16 +238,16 @@ class Store:
     def mac(self, record: Record) -> str:
         """Return the MAC of a new index entry. Raises StoreError."""
         with self.folder(None, write=True) as folder:
-            return self._key.mac(folder, *record.signed())
+            return self._key.mac(folder, *record.signed_fields())
 
-    def _vouched_for(self, name: str, record: Record) -> bool:
-        """Return whether an index entry was written by a process with the key, or by nobody of this user."""
+    def _is_authentic(self, name: str, record: Record) -> bool:
+        """Return whether an index entry was written by a process with the key, or not by this user."""
         try:
             with self.folder("index") as index:
                 if index_key.unwritable(index, name):
                     return True
             with self.folder(None) as folder:
-                if self._key.matches(folder, record.mac, *record.signed()):
+                if self._key.matches(folder, record.mac, *record.signed_fields()):
                     return True
         except FileNotFoundError:
             return False
@@ -270,7 +271,7 @@ class Store:
             return None
         if record.machine != fingerprint.machine or not fingerprint.features.issuperset(record.features):
             return None  # compiled for another machine
-        return record if self._vouched_for(name, record) else None
+        return record if self._is_authentic(name, record) else None
 
     def _open(self, record: Record) -> Artifact | None:
         name = f"{record.artifact}.cwasm"
@@ -324,7 +325,7 @@ class Store:
         with self.folder(folder, write=True) as dir_fd:
             temporary, fd = self._temporary(dir_fd)
             try:
-                with trust.explained("write", str(self)):
+                with trust.store_errors("write", str(self)):
                     view = memoryview(data)
                     while view:
                         view = view[os.write(fd, view) :]
@@ -341,7 +342,7 @@ class Store:
     def _temporary(self, dir_fd: int) -> tuple[str, int]:
         name = f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with trust.explained("write", str(self)):
+        with trust.store_errors("write", str(self)):
             fd = os.open(name, flags, 0o600, dir_fd=dir_fd)
             _lock(fd, fcntl.LOCK_EX)
         return name, fd
@@ -353,6 +354,6 @@ class Store:
 
 
 def _lock(fd: int, operation: int) -> None:
-    """Lock a file. Only pruning looks at locks; on a file system without them it goes by age alone."""
+    """Lock a file. Only pruning looks at locks. On a file system without them, it goes by age alone."""
     with suppress(OSError):
         fcntl.flock(fd, operation)

@@ -1,8 +1,8 @@
 """Decides which folders and files are trusted. Loading an artifact executes it, so no other user may be able to write.
 
-The rule is checked on the open descriptor, never on a path: the owner is this user or root, and neither group nor
-others may write. Everything inside is then opened relative to that descriptor, without following symbolic links. The
-folders *above* need no check: only this user and root can create a folder that this user owns.
+The rule: the owner is this user or root, and neither the group nor others may write. It is checked on the open
+descriptor, never on a path. Everything inside is then opened relative to that descriptor, without following symbolic
+links. The folders *above* need no check: only this user and root can create a folder that this user owns.
 """
 
 import errno
@@ -63,7 +63,7 @@ def open_folder(name: str, what: str, *, dir_fd: int | None = None, create: bool
         except FileExistsError:
             pass
         except OSError as error:
-            raise explain(error, "make", what) from error
+            raise store_error(error, "create", what) from error
     try:
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def open_folder(name: str, what: str, *, dir_fd: int | None = None, create: bool
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise StoreError(f"{what} is a symbolic link or not a folder", remedy="remove it") from error
-        raise explain(error, "open", what) from error
+        raise store_error(error, "open", what) from error
     try:
         check(os.fstat(fd), what, folder=True)
     except BaseException:
@@ -99,7 +99,7 @@ def open_file(name: str, what: str, *, dir_fd: int) -> int:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StoreError(f"{what} is a symbolic link", remedy="remove it") from error
-        raise explain(error, "open", what) from error
+        raise store_error(error, "open", what) from error
     try:
         check(os.fstat(fd), what, folder=False)
     except BaseException:
@@ -109,16 +109,22 @@ def open_file(name: str, what: str, *, dir_fd: int) -> int:
 
 
 @contextmanager
-def explained(action: str, what: str) -> Iterator[None]:
-    """Turn an OSError in the block into a StoreError with a remedy."""
+def store_errors(action: str, what: str) -> Iterator[None]:
+    """Turn an OSError in the block into a StoreError with a remedy. See `store_error` for the parameters."""
     try:
         yield
     except OSError as error:
-        raise explain(error, action, what) from error
+        raise store_error(error, action, what) from error
 
 
-def explain(error: OSError, action: str, what: str) -> StoreError:
-    """Return the StoreError for a system call that failed on `what`."""
+def store_error(error: OSError, action: str, what: str) -> StoreError:
+    """Return the StoreError for a system call that failed.
+
+    Parameters:
+        error: the failure.
+        action: the verb of the message, as in `cannot write ...`.
+        what: the file or folder, as the message names it.
+    """
     reason = (error.strerror or str(error)).lower()
     if error.errno == errno.EFBIG:
         return StoreError(

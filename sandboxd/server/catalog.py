@@ -220,7 +220,7 @@ class Catalog:
                 cached=guest.cached,
             )
             self._metrics.binding_ready(guest.binding.name, guest.binding.name not in failed)
-            if guest.idle:
+            if not guest.has_start:
                 log.warning("%s (%s)", NO_START, NO_START_REMEDY, extra=fields(binding=guest.binding.name))
         for name in failed:
             self._metrics.binding_ready(name, False)

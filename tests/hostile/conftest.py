@@ -145,7 +145,7 @@ REFUSED: Mapping[str, str] = {
     "many_imports": "12000 imports, at most 10000 are supported",
     "many_locals": "too many locals: locals exceed maximum",
     "giant_table_of_branches": "`br_table` has 7000000 targets, which exceeds the implementation limit",
-    "many_memories": "memories, and a guest may have one",
+    "many_memories": "memories and may have only one",
     "shared_memory": "threads must be enabled for shared memories",
 }
 """Guests that are not loaded, and why, as the log says it."""

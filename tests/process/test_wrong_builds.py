@@ -58,7 +58,7 @@ REFUSED = {
     "wide": (bytes(wasmtime.wat2wasm('(module (memory (export "memory") i64 1))')), "build for wasm32"),
 }
 """What is built, and the remedy."""
-REACTOR = "exports no _start: requests are answered with nothing, as in Dapr (build it as a command, not as a library"
+REACTOR = "exports no _start: replies will be empty, as in Dapr (build it as a command, not as a library"
 
 
 @pytest.fixture(scope="module")

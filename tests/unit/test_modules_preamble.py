@@ -233,4 +233,4 @@ def test_a_huge_count_is_refused_without_looping() -> None:
 
 def test_a_module_with_two_memories_is_refused_and_named() -> None:
     error = refuse('(module (memory 1) (memory 1) (func (export "_start")))')
-    assert error.message == "wasm: error compiling binary: 2 memories, and a guest may have one"
+    assert error.message == "wasm: error compiling binary: the guest has 2 memories and may have only one"

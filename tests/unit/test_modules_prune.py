@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxd.modules import kept
+from sandboxd.modules import download_cache
 from sandboxd.modules.prune import PruneSettings, prune
 from sandboxd.modules.store import Store
 from tests.unit.stores import FP, MODULE, OTHER, files, put
@@ -44,7 +44,7 @@ def test_the_least_recently_used_go_first_until_the_rest_fits(store: Store) -> N
     for number in range(4):
         put(store, bytes([number]) * 100, f"{number}" * 64).close()
         age(store, 400 - 100 * number, f"index/{number}*")
-    kept.keep_module(store, OTHER, b"m" * 100)
+    download_cache.put_module(store, OTHER, b"m" * 100)
     age(store, 250, "modules/*")
     assert prune(store, PruneSettings(max_bytes=250)) == 300
     left = [n for n in range(4) if store.find(f"{n}" * 64, FP) is not None]
@@ -102,21 +102,21 @@ def test_an_artifact_pruned_while_it_is_being_opened_is_not_found(
 def test_kept_downloads_are_checked_and_hold_no_secret(store: Store) -> None:
     url = "https://user:hunter2@example.com/x.wasm?sig=hunter3"
     digest = hashlib.sha256(b"guest").hexdigest()
-    kept.keep_module(store, digest, b"guest")
-    kept.keep_download(store, url, kept.Download(module=digest, etag='"1"'))
-    assert kept.download(store, url) == kept.Download(module=digest, etag='"1"')
-    assert kept.download(store, url + "&x") is None
-    assert kept.module(store, digest, 100) == b"guest"
-    assert kept.module(store, digest, 4) is None
+    download_cache.put_module(store, digest, b"guest")
+    download_cache.put_record(store, url, download_cache.DownloadRecord(module=digest, etag='"1"'))
+    assert download_cache.get_record(store, url) == download_cache.DownloadRecord(module=digest, etag='"1"')
+    assert download_cache.get_record(store, url + "&x") is None
+    assert download_cache.get_module(store, digest, 100) == b"guest"
+    assert download_cache.get_module(store, digest, 4) is None
     for path in Path(store.path).rglob("*"):
         assert "hunter" not in path.name
         assert path.is_dir() or b"hunter" not in path.read_bytes()
     path = Path(store.path, "modules", f"{digest}.wasm")
     for length in range(5):
         path.write_bytes(b"guest"[:length])
-        assert kept.module(store, digest, 100) is None
+        assert download_cache.get_module(store, digest, 100) is None
     record = next(Path(store.path, "downloads").iterdir())
     record.write_text(json.dumps({"module": "../../etc/passwd"}))
-    assert kept.download(store, url) is None
+    assert download_cache.get_record(store, url) is None
     record.write_text("{")
-    assert kept.download(store, url) is None
+    assert download_cache.get_record(store, url) is None

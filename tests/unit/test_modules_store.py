@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sandboxd.limits import EngineSettings
-from sandboxd.modules import fingerprint, kept
+from sandboxd.modules import download_cache, fingerprint
 from sandboxd.modules.artifact import open_verified
 from sandboxd.modules.errors import StoreError
 from sandboxd.modules.fingerprint import Fingerprint
@@ -47,7 +47,7 @@ def test_everything_is_private_even_with_an_open_umask(tmp_path: Path) -> None:
     try:
         store = Store(tmp_path / "cache")
         put(store, b"x")
-        kept.keep_module(store, hashlib.sha256(b"m").hexdigest(), b"m")
+        download_cache.put_module(store, hashlib.sha256(b"m").hexdigest(), b"m")
     finally:
         os.umask(before)
     for path in [Path(store.cache), Path(store.path), *Path(store.path).rglob("*")]:

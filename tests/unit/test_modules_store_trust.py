@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxd.modules import kept, trust
+from sandboxd.modules import download_cache, trust
 from sandboxd.modules.artifact import open_verified
 from sandboxd.modules.errors import StoreError
 from sandboxd.modules.index_key import NAME
@@ -204,7 +204,7 @@ def test_a_full_and_a_read_only_file_system(tmp_path: Path) -> None:
         store = Store(disk)
         put(store, b"small")
         with pytest.raises(StoreError, match="no space left") as caught:
-            kept.keep_module(store, OTHER, os.urandom(200_000))
+            download_cache.put_module(store, OTHER, os.urandom(200_000))
         assert "free space" in caught.value.remedy
         assert not [name for name in files(store) if ".tmp-" in name]
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
@@ -222,7 +222,7 @@ def test_a_full_and_a_read_only_file_system(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG])
 def test_every_failed_call_names_cause_and_remedy(number: int) -> None:
-    error = trust.explain(OSError(number, os.strerror(number)), "write", "the store")
+    error = trust.store_error(OSError(number, os.strerror(number)), "write", "the store")
     assert error.message == f"cannot write the store: {os.strerror(number).lower()}"
     assert error.remedy
 
