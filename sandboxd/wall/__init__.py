@@ -1,7 +1,7 @@
-"""The second wall behind the sandbox: what a process of ours can still do once a guest has escaped into it.
+"""The second wall behind the sandbox: it limits what a process of the server can do once a guest has escaped into it.
 
-Two layers of the kernel's, both by ctypes: seccomp filters (`filters`) and Landlock (`landlock`). Each stands where the
-kernel offers it; `Mode` says what happens where it does not.
+It has two layers, both called by ctypes: seccomp filters (`filters`) and Landlock (`landlock`). Each layer is used if
+the kernel has it; `Mode` says what happens if not.
 """
 
 import os
@@ -15,7 +15,7 @@ from sandboxd.wall import filters, landlock, seccomp
 from sandboxd.wall.bpf import ALLOW, Rule, assemble
 from sandboxd.wall.syscalls import this_machine
 
-__all__ = ["RESOLVER_FILES", "Layer", "Mode", "Reach", "Wall", "WallError", "enclose_broker", "enclose_compiler"]
+__all__ = ["RESOLVER_FILES", "FolderAccess", "Layer", "Mode", "Wall", "WallError", "enclose_broker", "enclose_compiler"]
 
 RESOLVER_FILES: Final = (
     "/etc/gai.conf",
@@ -27,33 +27,34 @@ RESOLVER_FILES: Final = (
     "/sys/devices/system/cpu/online",
 )
 """The files that a name look-up reads."""
+_NO_LANDLOCK: Final = "the kernel has no Landlock, or it is switched off"
 
 
 class Mode(StrEnum):
     """The values of `pool.wall`."""
 
     AUTO = "auto"
-    """Each layer stands where the kernel offers it."""
+    """Each layer is used if the kernel has it."""
     REQUIRED = "required"
-    """Nothing starts where a layer is missing."""
+    """No process starts if a layer is missing."""
     OFF = "off"
-    """No layer stands."""
+    """No layer is used."""
 
 
 class Layer(StrEnum):
-    """One layer of the wall; the label of `sandboxd_worker_wall`."""
+    """The layers of the wall. The values are labels of `sandboxd_worker_wall`."""
 
     SECCOMP = "seccomp"
     LANDLOCK = "landlock"
 
 
 class WallError(Exception):
-    """A layer is required and cannot stand. The text says which, and why."""
+    """A required layer is missing. The message says which, and why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """A folder that workers need for a mount, with all that lies beneath it."""
+class FolderAccess:
+    """Access to a folder and all that lies beneath it, which workers need for a mount."""
 
     path: str
     writable: bool
@@ -63,40 +64,41 @@ class Wall:
     """The wall of one zygote and its workers.
 
     Parameters:
-        mode: see there.
-        folders: what their guests' mounts need.
+        mode: the value of `pool.wall`.
+        folders: the folders that the guests' mounts need.
 
     Raises:
-        WallError: a required layer cannot stand.
+        WallError: a required layer is missing.
         OSError: the kernel refused.
     """
 
-    def __init__(self, mode: Mode, *, folders: Sequence[Reach] = ()) -> None:
+    def __init__(self, mode: Mode, *, folders: Sequence[FolderAccess] = ()) -> None:
         self.missing: dict[Layer, str] = {}
-        """The layers that do not stand, and why."""
+        """The layers that are missing, and why."""
         self._ruleset: int | None = None
-        self._wide = b""
-        self._narrow: seccomp.Prepared | None = None
-        self._template: seccomp.Prepared | None = None
-        self._child: seccomp.Prepared | None = None
+        self._zygote_filter = b""
+        self._worker_filter: seccomp.Filter | None = None
+        self._template_filter: seccomp.Filter | None = None
+        self._child_filter: seccomp.Filter | None = None
         if mode is Mode.OFF:
             self.missing = dict.fromkeys(Layer, "pool.wall is off")
             return
         machine = this_machine()
         if machine is None:
-            self.missing[Layer.SECCOMP] = f"no filter is known for {os.uname().machine}"
+            self.missing[Layer.SECCOMP] = f"there is no filter for {os.uname().machine}"
         elif not seccomp.available():
-            self.missing[Layer.SECCOMP] = "the kernel takes no seccomp filters"
+            self.missing[Layer.SECCOMP] = "the kernel has no seccomp filters"
         else:
             writing = any(folder.writable for folder in folders)
-            self._wide = assemble(machine, filters.zygote(files=bool(folders), writing=writing), filters.DEFAULT)
-            narrow = assemble(machine, filters.worker(writing=writing), ALLOW)
-            pid_at = narrow.index(struct.pack("=I", filters.PID_TO_COME))
-            self._narrow = seccomp.Prepared(narrow, pid_at)
-            self._template = seccomp.Prepared(assemble(machine, filters.template(writing=writing), ALLOW))
-            self._child = seccomp.Prepared(assemble(machine, filters.template_child(), ALLOW))
+            rules = filters.zygote(files=bool(folders), writing=writing)
+            self._zygote_filter = assemble(machine, rules, filters.DEFAULT)
+            worker = assemble(machine, filters.worker(writing=writing), ALLOW)
+            pid_at = worker.index(struct.pack("=I", filters.PID_PLACEHOLDER))
+            self._worker_filter = seccomp.Filter(worker, pid_at)
+            self._template_filter = seccomp.Filter(assemble(machine, filters.template(writing=writing), ALLOW))
+            self._child_filter = seccomp.Filter(assemble(machine, filters.template_child(), ALLOW))
         if landlock.abi() == 0:
-            self.missing[Layer.LANDLOCK] = "the kernel has no Landlock, or it is switched off"
+            self.missing[Layer.LANDLOCK] = _NO_LANDLOCK
         else:
             self._ruleset = landlock.ruleset(
                 [folder.path for folder in folders if not folder.writable],
@@ -108,42 +110,42 @@ class Wall:
         return f"<Wall {' '.join(layer for layer in Layer if layer not in self.missing) or 'none'}>"
 
     def enclose_zygote(self) -> None:
-        """Put the wide filter around this process. Everything it maps as code must be mapped, all it reads open.
+        """Put the zygote's filter around this process. All its code must be mapped already, and all its files open.
 
         Raises:
             OSError: the kernel refused.
         """
-        if self._wide:
-            seccomp.install(self._wide)
+        if self._zygote_filter:
+            seccomp.install(self._zygote_filter)
 
     def enclose_worker(self) -> None:
-        """Narrow what the zygote may to what a worker may. Called in the worker, as the last step before its work.
+        """Narrow the zygote's rights to those of a worker. The worker calls it, last before its work.
 
         Raises:
             OSError: the kernel refused. The worker must not run then.
         """
         self._restrict()
-        if self._narrow is not None:
-            self._narrow.install()
+        if self._worker_filter is not None:
+            self._worker_filter.install()
 
     def enclose_template(self) -> None:
-        """Narrow what the zygote may to what a template may. Called in the template, before it runs guest code.
+        """Narrow the zygote's rights to those of a template. The template calls it, before it runs guest code.
 
         Raises:
             OSError: the kernel refused. The template must not run then.
         """
         self._restrict()
-        if self._template is not None:
-            self._template.install()
+        if self._template_filter is not None:
+            self._template_filter.install()
 
     def enclose_template_child(self) -> None:
-        """Narrow what a template may to what a worker may. Called in a template's child, before its guest goes on.
+        """Narrow a template's rights to those of a worker. The template's child calls it, before its guest goes on.
 
         Raises:
             OSError: the kernel refused. The child must not run then.
         """
-        if self._child is not None:
-            self._child.install()
+        if self._child_filter is not None:
+            self._child_filter.install()
 
     def _restrict(self) -> None:
         if self._ruleset is not None:
@@ -155,7 +157,7 @@ def enclose_compiler(mode: Mode) -> None:
     """Put the compiler's wall around this process: no file, no socket, no other program.
 
     Raises:
-        WallError: a required layer cannot stand.
+        WallError: a required layer is missing.
         OSError: the kernel refused.
     """
     if mode is not Mode.OFF:
@@ -163,13 +165,13 @@ def enclose_compiler(mode: Mode) -> None:
 
 
 def enclose_broker(mode: Mode) -> dict[Layer, str]:
-    """Put the egress broker's wall around this process: it connects, and reads the files of the resolver.
+    """Put the egress broker's wall around this process: connections and the resolver's files, and nothing else.
 
     Returns:
-        the layers that do not stand, and why.
+        the layers that are missing, and why.
 
     Raises:
-        WallError: a required layer cannot stand.
+        WallError: a required layer is missing.
         OSError: the kernel refused.
     """
     return _enclose(mode, filters.BROKER, RESOLVER_FILES, connect=True)
@@ -184,10 +186,10 @@ def _enclose(
         landlock.restrict(ruleset)
         os.close(ruleset)
     else:
-        missing[Layer.LANDLOCK] = "the kernel has no Landlock, or it is switched off"
+        missing[Layer.LANDLOCK] = _NO_LANDLOCK
     machine = this_machine()
     if machine is None or not seccomp.available():
-        missing[Layer.SECCOMP] = "the kernel takes no seccomp filters for this machine"
+        missing[Layer.SECCOMP] = "the kernel has no seccomp filters for this machine"
     else:
         seccomp.install(assemble(machine, rules, filters.DEFAULT))
     _refuse_missing(mode, missing)

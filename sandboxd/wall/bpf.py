@@ -28,7 +28,7 @@ _NUMBER_AT: Final = 0
 _ARCH_AT: Final = 4
 _ARGUMENTS_AT: Final = 16
 _X32_BIT: Final = 0x40000000
-"""System calls of the x32 ABI have this bit; no process of ours makes any."""
+"""The bit of system calls of the x32 ABI. No process of the server makes any."""
 _MAX_INSTRUCTIONS: Final = 4096
 """BPF_MAXINSNS."""
 
@@ -47,9 +47,9 @@ class Check:
     """One condition on an argument: `argument & mask == value`.
 
     Parameters:
-        argument: its position, 0 to 5.
+        argument: the argument's position, 0 to 5.
         value: 64 bits.
-        mask: 64 bits; the default compares the low half, which is all of an `int`.
+        mask: 64 bits. The default compares the low half, which is all of an `int`.
     """
 
     argument: int
@@ -66,10 +66,10 @@ class Rule:
     """The answer to one system call.
 
     Parameters:
-        name: the call's, as in `sandboxd.wall.syscalls`. A machine without it needs no rule.
-        action: the answer, if any of the alternatives holds or there is none.
+        name: the call's name in `sandboxd.wall.syscalls`. A machine without the call needs no rule.
+        action: the answer if one of the alternatives holds, or if there are none.
         alternatives: each is a conjunction of checks.
-        otherwise: the answer where none of the alternatives holds.
+        otherwise: the answer if none of the alternatives holds.
     """
 
     name: str
@@ -82,7 +82,7 @@ def assemble(machine: Machine, rules: Iterable[Rule], default: int) -> bytes:
     """Return the filter as an array of `struct sock_filter`.
 
     Parameters:
-        machine: whose numbers are used. A call of another architecture ends the process.
+        machine: the machine for which the filter is. A call of another architecture ends the process.
         rules: at most one for each call.
         default: the action for a call without a rule.
 
@@ -113,7 +113,7 @@ def assemble(machine: Machine, rules: Iterable[Rule], default: int) -> bytes:
 
 
 def _block(rule: Rule) -> list[Instruction]:
-    """Return the part that answers one call. Nothing runs on behind it, so it may load arguments over the number."""
+    """Return the part that answers one call. It always returns, so it may overwrite the loaded number."""
     block: list[Instruction] = []
     for alternative in rule.alternatives:
         block += _conjunction(alternative, rule.action)
@@ -135,7 +135,7 @@ def _conjunction(checks: Sequence[Check], action: int) -> list[Instruction]:
     ]
     code: list[Instruction] = [instruction for part in parts for instruction in part]
     code.append((_RETURN, 0, 0, action))
-    # A comparison that fails leaves the conjunction: it jumps behind its last instruction.
+    # A comparison that fails jumps behind the last instruction of the conjunction.
     return [
         (kind, 0, len(code) - place - 1, constant) if kind == _EQUAL else (kind, yes, no, constant)
         for place, (kind, yes, no, constant) in enumerate(code)

@@ -1,4 +1,4 @@
-"""Ways in which a process confines itself, for good: prctl(2), resource limits, and a short environment."""
+"""Functions by which a process confines itself, for good: prctl(2), resource limits, and a short environment."""
 
 import ctypes
 import os
@@ -13,7 +13,7 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
 prctl: Final = ctypes.CDLL(None, use_errno=True).prctl
-"""prctl(2) with whole numbers. All share this object: each further one may be a page that a fork has to copy."""
+"""prctl(2) with whole numbers. All callers share this object: a further one may be a page that a fork has to copy."""
 prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 prctl.restype = ctypes.c_int
 
@@ -24,7 +24,7 @@ def _prctl(option: int, value: int, name: str) -> None:
 
 
 def forbid_new_privileges() -> None:
-    """Set `no_new_privs`: no exec from here on gains rights. Inherited by every child.
+    """Set `no_new_privs`: no later exec gains privileges. Every child inherits it.
 
     Raises:
         OSError: the kernel refused.
@@ -42,7 +42,7 @@ def forbid_tracing() -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every process below this one that loses its own.
+    """Become the parent of every descendant that loses its own parent.
 
     Raises:
         OSError: the kernel refused.
@@ -54,13 +54,13 @@ def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent dies, and end it if the parent is dead already.
 
     Parameters:
-        parent: the parent's process id, as the parent told it.
+        parent: the parent's process id. The parent has passed it.
 
     Raises:
         OSError: the kernel refused.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "PR_SET_PDEATHSIG")
-    if os.getppid() != parent:  # it died before prctl took effect
+    if os.getppid() != parent:  # the parent died before prctl took effect
         os._exit(1)
 
 
@@ -69,6 +69,7 @@ def lower_limit(what: int, value: int) -> None:
 
     Parameters:
         what: resource.RLIMIT_...
+        value: the limit, in the resource's unit.
 
     Raises:
         OSError, ValueError: the kernel refused.
@@ -85,8 +86,8 @@ def kept_environment(
     """Return the part of an environment that a confined process gets: no API token, no secret of a component.
 
     Parameters:
-        environ: the server's.
-        names: variables to keep.
-        prefixes: what the names of further ones begin with.
+        environ: the server's environment.
+        names: the variables to keep.
+        prefixes: variables whose names begin with one of these are kept, too.
     """
     return {name: value for name, value in environ.items() if name in names or name.startswith(prefixes)}

@@ -1,7 +1,7 @@
-"""The filters of the zygote, of workers, of the compiler and of the egress broker: which system calls each may make.
+"""The system calls that the zygote, workers, templates, the compiler and the egress broker may make.
 
-A call that nobody here makes fails with EPERM, so that a new libc or Python costs a warning and not a server. A call
-that only a hostile process makes ends the process. The lists come from tracing: tests/escape traces them anew.
+A call that none of them makes fails with EPERM, so that a new libc or Python costs a warning and not a server. A call
+that only a hostile process makes ends the process. The lists come from tracing; tests/escape traces them again.
 """
 
 import errno
@@ -12,15 +12,15 @@ from sandboxd.wall.bpf import ALLOW, KILL, WHOLE, Check, Rule, refuse
 _EPERM: Final = refuse(errno.EPERM)
 
 DEFAULT: Final = _EPERM
-"""What a call without a rule gets from the filters of the zygote, the compiler and the egress broker."""
+"""The answer to a call without a rule, in the filters of the zygote, the compiler and the egress broker."""
 
-PID_TO_COME: Final = 0x7FFFFFF1
+PID_PLACEHOLDER: Final = 0x7FFFFFF1
 """Stands in the worker's filter for the worker's own process id, which is known only after the fork."""
 
 _PROT_EXEC: Final = 4
 _CLONE_THREAD: Final = 0x00010000
 FORK_FLAGS: Final = 0x00008000 | 0x00200000 | 0x01000000 | 17
-"""CLONE_PARENT, CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID and SIGCHLD: how a template forks, and nothing else."""
+"""CLONE_PARENT, CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID and SIGCHLD: the flags with which a template forks."""
 _PR_SET_SECCOMP: Final = 22
 _CLONE_NEW: Final = 0x7E020000 | 0x80
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWTIME."""
@@ -66,13 +66,13 @@ _WRITING_FILES: Final = """
     fallocate fdatasync fsync ftruncate linkat mkdirat pwritev pwritev2 renameat renameat2 symlinkat unlinkat utimensat
 """.split()  # noqa: SIM905 -- a table of words
 
-_BEFORE_THE_WORKER: Final = """
+_SETTING_UP: Final = """
     ftruncate kill landlock_add_rule landlock_create_ruleset landlock_restrict_self memfd_create pidfd_open
     pidfd_send_signal prctl sched_setscheduler seccomp setgroups setpgid setresgid setresuid tkill wait4 waitid
 """.split()  # noqa: SIM905 -- a table of words
-"""The zygote makes these, and a worker until it is walled in; a worker makes none of them later."""
+"""The calls that the zygote makes, and a worker only while it sets itself up."""
 
-_PAIRS: Final = Rule("socketpair", ALLOW, ((Check(0, _AF_UNIX),),), otherwise=_EPERM)
+_SOCKETPAIR: Final = Rule("socketpair", ALLOW, ((Check(0, _AF_UNIX),),), otherwise=_EPERM)
 _THREADS: Final = Rule("clone", ALLOW, ((Check(0, _CLONE_THREAD, _CLONE_THREAD),),), otherwise=_EPERM)
 _NO_NEW_CODE: Final = tuple(
     Rule(name, ALLOW, ((Check(2, 0, _PROT_EXEC),),), otherwise=_EPERM) for name in ("mmap", "mprotect")
@@ -80,35 +80,35 @@ _NO_NEW_CODE: Final = tuple(
 _COMMON: Final = (
     *(Rule(name, KILL) for name in _HOSTILE),
     *(Rule(name) for name in (*_COMPUTING, *_DESCRIPTORS)),
-    # glibc falls back to clone, whose flags a filter can see; those of clone3 lie in memory.
+    # glibc falls back to clone, whose flags a filter can see. Those of clone3 are in memory.
     Rule("clone3", refuse(errno.ENOSYS)),
     Rule("fcntl", ALLOW, tuple((Check(1, command),) for command in _FCNTL), otherwise=_EPERM),
     Rule("ioctl", ALLOW, ((Check(1, _FIONBIO),), (Check(1, _FIONREAD),)), otherwise=_EPERM),
 )
 
 ZYGOTE: Final = (
-    # Everything is deserialised before the filter stands. From then on no memory becomes executable.
+    # All artifacts are deserialised before the filter is installed. From then on, no memory becomes executable.
     *_NO_NEW_CODE,
     *_COMMON,
-    *(Rule(name) for name in _BEFORE_THE_WORKER),
+    *(Rule(name) for name in _SETTING_UP),
     Rule("clone", ALLOW, ((Check(0, 0, _CLONE_NEW),),), otherwise=KILL),
     Rule("fork"),
     Rule("openat", ALLOW, ((Check(2, 0, _WRITING),),), otherwise=_EPERM),
     Rule("prlimit64"),
-    _PAIRS,
+    _SOCKETPAIR,
     Rule("tgkill"),
 )
-"""For the zygote once it has loaded everything, and so for every worker. Calls without a rule get DEFAULT."""
+"""For the zygote once it has loaded everything. Workers inherit it. Calls without a rule get DEFAULT."""
 
 
 def zygote(*, files: bool, writing: bool) -> tuple[Rule, ...]:
     """Return ZYGOTE, with the calls that mounts of its workers' guests need.
 
-    A filter cannot see what openat2 opens, and for what: its arguments lie in memory. Landlock bounds that.
+    A filter cannot see what openat2 opens, nor for what: its arguments are in memory. Landlock bounds that.
 
     Parameters:
         files: whether there are mounts.
-        writing: whether any of them can be written to.
+        writing: whether any of them is writable.
     """
     names = (*(_READING_FILES if files else ()), *(_WRITING_FILES if writing else ()))
     known = {rule.name for rule in ZYGOTE}
@@ -116,29 +116,30 @@ def zygote(*, files: bool, writing: bool) -> tuple[Rule, ...]:
 
 
 def worker(*, writing: bool = False) -> tuple[Rule, ...]:
-    """Return what a worker may not do although the zygote may. Calls without a rule are left to the zygote's filter.
+    """Return the rules that deny a worker what the zygote may do. The zygote's filter covers all other calls.
 
     Parameters:
-        writing: whether its guests have mounts that can be written to.
+        writing: whether its guests have writable mounts.
     """
     return (
-        *_closed(writing=writing),
+        *_denied_to_guests(writing=writing),
         Rule("prctl", _EPERM),
         _THREADS,
         # The handler of fatal signals and abort() raise them anew.
-        Rule("tgkill", ALLOW, ((Check(0, PID_TO_COME),),), otherwise=_EPERM),
+        Rule("tgkill", ALLOW, ((Check(0, PID_PLACEHOLDER),),), otherwise=_EPERM),
     )
 
 
 def template(*, writing: bool = False) -> tuple[Rule, ...]:
-    """Return what a template may not do although the zygote may: as a worker, but it forks, and its children narrow
-    their filters.
+    """Return the rules that deny a template what the zygote may do.
+
+    They are those of a worker, except that a template may fork, and that its children may narrow their filters.
 
     Parameters:
-        writing: whether its guests have mounts that can be written to.
+        writing: whether its guest has writable mounts.
     """
     return (
-        *_closed(writing=writing),
+        *_denied_to_guests(writing=writing),
         Rule("prctl", ALLOW, ((Check(0, _PR_SET_SECCOMP),),), otherwise=_EPERM),
         Rule(
             "clone",
@@ -146,26 +147,26 @@ def template(*, writing: bool = False) -> tuple[Rule, ...]:
             ((Check(0, _CLONE_THREAD, _CLONE_THREAD),), (Check(0, FORK_FLAGS, WHOLE), Check(1, 0, WHOLE))),
             otherwise=_EPERM,
         ),
-        # Its children have this filter too, and other process ids. Without the call, abort() ends them by a fault.
+        # Its children have this filter, too, but other process ids. Without the call, abort() ends them by a fault.
         Rule("tgkill", _EPERM),
     )
 
 
 def template_child() -> tuple[Rule, ...]:
-    """Return what a child of a template may not do although the template may. The rest is the template's filter's."""
+    """Return the rules that deny a template's child what the template may do."""
     return (Rule("prctl", _EPERM), _THREADS)
 
 
-def _closed(*, writing: bool) -> tuple[Rule, ...]:
-    """Return what workers and templates alike may not do although the zygote may."""
+def _denied_to_guests(*, writing: bool) -> tuple[Rule, ...]:
+    """Return the rules that deny every process with a guest, worker or template, what the zygote may do."""
     names = (
-        *(name for name in _BEFORE_THE_WORKER if name != "prctl" and not (writing and name == "ftruncate")),
+        *(name for name in _SETTING_UP if name != "prctl" and not (writing and name == "ftruncate")),
         "fork",
         "openat",
     )
     return (
         *(Rule(name, _EPERM) for name in names),
-        # Its own processor time is moved on while it works; a limit is read with a null pointer.
+        # A worker raises the limit of its own CPU time while it works. A limit is read with a null pointer.
         Rule(
             "prlimit64",
             ALLOW,
@@ -187,10 +188,10 @@ COMPILER: Final = (
 BROKER: Final = (
     *_NO_NEW_CODE,
     *_COMMON,
-    _PAIRS,
+    _SOCKETPAIR,
     _THREADS,
     Rule("connect"),
-    # The files of the system's resolver; Landlock says which.
+    # For the resolver's files. Landlock allows no others.
     Rule("openat", ALLOW, ((Check(2, 0, _WRITING),),), otherwise=_EPERM),
     Rule("prlimit64", ALLOW, ((Check(0, 0), Check(2, 0, WHOLE)),), otherwise=_EPERM),
     Rule(
@@ -208,4 +209,4 @@ BROKER: Final = (
         otherwise=_EPERM,
     ),
 )
-"""For the egress broker: names and connections, and nothing else. Calls without a rule get DEFAULT."""
+"""For the egress broker: name look-ups, connections, and nothing else. Calls without a rule get DEFAULT."""

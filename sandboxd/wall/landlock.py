@@ -1,4 +1,4 @@
-"""Restricts this process by Landlock: no file, no TCP port, no signal and no abstract socket beyond what is listed.
+"""Restricts this process by Landlock to listed files, with no TCP ports, signals or abstract sockets beyond its domain.
 
 Source: landlock(7); Linux, include/uapi/linux/landlock.h.
 """
@@ -23,7 +23,7 @@ _CHANGE: Final = 1 << 1 | 1 << 4 | 1 << 5 | 1 << 7 | 1 << 8 | 1 << 12 | 1 << 13 
 """WRITE_FILE, REMOVE_DIR, REMOVE_FILE, MAKE_DIR, MAKE_REG, MAKE_SYM, REFER, TRUNCATE: no devices, pipes or sockets."""
 
 _FILE_RIGHTS_BY_ABI: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16, 6: 16}
-"""The number of rights that an ABI knows; each newer one adds bits at the top (REFER, TRUNCATE, IOCTL_DEV)."""
+"""The number of file rights of each ABI. Newer ABIs add bits at the top (REFER, TRUNCATE, IOCTL_DEV)."""
 _NEWEST: Final = 6
 _NET_BIND: Final = 1 << 0
 _NET_CONNECT: Final = 1 << 1
@@ -36,20 +36,21 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def abi() -> int:
-    """Return the version of Landlock the kernel offers, from 1; 0 where it has none or it is switched off."""
+    """Return the kernel's version of Landlock, from 1; 0 if it has none or it is switched off."""
     return max(0, int(_libc.syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)))
 
 
 def ruleset(readable: Iterable[str] = (), *, writable: Iterable[str] = (), connect: bool = False) -> int:
-    """Return a descriptor of a new set of rules that allows what is listed and nothing else, as far as the ABI goes.
+    """Return a descriptor of a new ruleset that allows only what is listed, as far as the kernel's ABI can.
 
     Parameters:
         readable: files and folders that may be read. Those that do not exist are left out.
-        writable: folders in and beneath which files may be read, written, made, moved and removed. Likewise.
+        writable: folders in and beneath which files may be read, written, created, moved and removed. Those that do
+            not exist are left out.
         connect: whether TCP connections may be opened.
 
     Raises:
-        OSError: the kernel refused; ENOSYS or EOPNOTSUPP where it has no Landlock.
+        OSError: the kernel refused. ENOSYS or EOPNOTSUPP means that it has no Landlock.
     """
     version = min(abi(), _NEWEST)
     files = (1 << _FILE_RIGHTS_BY_ABI.get(version, 13)) - 1
@@ -57,7 +58,7 @@ def ruleset(readable: Iterable[str] = (), *, writable: Iterable[str] = (), conne
     if version >= _NET_SINCE:
         net = _NET_BIND if connect else _NET_BIND | _NET_CONNECT
     scopes = _SCOPES if version >= _SCOPES_SINCE else 0
-    # Older kernels know a shorter structure and refuse a longer one only if the rest is not zero.
+    # Older kernels have a shorter structure. They refuse a longer one only if the rest of it is not zero.
     attributes = struct.pack("=QQQ", files, net, scopes)
     descriptor = _check(_libc.syscall(_CREATE_RULESET, attributes, len(attributes), 0), "create_ruleset")
     try:
@@ -72,7 +73,7 @@ def ruleset(readable: Iterable[str] = (), *, writable: Iterable[str] = (), conne
 
 
 def restrict(descriptor: int) -> None:
-    """Apply a set of rules to the calling thread and to all that it forks or starts, for good.
+    """Apply a ruleset to the calling thread, and to all that it forks or starts, for good.
 
     The process must have given up gaining privileges (`no_new_privs`), or be privileged.
 

@@ -18,15 +18,15 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-class Prepared:
-    """A filter whose memory is laid out before the fork, so that a worker installs it with the fewest new pages.
+class Filter:
+    """A filter whose memory is laid out before the fork, so that a worker touches few new pages to install it.
 
-    A page that a forked process touches first costs it a fault of some microseconds, and ctypes touches dozens when it
-    makes a type, a buffer and a structure.
+    A page that a forked process touches for the first time costs a fault of some microseconds. ctypes touches dozens of
+    pages when it makes a type, a buffer and a structure.
 
     Parameters:
         program: from `sandboxd.wall.bpf.assemble`.
-        pid_at: the place of a process id in it, which `install` fills in; None if there is none.
+        pid_at: the offset of a process id in the program, which `install` fills in; None if there is none.
     """
 
     __slots__ = ("_address", "_buffer", "_loaded", "_pid_at")
@@ -38,10 +38,10 @@ class Prepared:
         self._pid_at = pid_at
 
     def __repr__(self) -> str:
-        return f"<Prepared filter of {self._loaded.length} instructions>"
+        return f"<Filter of {self._loaded.length} instructions>"
 
     def install(self) -> None:
-        """See the function `install`.
+        """Install the filter in this process. See the function `install`.
 
         Raises:
             OSError: the kernel refused.
@@ -54,14 +54,14 @@ class Prepared:
 
 
 def available() -> bool:
-    """Return whether the kernel takes filters. Source: prctl(2): with a null program it answers EFAULT if it does."""
+    """Return whether the kernel has seccomp filters. Source: prctl(2). With a null program it answers EFAULT then."""
     return prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EFAULT
 
 
 def install(program: bytes) -> None:
-    """Put one more filter before every system call of the calling thread and of all that it forks or starts.
+    """Add a filter for every system call of the calling thread, and of all that it forks or starts.
 
-    Of several filters the strictest answer counts. The process must have given up gaining privileges
+    Of several filters, the strictest answer counts. The process must have given up gaining privileges
     (`no_new_privs`), or be privileged.
 
     Parameters:
@@ -70,4 +70,4 @@ def install(program: bytes) -> None:
     Raises:
         OSError: the kernel refused.
     """
-    Prepared(program).install()
+    Filter(program).install()

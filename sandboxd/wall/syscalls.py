@@ -1,4 +1,4 @@
-"""System call numbers of the machines the wall knows.
+"""The numbers of system calls on the machines for which there are filters.
 
 Source: Linux, arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h (aarch64).
 """
@@ -181,11 +181,11 @@ _NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One kind of processor.
+    """A processor architecture.
 
     Parameters:
-        audit_arch: what `seccomp_data.arch` is for its native calls.
-        numbers: name of a system call -> its number.
+        audit_arch: `seccomp_data.arch` of its native calls.
+        numbers: the numbers of its system calls, by their names.
     """
 
     audit_arch: int
@@ -199,5 +199,5 @@ _MACHINES: Final = {"x86_64": X86_64, "aarch64": AARCH64}
 
 
 def this_machine() -> Machine | None:
-    """Return the machine that this process runs on; None if the wall does not know it."""
+    """Return the machine on which this process runs; None if there are no filters for it."""
     return _MACHINES.get(platform.machine())

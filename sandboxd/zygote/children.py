@@ -30,27 +30,26 @@ class Child:
 class Ends:
     """The descriptors of a new process: those that go to the front, and those that are its own."""
 
-    ours: socket.socket
-    """The front's end of its socket."""
-    theirs: socket.socket
+    front: socket.socket
+    """The front's end of the process's channel."""
+    own: socket.socket
+    """The process's end of it."""
     page: int
     """The status page, which both have."""
-    broker_ours: socket.socket | None
-    """The egress broker's end of its socket pair."""
-    broker_theirs: socket.socket | None
+    broker: socket.socket | None
+    """The egress broker's end of the process's socket pair."""
+    own_broker: socket.socket | None
+    """The process's end of it."""
 
-    def for_front(self) -> list[int]:
-        """Return what goes to the front before the pidfd, and after it."""
-        return [self.ours.fileno(), self.page]
+    def for_front(self, pidfd: int) -> list[int]:
+        """Return the descriptors that go to the front, in the order of `sandboxd.wire.messages.Spawned`."""
+        broker = [] if self.broker is None else [self.broker.fileno()]
+        return [self.front.fileno(), self.page, pidfd, *broker]
 
-    def for_broker(self) -> list[int]:
-        """Return what goes to the front after the pidfd."""
-        return [] if self.broker_ours is None else [self.broker_ours.fileno()]
-
-    def of_process(self) -> list[int]:
-        """Return the process's own."""
-        broker = [] if self.broker_theirs is None else [self.broker_theirs.fileno()]
-        return [self.theirs.fileno(), self.page, *broker]
+    def for_process(self) -> list[int]:
+        """Return the process's own descriptors, in the order of `sandboxd.wire.messages.Fork`."""
+        broker = [] if self.own_broker is None else [self.own_broker.fileno()]
+        return [self.own.fileno(), self.page, *broker]
 
 
 def make_ends(stack: contextlib.ExitStack, *, brokered: bool) -> Ends:
@@ -58,25 +57,25 @@ def make_ends(stack: contextlib.ExitStack, *, brokered: bool) -> Ends:
 
     Parameters:
         stack: closes them in this process.
-        brokered: whether there is a socket pair for the egress broker.
+        brokered: whether there is a socket pair to the egress broker.
 
     Raises:
         OSError: no descriptor is free.
     """
-    ours, theirs = socket.socketpair()
-    stack.callback(ours.close)
-    stack.callback(theirs.close)
+    front, own = socket.socketpair()
+    stack.callback(front.close)
+    stack.callback(own.close)
     page = os.memfd_create("sandboxd-status", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     stack.callback(os.close, page)
     os.ftruncate(page, PAGE_BYTES)
-    # A worker could otherwise cut the page off, and the front would die of SIGBUS at its next look.
+    # A worker could otherwise truncate the page, and the front would die of SIGBUS when it reads it.
     fcntl.fcntl(page, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-    broker_ours = broker_theirs = None
+    broker = own_broker = None
     if brokered:
-        broker_ours, broker_theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        stack.callback(broker_ours.close)
-        stack.callback(broker_theirs.close)
-    return Ends(ours, theirs, page, broker_ours, broker_theirs)
+        broker, own_broker = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.callback(broker.close)
+        stack.callback(own_broker.close)
+    return Ends(front, own, page, broker, own_broker)
 
 
 def open_pidfd(pid: int) -> int:

@@ -1,4 +1,4 @@
-"""The front's client of the zygote: starts it, requests workers, and is told of their ends."""
+"""The front's client of the zygote: starts it, requests workers, and reports their ends."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ log = logging.getLogger("sandboxd.worker")
 RECEIVE_BYTES = 1 << 16
 MAX_FDS = 48
 FDS_PER_WORKER = (3, 4)
-"""Without and with the broker's end of a worker's socket pair."""
+"""The numbers of descriptors that come with a worker: without, and with, the broker's end of its socket pair."""
 
 
 class ZygoteError(SandboxdError):
@@ -51,7 +51,7 @@ class ZygoteEvents(Protocol):
     ) -> None:
         """A worker was forked. The callee owns the sockets and both descriptors.
 
-        `broker` is the end of the worker's socket pair that is for the egress broker, if there is one.
+        `broker` is the egress broker's end of the worker's socket pair, if there is one.
         """
 
     def on_spawn_failed(self, serial: int, detail: str) -> None:
@@ -100,11 +100,12 @@ class ZygoteClient:
         """Start the process and have it load the guests.
 
         Parameters:
-            load: what it loads.
+            load: the engine's settings and the guests.
             timeout_s: the time after which the process is killed.
 
         Raises:
             ZygoteError: the process died, refused the engine settings or did not answer in time.
+            ConfigError: a setting is at fault.
         """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
@@ -137,14 +138,17 @@ class ZygoteClient:
         except TimeoutError:
             self.end()
             raise ZygoteError(
-                f"the zygote did not load the guests within {timeout_s:g} s and was killed{await self._errors.told()}",
-                remedy="raise pool.loadTimeout if the machine is slow; otherwise look at what the zygote waits for",
+                f"the zygote did not load the guests within {timeout_s:g} s and was killed"
+                f"{await self._errors.await_last_words()}",
+                remedy="raise pool.loadTimeout if the machine is slow; otherwise find out what the zygote waits for",
             ) from None
         except OSError as error:
-            text = f"the zygote died before it had read what to load: {error}{await self._errors.told()}"
-            raise ZygoteError(text) from error
+            words = await self._errors.await_last_words()
+            raise ZygoteError(f"the zygote died before it had read which guests to load: {error}{words}") from error
         except _DiedError as error:
-            raise ZygoteError(f"the zygote died while loading ({error}){await self._errors.told()}") from None
+            raise ZygoteError(
+                f"the zygote died while loading ({error}){await self._errors.await_last_words()}"
+            ) from None
         finally:
             self._loaded = None
 
@@ -198,15 +202,15 @@ class ZygoteClient:
         except OSError:
             sent = 0
         if sent != len(data):
-            # Frames are a few bytes and the zygote reads them at once: if the socket is full, it has died or hangs.
+            # Frames are short, and the zygote reads them at once. If the socket is full, it has died or hangs.
             asyncio.get_running_loop().call_soon(self._lose)
 
     def _on_readable(self) -> None:
         assert self._socket is not None
         try:
             data, fds, flags, _ = socket.recv_fds(self._socket, RECEIVE_BYTES, MAX_FDS)
-            # unix(7): a read ends after a message with descriptors, so these belong to one worker. Descriptors that
-            # this process has no free slot for are lost; MSG_CTRUNC is the only sign of them.
+            # unix(7): a read ends after a message with descriptors, so these belong to one worker. Descriptors for
+            # which this process has no free slot are lost. MSG_CTRUNC is the only sign of that.
             if fds or flags & socket.MSG_CTRUNC:
                 self._arrived.append(fds)
             messages = self._decoder.feed(data) if data else None

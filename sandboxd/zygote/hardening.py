@@ -1,8 +1,8 @@
-"""The confinement of the zygote and its workers: what they give up before they touch a guest.
+"""The confinement of the zygote and its workers: the rights that they give up before they run a guest.
 
 A guest is contained by WebAssembly and by the limits of its binding. This is defence in depth: it limits what a
-compromised worker can do. The filters of system calls and Landlock are `sandboxd.wall`'s; limits of resources, the
-user and the environment are here.
+compromised worker can do. The filters of system calls and Landlock are in `sandboxd.wall`. Resource limits, the user
+and the environment are here.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from sandboxd.wall import Mode, Reach, Wall
+from sandboxd.wall import FolderAccess, Mode, Wall
 from sandboxd.wall.confinement import forbid_tracing, kept_environment, lower_limit
 from sandboxd.wire.messages import Confinement, Load
 
 _COPIES: Final = 8
-"""The number of copies of a guest's output that a worker may hold at once: growing, whole, packed and framed."""
+"""The most copies of a guest's output that a worker holds at once: growing, whole, packed and framed."""
 _SPARE_DESCRIPTORS: Final = 128
 """Descriptors beside a worker's connections: for name look-ups, certificate files and its event loop."""
 
@@ -40,14 +40,14 @@ def environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerConfinement:
-    """What a worker gives up. The zygote computes it once, after it has loaded the guests."""
+    """The confinement of workers. The zygote computes it once, after it has loaded the guests."""
 
     highest: int
     """The highest descriptor that was open when the guests were loaded."""
     descriptors: int
     """The number of descriptors that a worker may open beside those that it has when it is forked."""
     address_space: int
-    """Bytes, those that a worker has when it is forked included."""
+    """The most bytes of address space, including those that a worker has when it is forked."""
     writes_files: bool
     """Whether guests of the worker have mounts that they can write to."""
     confinement: Confinement
@@ -55,20 +55,20 @@ class WorkerConfinement:
 
 
 def confine_zygote(load: Load) -> WorkerConfinement:
-    """Give up, in a zygote that has loaded its guests, what no worker is to inherit.
+    """Give up, in a zygote that has loaded its guests, the rights that no worker may inherit.
 
     Parameters:
-        load: the message by which the zygote was told what to load.
+        load: the message that named the guests.
 
     Returns:
-        what each worker has still to give up, for `confine_worker`.
+        the rights that each worker still has to give up, for `confine_worker`.
 
     Raises:
         OSError, ValueError: the kernel refused. No worker must run then.
-        WallError: a layer of the wall is required and cannot stand.
+        WallError: a required layer of the wall is missing.
     """
-    # Guests compute. Under SCHED_BATCH (sched(7)) a worker that wakes does not preempt the front, for which it would
-    # wait in the end. The change needs no privilege. Where a sandbox around the server forbids it, workers are only
+    # Guests compute. Under SCHED_BATCH (sched(7)), a worker that wakes does not preempt the front, for which it would
+    # have to wait anyway. The change needs no privilege. If a sandbox around the server forbids it, workers are only
     # slower. A policy that an operator has chosen stays.
     with contextlib.suppress(OSError):
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
@@ -80,11 +80,11 @@ def confine_zygote(load: Load) -> WorkerConfinement:
     os.dup2(null, 1)
     os.close(null)
     lower_limit(resource.RLIMIT_CORE, 0)
-    # Left at what an interpreter does by default, so that the limit of processor time ends the process.
+    # The default action, so that the limit of CPU time ends the process.
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     mounts = [mount for guest in load.guests for mount in guest.mounts]
-    reaches = dict.fromkeys(Reach(mount.reach, writable=not mount.read_only) for mount in mounts)
-    wall = Wall(Mode(load.confinement.wall), folders=tuple(reaches))
+    folders = dict.fromkeys(FolderAccess(mount.reach, writable=not mount.read_only) for mount in mounts)
+    wall = Wall(Mode(load.confinement.wall), folders=tuple(folders))
     return WorkerConfinement(
         highest=max(map(int, os.listdir("/proc/self/fd"))),
         descriptors=load.outbound.connections
@@ -107,41 +107,41 @@ def confine_worker(prepared: WorkerConfinement, highest: int = 0) -> None:
     Raises:
         OSError, ValueError: the kernel refused. The worker must not run then.
     """
-    _bound(prepared, highest)
+    _give_up_rights(prepared, highest)
     prepared.wall.enclose_worker()
 
 
 def confine_template(prepared: WorkerConfinement, highest: int = 0) -> None:
-    """Confine a new template, before it runs guest code. Parameters, errors: as for `confine_worker`.
+    """Confine a new template, before it runs guest code. See `confine_worker` for the parameters and errors.
 
-    Its children inherit all of this, and give up what is left by `Wall.enclose_template_child`.
+    Its children inherit the confinement, and narrow it with `Wall.enclose_template_child`.
     """
-    # Nobody leaves this process group: all that a template that was taken over may have forked ends with the group.
+    # The wall keeps processes in this process group. So whatever a compromised template has forked ends with the group.
     os.setpgid(0, 0)
-    _bound(prepared, highest)
+    _give_up_rights(prepared, highest)
     prepared.wall.enclose_template()
 
 
-def _bound(prepared: WorkerConfinement, highest: int) -> None:
+def _give_up_rights(prepared: WorkerConfinement, highest: int) -> None:
     if not prepared.writes_files:
-        # Such workers write to sockets and pipes only. (Python ignores SIGXFSZ, so a write to a file fails with EFBIG.)
-        # Not for the zygote: it sizes status pages.
+        # Such workers write only to sockets and pipes. (Python ignores SIGXFSZ, so a write to a file fails with EFBIG.)
+        # The zygote does not have this limit, because it sizes status pages.
         lower_limit(resource.RLIMIT_FSIZE, 0)
     lower_limit(resource.RLIMIT_NOFILE, 1 + max(highest, prepared.highest) + prepared.descriptors)
     lower_limit(resource.RLIMIT_AS, prepared.address_space)
-    _become(prepared.confinement)
-    # Against the other workers, which have the same user: none may trace this one or read its memory.
+    _change_user(prepared.confinement)
+    # The other workers have the same user: none of them may trace this one or read its memory.
     forbid_tracing()
 
 
 def headroom(load: Load) -> int:
     """Return the bytes of address space that a worker may take beyond those that it has when it is forked.
 
-    The memories and tables of guests are reserved before the fork. So this is for Python: the longest input and output
-    with their copies, bodies in flight, and the threads of name look-ups.
+    The memories and tables of guests are reserved before the fork. These bytes are for Python: the longest input and
+    output with their copies, bodies in flight, and the threads of name look-ups.
     """
     outputs = max((guest.limits.stdout_bytes for guest in load.guests), default=0)
-    # A bytearray that grows is copied, and takes an eighth more than it holds.
+    # A bytearray that grows is copied, and takes an eighth more than its content.
     tmp = max((guest.tmp.size for guest in load.guests if guest.tmp is not None), default=0)
     return load.confinement.host_memory_bytes + _COPIES * outputs + 3 * tmp
 
@@ -152,7 +152,7 @@ def _address_space() -> int:
         return int(file.read().split()[0]) * resource.getpagesize()
 
 
-def _become(confinement: Confinement) -> None:
+def _change_user(confinement: Confinement) -> None:
     """Change to the configured user and group for good, and leave all other groups."""
     uid, gid = confinement.uid, confinement.gid
     if uid is None and gid is None:

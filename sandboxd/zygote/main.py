@@ -1,8 +1,8 @@
 """The zygote: the one process that forks, kills and reaps workers.
 
-`sandboxd.zygote.main FD`, started by `sandboxd.zygote.client` with one end of a socketpair as FD.
-It has one thread and no event loop. It deserialises every artifact once and then forks on request; workers share
-those pages. When its socket closes it kills every worker and ends, so that no orphan is left however the front dies.
+`sandboxd.zygote.client` starts `sandboxd.zygote.main FD` with one end of a socket pair as FD. The process has one
+thread and no event loop. It deserialises every artifact once and then forks on request, so that workers share those
+pages. When its socket closes it kills every worker and ends, so that no orphan is left however the front dies.
 """
 
 import contextlib
@@ -50,13 +50,13 @@ class Zygote:
         self._decoder = codec.Decoder(codec.ToZygote)
         self._poll = select.poll()
         self._children: dict[int, Child] = {}
-        """All processes that are not reaped, by pidfd."""
+        """All processes that are not reaped yet, by pidfd."""
         self._by_serial: dict[int, Child] = {}
         self._pids: set[int] = set()
         self._templates = Templates(self._poll, self._adopt, self._failed, self._pids.__contains__)
         self._worker_confinement: hardening.WorkerConfinement | None = None
         self._runtime: Runtime | None = None
-        self._wall = CpuTimeLimit(0)
+        self._cpu_limit = CpuTimeLimit(0)
         self._brokered = False
 
     def __repr__(self) -> str:
@@ -108,13 +108,13 @@ class Zygote:
         failed: list[tuple[str, str]] = []
         for spec in load.guests:
             try:
-                # Loading an artifact executes it, so it comes from the verified file and nowhere else.
+                # Loading an artifact executes it, so it is loaded from the verified file and from no other.
                 with open_verified(spec.artifact) as path:
                     guests.append(worker_load.load(engine, msgspec.structs.replace(spec, artifact=path), load.engine))
             except (worker_guests.GuestError, SandboxdError) as error:
                 guests.append(None)
                 failed.append((spec.binding, texts.bounded(str(error))))
-        # It is imported only if a guest makes outbound requests.
+        # This module is imported only if a guest can make outbound requests.
         egress = sys.modules.get("sandboxd.worker.egress")
         if egress is not None:
             try:
@@ -125,7 +125,7 @@ class Zygote:
         try:
             # Made before the fork, so that workers share them.
             self._runtime = Runtime(engine, guests, load.outbound)
-            self._wall = CpuTimeLimit(max((spec.limits.timeout_ms for spec in load.guests), default=0))
+            self._cpu_limit = CpuTimeLimit(max((spec.limits.timeout_ms for spec in load.guests), default=0))
             self._worker_confinement = hardening.confine_zygote(load)
         except ConfigError as error:
             self._send(m.LoadFailed(error.message, remedy=error.remedy, setting=True))
@@ -141,7 +141,7 @@ class Zygote:
         except OSError as error:
             self._send(m.LoadFailed(f"workers cannot be prepared: {error}"))
             raise SystemExit(1) from error
-        # The broker is a part of the wall: without it, workers connect by themselves.
+        # The broker is a part of the wall. Without a wall, workers connect by themselves.
         self._brokered = egress is not None and load.confinement.wall != Mode.OFF
         missing = tuple(wall.missing.items())
         self._send(m.Loaded(failed=tuple(failed), missing_layers=missing, brokered=self._brokered))
@@ -149,15 +149,15 @@ class Zygote:
     def _spawn(self, serial: int, template: m.SpawnTemplate | None) -> None:
         """Fork a worker, or a template."""
         assert self._runtime is not None, "Load comes first"
-        with contextlib.ExitStack() as ours_only:
+        with contextlib.ExitStack() as stack:
             control: tuple[socket.socket, ...] = ()
             try:
-                ends = make_ends(ours_only, brokered=self._brokered and template is None)
+                ends = make_ends(stack, brokered=self._brokered and template is None)
                 if template is not None:
                     control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 pid = os.fork()
                 if pid == 0:
-                    self._become(ends, template, control)
+                    self._run_child(ends, template, control)
                 child = Child(serial, pid, open_pidfd(pid))
             except OSError as error:
                 for end in control:
@@ -171,7 +171,7 @@ class Zygote:
             self._adopt(child, ends)
 
     def _spawn_child(self, serial: int, template: int) -> None:
-        """Have a template fork."""
+        """Have a template fork a child."""
         assert self._runtime is not None
         stack = contextlib.ExitStack()
         try:
@@ -183,47 +183,47 @@ class Zygote:
         self._templates.ask(serial, template, ends, stack)
 
     def _adopt(self, child: Child, ends: Ends) -> None:
-        """Watch a new process, and tell the front of it."""
+        """Watch a new process, and send its descriptors to the front."""
         self._children[child.pidfd] = self._by_serial[child.serial] = child
         self._pids.add(child.pid)
         self._poll.register(child.pidfd, select.POLLIN)
-        self._send(m.Spawned(child.serial, child.pid), [*ends.for_front(), child.pidfd, *ends.for_broker()])
+        self._send(m.Spawned(child.serial, child.pid), ends.for_front(child.pidfd))
 
     def _failed(self, serial: int, why: str) -> None:
         self._send(m.SpawnFailed(serial, why))
 
-    def _become(self, ends: Ends, template: m.SpawnTemplate | None, control: tuple[socket.socket, ...]) -> NoReturn:
-        """In a new process: be a worker, or a template."""
+    def _run_child(self, ends: Ends, template: m.SpawnTemplate | None, control: tuple[socket.socket, ...]) -> NoReturn:
+        """In a new process: run a worker, or a template if there is one."""
         status = 70
         try:
             self._control.close()
-            ends.ours.close()
-            if ends.broker_ours is not None:
-                ends.broker_ours.close()
+            ends.front.close()
+            if ends.broker is not None:
+                ends.broker.close()
             for pidfd in self._children:
                 os.close(pidfd)
             self._templates.close()
             assert self._runtime is not None
             assert self._worker_confinement is not None
             if template is None:
-                hardening.confine_worker(self._worker_confinement, highest=max(ends.of_process()))
-                status = worker_main.run(ends.theirs, ends.page, self._runtime, self._wall, ends.broker_theirs)
+                hardening.confine_worker(self._worker_confinement, highest=max(ends.for_process()))
+                status = worker_main.run(ends.own, ends.page, self._runtime, self._cpu_limit, ends.own_broker)
             else:
                 control[0].close()
                 os.close(ends.page)
                 cloner = Cloner()
-                hardening.confine_template(self._worker_confinement, max(*ends.of_process(), control[1].fileno()))
+                hardening.confine_template(self._worker_confinement, max(*ends.for_process(), control[1].fileno()))
                 parts = TemplateParts(
-                    channel=ends.theirs,
+                    channel=ends.own,
                     control=control[1],
                     runtime=self._runtime,
-                    cpu_limit=self._wall,
+                    cpu_limit=self._cpu_limit,
                     cloner=cloner,
                     confine_child=self._worker_confinement.wall.enclose_template_child,
                 )
                 status = Template(parts, template).run()
         except BaseException:  # noqa: BLE001
-            # The last boundary of this process: report the error, then end without running the zygote's cleanup.
+            # This is the last boundary of the process: report the error, then end without the zygote's cleanup.
             sys.excepthook(*sys.exc_info())
         finally:
             with contextlib.suppress(OSError):
@@ -258,7 +258,7 @@ class Zygote:
 
 
 def main() -> None:
-    """Entry point. Only the front starts it."""
+    """Run the zygote. Only the front starts it."""
     control = socket.socket(fileno=int(sys.argv[1]))
     control.setblocking(True)
     # The front ends this process by closing the socket. Ctrl-C and SIGTERM are for the front alone.
@@ -266,7 +266,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
     confinement.forbid_new_privileges()
-    # Before it is told the secrets of components.
+    # Before the secrets of components arrive.
     confinement.forbid_tracing()
     Zygote(control).run()
 

@@ -1,7 +1,7 @@
-"""The zygote's side of templates: it has them fork, makes sure of what they say, and ends what they leave behind.
+"""The zygote's side of templates: it has them fork, checks their messages, and ends the processes they leave behind.
 
-A template runs guest code before it forks, so it may have been taken over. It is believed in nothing: a process id that
-it names must be that of an unknown child of the zygote, and all processes of its group end with it.
+A template runs guest code before it forks, so it may be compromised. Nothing that it says is believed: a process id
+that it names must be that of an unknown child of the zygote, and all processes of its group end with it.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from sandboxd.zygote.children import Child, Ends, open_pidfd
 _PID_MAX: Final = (1 << 31) - 1
 """The highest number that a `pid_t` holds."""
 PENDING_MAX: Final = 64
-"""The most children that a template may be asked for at once. The front asks for far fewer."""
+"""The most children of a template that may be pending at once. The front requests far fewer."""
 
 
 @dataclass(slots=True)
@@ -31,12 +31,12 @@ class _Template:
     control: socket.socket
     decoder: codec.Decoder = field(default_factory=lambda: codec.Decoder(codec.FromTemplate))
     pending: dict[int, tuple[Ends, contextlib.ExitStack]] = field(default_factory=dict)
-    """The descriptors of the children that it was asked for and has not forked yet."""
+    """The descriptors of the children that were requested and are not forked yet."""
     cancelled: set[int] = field(default_factory=set)
-    """The children that it was asked for and that nobody wants any more."""
+    """The children that were requested and are no longer wanted."""
     calls_out: bool = False
     children: int = 0
-    """Its known children that are not reaped."""
+    """The number of its known children that are not reaped yet."""
     dead: bool = False
 
 
@@ -44,10 +44,10 @@ class Templates:
     """All templates of the zygote.
 
     Parameters:
-        poll: is told of the sockets to the templates.
+        poll: the zygote's poll object. The sockets to the templates are registered with it.
         forked: called with a new child and its descriptors.
-        failed: called with the serial of a child that could not be forked, and why.
-        known: returns whether a process id is that of a process that is known already.
+        failed: called with the serial of a child that could not be forked, and the reason.
+        known: returns whether a process id is that of a known process.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Templates:
         return serial in self._templates
 
     def add(self, process: Child, control: socket.socket, *, calls_out: bool) -> None:
-        """Take over a new template.
+        """Add a new template.
 
         Parameters:
             process: the template.
@@ -89,46 +89,47 @@ class Templates:
         return template is not None and template.calls_out
 
     def close(self) -> None:
-        """Close all sockets to templates and to their future children: at the end, and in a process just forked."""
+        """Close all sockets to templates and their pending children: at the end, and in a process just forked."""
         for template in self._by_control.values():
             template.control.close()
             for _, stack in template.pending.values():
                 stack.close()
 
     def ask(self, serial: int, template_serial: int, ends: Ends, stack: contextlib.ExitStack) -> None:
-        """Ask a template for a child. `forked` or `failed` is called, now or later.
+        """Request a child from a template. `forked` or `failed` is called, now or later.
 
         Parameters:
-            serial: the child's.
-            template_serial: the template's.
+            serial: the child's serial.
+            template_serial: the template's serial.
             ends: the child's descriptors.
             stack: closes them.
         """
         template = self._templates.get(template_serial)
         if template is None or template.dead or len(template.pending) >= PENDING_MAX:
             stack.close()
-            self._failed(serial, "the template has ended" if template is None or template.dead else "too many at once")
+            ended = template is None or template.dead
+            self._failed(serial, "the template has ended" if ended else "too many children of the template are pending")
             return
         try:
-            socket.send_fds(template.control, [codec.encode(m.Fork(serial))], ends.of_process())
+            socket.send_fds(template.control, [codec.encode(m.Fork(serial))], ends.for_process())
         except OSError as error:
             stack.close()
-            self._failed(serial, f"the template takes no orders: {error}")
+            self._failed(serial, f"the template takes no messages: {error}")
             return
         template.pending[serial] = ends, stack
 
     def cancel(self, serial: int) -> None:
-        """Give up a child that was asked for and is not forked yet. `failed` is called."""
+        """Cancel a pending child. `failed` is called."""
         for template in self._templates.values():
             found = template.pending.pop(serial, None)
             if found is not None:
                 template.cancelled.add(serial)
-                found[1].close()  # should it still be forked, it finds its socket closed and ends
-                self._failed(serial, "it was given up before the template had forked it")
+                found[1].close()  # if the child is still forked, it finds its socket closed and ends
+                self._failed(serial, "it was cancelled before the template had forked it")
                 return
 
     def on_readable(self, fd: int) -> bool:
-        """Read what a template says. Return False if `fd` is no template's."""
+        """Read the messages of a template. Return False if `fd` is not the socket of a template."""
         template = self._by_control.get(fd)
         if template is None:
             return False
@@ -142,10 +143,10 @@ class Templates:
         if not data:
             self._distrust(template, "closed its socket or sent garbage")
         for message in messages:
-            self._take(template, message)
+            self._on_forked(template, message)
         return True
 
-    def _take(self, template: _Template, message: m.Forked) -> None:
+    def _on_forked(self, template: _Template, message: m.Forked) -> None:
         found = template.pending.pop(message.serial, None)
         if found is None and message.serial in template.cancelled:
             template.cancelled.discard(message.serial)
@@ -154,13 +155,13 @@ class Templates:
                 os.waitpid(message.pid, 0)
             return
         if found is None:
-            self._distrust(template, "forked without being asked")
+            self._distrust(template, "forked a child that was not requested")
             return
         ends, stack = found
         with stack:
             if self._known(message.pid) or not _is_child(message.pid):
-                self._failed(message.serial, "the template named a process that is none of its children")
-                self._distrust(template, "named a foreign process")
+                self._failed(message.serial, "the template named a process that is not a new child of the zygote")
+                self._distrust(template, "named a process that is not a new child of the zygote")
                 return
             try:
                 child = Child(message.serial, message.pid, open_pidfd(message.pid), template.process.serial)
@@ -171,13 +172,13 @@ class Templates:
             self._forked(child, ends)
 
     def _distrust(self, template: _Template, why: str) -> None:
-        """Kill a template that does not do what it should, or whose socket has closed."""
+        """Kill a template that violates the protocol, or whose socket has closed."""
         self._disconnect(template, why)
         if not template.dead:
             template.process.kill()
 
     def _disconnect(self, template: _Template, why: str) -> None:
-        """Close the socket to a template. What it was asked for does not come any more."""
+        """Close the socket to a template. Its pending children fail."""
         if template.control.fileno() in self._by_control:
             del self._by_control[template.control.fileno()]
             self._poll.unregister(template.control)
@@ -188,11 +189,11 @@ class Templates:
             template.pending.clear()
 
     def on_reaped(self, child: Child) -> bool:
-        """Take note that a process has ended.
+        """Record that a process has ended.
 
         Returns:
-            whether the caller may reap it. A template stays a zombie while it has children, so that its process group
-            cannot be another's.
+            whether the caller may reap it. A template stays a zombie while it has children, so that its process group's
+            id is not used again.
         """
         template = self._templates.get(child.serial)
         if template is None:
@@ -201,18 +202,18 @@ class Templates:
                 owner.children -= 1
                 if owner.dead and not owner.children:
                     os.waitpid(child.pid, 0)
-                    self._bury(owner)
+                    self._remove(owner)
                     return False
             return True
-        # Its pidfd is closed already. It may end before its socket: a child that it was forking holds that, too.
+        # Its pidfd is closed already. Its socket may still be open: a child that it was forking holds that, too.
         template.dead = True
         self._disconnect(template, "has ended")
         if not template.children:
-            self._bury(template)
+            self._remove(template)
         return False
 
-    def _bury(self, template: _Template) -> None:
-        """Reap a template, after all that may be left of its process group."""
+    def _remove(self, template: _Template) -> None:
+        """Forget a template. Kill and reap it with its process group."""
         del self._templates[template.process.serial]
         end_group(template.process.pid)
 
@@ -220,10 +221,10 @@ class Templates:
         """Kill and reap every template with its group. The known children are killed already."""
         self.close()
         for template in list(self._templates.values()):
-            # Not by the pidfd, which is closed once a template is dead. The number is its own until it is reaped.
+            # Not by the pidfd, which is closed once a template is dead. The process id is its own until it is reaped.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(template.process.pid, signal.SIGKILL)
-            self._bury(template)
+            self._remove(template)
 
 
 def end_group(group: int) -> None:

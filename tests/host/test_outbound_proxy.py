@@ -178,7 +178,7 @@ def test_exceptions_from_the_proxy(entry: str, url: str, direct: bool) -> None:
 
 @pytest.mark.parametrize("entry", ["", "a*b.test", "10.0.0.1/8", "*.*", "http://a.test"])
 def test_wrong_exceptions_are_said_at_once(entry: str) -> None:
-    with pytest.raises(ValueError, match="from the outbound proxy is no host; write for example"):
+    with pytest.raises(ValueError, match="from the outbound proxy is not a host; write for example"):
         Outbound(Settings(proxy="http://127.0.0.1:1", no_proxy=(entry,)))
 
 

@@ -118,7 +118,7 @@ def test_what_it_forked_in_secret_ends_with_it(zygote: Zygote) -> None:
 def test_no_more_children_are_asked_for_than_it_can_be_trusted_with(zygote: Zygote) -> None:
     for serial in range(2, 3 + PENDING_MAX):
         zygote.ask(serial)
-    assert zygote.failed == [(2 + PENDING_MAX, "too many at once")]
+    assert zygote.failed == [(2 + PENDING_MAX, "too many children of the template are pending")]
 
 
 def test_a_child_that_was_given_up_is_ended_when_it_comes(zygote: Zygote) -> None:

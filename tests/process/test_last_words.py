@@ -69,7 +69,7 @@ def test_one_that_dies_says_why(zygote: Path) -> None:
     said = asyncio.run(start(20))
     assert said == (
         "the zygote died while loading (exit status 3); its last words: ModuleNotFoundError: no module"
-    ) or said.startswith("the zygote died before it had read what to load: ")
+    ) or said.startswith("the zygote died before it had read which guests to load: ")
     assert "ModuleNotFoundError" in said
 
 

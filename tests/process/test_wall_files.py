@@ -15,10 +15,10 @@ pytestmark = pytest.mark.skipif(
 
 SCRIPT = """
 import ctypes, json, os, sys
-from sandboxd.wall import Mode, Reach, Wall
+from sandboxd.wall import FolderAccess, Mode, Wall
 from sandboxd.wall.confinement import forbid_new_privileges
 from hostfuncs.files.calls import open_beneath, set_times
-folder, folders = sys.argv[1], [Reach(path, writable) for path, writable in json.loads(sys.argv[2])]
+folder, folders = sys.argv[1], [FolderAccess(path, writable) for path, writable in json.loads(sys.argv[2])]
 libc = ctypes.CDLL(None, use_errno=True)
 def open2(path, flags):
     how = flags.to_bytes(8, "little") + (0o600 if flags & os.O_CREAT else 0).to_bytes(8, "little") + bytes(8)

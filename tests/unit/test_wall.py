@@ -92,7 +92,7 @@ def test_what_a_worker_lives_by(filtered: Filtered, name: str) -> None:
         ("prlimit64", (0, 7, 4096, 0), EPERM),
         ("prlimit64", (1, 0, 4096, 0), EPERM),
         ("prlimit64", (0, 7, 1 << 32, 0), EPERM),  # a pointer whose low half is 0
-        ("tgkill", (filters.PID_TO_COME, 1, 6), ALLOW),
+        ("tgkill", (filters.PID_PLACEHOLDER, 1, 6), ALLOW),
         ("tgkill", (1, 1, 6), EPERM),
         ("socket", (2, 1, 0), EPERM),
         ("connect", (3,), EPERM),
