@@ -1,1 +1,1 @@
-"""The status of a server for people: one document, the page that shows it, and what may be changed while it runs."""
+"""The status of a server for people: a document, the page that shows it, and what they may change at run time."""

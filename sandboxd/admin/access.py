@@ -1,9 +1,9 @@
-"""Who may see the status of a server, and change what may be changed while it runs.
+"""Decides who may see the status of a server, and who may act on it.
 
-The page listens on the loopback interface, where every program of the machine reaches it, and so does every web page
-that a browser on it shows. A page of another origin can send requests but not read the answers. It could read them if
-its own name resolved to 127.0.0.1 (DNS rebinding), so that names in Host are checked. It could have something done by a
-mere request, so that those need a header that no page of another origin can send without asking first.
+The page listens on the loopback interface. Every program of the machine reaches it there, and so does every web page
+that a browser on the machine shows. A page of another origin can send requests, but it cannot read the answers. It
+could read them if its own name resolved to 127.0.0.1 (DNS rebinding), so names in Host are checked. It could act by a
+mere request, so requests that act need a header that a page of another origin cannot send without a CORS preflight.
 """
 
 import hmac
@@ -15,7 +15,7 @@ from sandboxd.front.http.auth import TOKEN_HEADER
 from sandboxd.front.ports import Headers, Scope
 
 ACTION_HEADER: Final = b"sandboxd-admin"
-"""Must be there, with any value, in every request that does something."""
+"""The header, with any value, that every request that acts must have."""
 
 HEADERS: Final[Headers] = [
     (
@@ -30,16 +30,16 @@ HEADERS: Final[Headers] = [
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 ]
-"""Every answer has them."""
+"""The headers of every answer."""
 
 
 class Access:
     """Decides which requests are answered.
 
     Parameters:
-        token: the API's; None or empty asks for none.
-        hosts: names under which the page may be asked for, beside addresses and localhost.
-        unix: the page is on a Unix socket, which no browser reaches by itself. Then any name will do.
+        token: the API token; None or empty requires none.
+        hosts: the hosts by which the page may be requested, beside addresses and localhost.
+        unix: whether the page is on a Unix socket. No browser reaches it by itself, so any host is accepted there.
     """
 
     def __init__(self, token: str | None, hosts: Iterable[str], *, unix: bool = False) -> None:
@@ -50,17 +50,12 @@ class Access:
     def __repr__(self) -> str:
         return f"<Access{' with a token' if self._token else ''}>"
 
-    @property
-    def needs_token(self) -> bool:
-        """Whether data is shown only to whoever has the token."""
-        return bool(self._token)
-
     def refusal(self, scope: Scope, *, open_to_all: bool) -> tuple[int, str] | None:
-        """Return status and reason of the refusal of a request; None if it is to be answered.
+        """Return the status and the reason with which a request is refused; None if it is not refused.
 
         Parameters:
-            scope: of the request.
-            open_to_all: it is for a file of the page, which shows nothing by itself.
+            scope: the request's ASGI scope.
+            open_to_all: whether the request is for a file of the page, which shows no data by itself.
         """
         found: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
@@ -69,7 +64,7 @@ class Access:
         if len(hosts) != 1 or not self._knows(hosts[0].decode("latin-1")):
             return 421, "this name is not one of the server's: ask by address or localhost, or add it to admin.hosts"
         acts = scope["method"] not in ("GET", "HEAD")
-        # Set by browsers only, and by no script: a request that another site has caused.
+        # Browsers set this header, and no script can. It tells that another site has caused the request.
         if found.get(b"sec-fetch-site", [b"none"])[0] not in (b"same-origin", b"none") and (acts or not open_to_all):
             return 403, "the request comes from another site"
         if acts:

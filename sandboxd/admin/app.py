@@ -1,4 +1,4 @@
-"""The application of the status page: the document, the page, what may be tried and what may be changed."""
+"""The ASGI application of the status page: the document, the page, trial runs and the log level."""
 
 import json
 import math
@@ -38,7 +38,7 @@ _OPEN: Final = frozenset((*_FILES, "/", "/ui/"))
 
 
 class Guests(Protocol):
-    """Who knows the components of the bindings."""
+    """Knows the guests of the bindings."""
 
     @property
     def guests(self) -> Iterable[Guest]:
@@ -49,13 +49,13 @@ class AdminApp:
     """The ASGI application of the status page.
 
     Parameters:
-        access: decides who is answered.
-        snapshots: the state of the server.
-        catalog: knows the components.
-        trial: runs guests; None lets nobody try one.
-        api: the address of the API, for commands.
+        access: decides which requests are answered.
+        snapshots: makes the status document.
+        catalog: knows the guests.
+        trial: runs guests for the page; None refuses to.
+        api: the address of the API, for the curl commands that the page shows. See `Trial.run`.
         max_body_bytes: the longest body of a request.
-        set_level: has all cells log from a severity on.
+        set_level: sets the least severity that is logged, in all cells.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class AdminApp:
         body = await self._object(request)
         level = body.get("level") if body is not None else None
         if level not in LEVELS:
-            return JSONResponse({"message": f'the body is {{"level": L}}, L being one of {", ".join(LEVELS)}'}, 400)
+            return JSONResponse({"message": f'the body must be {{"level": L}}, with L one of {", ".join(LEVELS)}'}, 400)
         self._set_level(level)
         return JSONResponse({"level": level})
 
@@ -148,15 +148,15 @@ class AdminApp:
             return JSONResponse({"message": "guests cannot be tried here: set admin.invoke to true"}, 403)
         body = await self._object(request)
         if body is None or body.keys() - {"data", "metadata"} or not _is_metadata(body.get("metadata")):
-            text = 'the body is {"data": ..., "metadata": {...}}, the members of metadata being texts'
+            text = 'the body must be {"data": ..., "metadata": {...}}, with texts as the members of metadata'
             return JSONResponse({"message": text}, 400)
-        told = await self._trial.run(
+        answer = await self._trial.run(
             request.path_params["name"], body.get("data"), dict(body.get("metadata") or {}), self._api
         )
-        return _json(msgspec.json.encode(told))
+        return _json(msgspec.json.encode(answer))
 
     async def _object(self, request: Request) -> Mapping[str, Any] | None:
-        """Return the JSON object of a body; None if it is none, is too long, or did not come."""
+        """Return the JSON object of a body; None if the body is not an object, is too long, or did not come."""
         try:
             body = await read_body(request.receive, Pace(), limit=self._max_body)
             found = (

@@ -1,4 +1,4 @@
-"""A binding's settings for people who look: no values of variables, and no URL with credentials."""
+"""The settings of a binding as the status page shows them: without values of variables and credentials in URLs."""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,7 +8,7 @@ from sandboxd.limits.about import Kind, described
 
 
 def shown_url(url: str) -> str:
-    """Return a URL without user, password, query and fragment, any of which may be a secret."""
+    """Return a URL without its user, password, query and fragment, each of which may be a secret."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
         return url.partition("?")[0]
@@ -18,7 +18,7 @@ def shown_url(url: str) -> str:
 
 
 def shown_limits(binding: Binding) -> dict[str, str]:
-    """Return the limits of one invocation, by key, as an operator writes them."""
+    """Return a binding's limits by their keys, as an operator writes them."""
     return {
         about.key: about.unit.format(getattr(binding.limits, field.name))
         for field, about in described(type(binding.limits))
@@ -27,7 +27,7 @@ def shown_limits(binding: Binding) -> dict[str, str]:
 
 
 def shown_component(binding: Binding) -> dict[str, Any]:
-    """Return the settings of a binding that are no secrets."""
+    """Return the settings of a binding that are not secret."""
     return {
         "file": f"{binding.path}:{binding.line}",
         "url": shown_url(binding.url),
@@ -40,7 +40,7 @@ def shown_component(binding: Binding) -> dict[str, Any]:
         "stdin": binding.stdin.value,
         "stdout": binding.stdout.value,
         "ignoreErrors": binding.ignore_errors,
-        # Values may be secrets, so that only names are shown.
+        # Values may be secrets, so only names are shown.
         "env": [name for name, _ in binding.env],
         "allowedOutboundHosts": None
         if binding.allowed_outbound_hosts is None

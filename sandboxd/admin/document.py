@@ -1,4 +1,4 @@
-"""The status document: the reports of all cells as one. Names of members are those of docs/status.md."""
+"""Makes the status document from the reports of all cells. docs/status.md describes its members."""
 
 import asyncio
 import time
@@ -9,28 +9,28 @@ from sandboxd.admin.history import PERIOD_S, POINTS, Track, quantile
 from sandboxd.admin.report import BindingReport, PoolReport, Report
 from sandboxd.metrics import SECONDS, SHORT_SECONDS
 from sandboxd.metrics.journal import FailureNote
-from sandboxd.metrics.totals import CALLERS_OWN
+from sandboxd.metrics.totals import NOT_FAILURES
 
 MAX_FAILURES: Final = 50
-"""The latest failures of all bindings that the document has."""
+"""The most failures in the document: the latest ones of all bindings."""
 _BINDINGS_AT_ONCE: Final = 10
-_CALLERS_OWN: Final = frozenset(outcome.value for outcome in CALLERS_OWN)
+_NOT_FAILURES: Final = frozenset(outcome.value for outcome in NOT_FAILURES)
 
 Json = dict[str, Any]
 
 
 def added(many: Sequence[Sequence[int]]) -> list[int]:
-    """Return the sums of counts of the same buckets; an empty row counts nothing."""
+    """Return the sum of each bucket over several rows of counts. An empty row is left out."""
     rows = [row for row in many if row]
     return [sum(column) for column in zip(*rows, strict=True)] if rows else []
 
 
 async def document(reports: Sequence[Report], about: Mapping[str, Any]) -> Json:
-    """Return the status document. Requests have their turn while it is made.
+    """Return the status document. It is made in pieces, and the event loop serves requests in between.
 
     Parameters:
-        reports: one of each cell, at least one.
-        about: what the server knows of itself: version, appId, host.
+        reports: the report of each cell, at least one.
+        about: the members of `server` that are the same in all cells: version, appId, host.
     """
     now = time.time()
     reports = sorted(reports, key=lambda report: report.cell)
@@ -63,7 +63,15 @@ async def document(reports: Sequence[Report], about: Mapping[str, Any]) -> Json:
 
 
 def binding_document(reports: Sequence[Report], name: str) -> Json | None:
-    """Return what the page of one binding has beside the document: its failures, and the heat map of its latencies."""
+    """Return the further members of one binding's document: its failures, and the heat map of its latencies.
+
+    Parameters:
+        reports: the report of each cell.
+        name: the binding.
+
+    Returns:
+        the members; None if there is no such binding.
+    """
     found = [binding for report in reports for binding in report.bindings if binding.name == name]
     if not found:
         return None
@@ -158,7 +166,7 @@ def _binding(parts: Sequence[BindingReport], now: float) -> Json:
     first = parts[0]
     outcomes = _sums([part.outcomes for part in parts])
     total = sum(outcomes.values())
-    failed = sum(number for outcome, number in outcomes.items() if outcome not in _CALLERS_OWN)
+    failed = sum(number for outcome, number in outcomes.items() if outcome not in _NOT_FAILURES)
     tracks = [part.track for part in parts]
     recent_requests = sum(track.recent_requests for track in tracks)
     runs = sum(part.runs for part in parts)
@@ -211,7 +219,7 @@ def _binding_history(tracks: Sequence[Track]) -> Json:
     return {
         "requests": [sum(column) for column in _aligned([track.requests for track in tracks])],
         "failed": [sum(column) for column in _aligned([track.failed for track in tracks])],
-        # The worst of the cells: what a caller may meet.
+        # That of the worst cell, since a caller may reach it.
         "p99Seconds": [
             max((value for value in column if value is not None), default=None)
             for column in _aligned([track.p99_s for track in tracks])
@@ -220,7 +228,7 @@ def _binding_history(tracks: Sequence[Track]) -> Json:
 
 
 def _aligned(many: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    """Return what the cells have of each period, the oldest first. All end with the same period."""
+    """Return the values of the cells for each period, the oldest first. All rows end with the same period."""
     most = max(len(one) for one in many)
     return [[one[len(one) - back] for one in many if len(one) >= back] for back in range(most, 0, -1)]
 

@@ -1,6 +1,6 @@
-"""Five minutes of a server's figures: a point every five seconds, of the server and of each binding.
+"""The history of a server's figures: five minutes with a point every five seconds, for the server and each binding.
 
-Everything that a point needs is computed when it is taken, so that showing five minutes costs no more than showing one.
+A point is computed completely when it is taken, so that showing five minutes costs no more than showing one.
 """
 
 import asyncio
@@ -16,50 +16,54 @@ from sandboxd.metrics import SECONDS, BindingMetrics
 from sandboxd.metrics.totals import Count, count
 
 PERIOD_S: Final = 5
-"""Between two points. Points of all cells are from the same instants of the clock."""
+"""The time between two points. The points of all cells are taken at the same instants of the clock."""
 POINTS: Final = 60
 MINUTE: Final = 60 // PERIOD_S
 BUCKETS: Final = len(SECONDS) + 1
 _BINDINGS_AT_ONCE: Final = 25
-"""So many bindings are looked at before requests have their turn."""
+"""The number of bindings after which the event loop may serve requests."""
 _QUIET: Final = bytes(BUCKETS * array("I").itemsize)
 
 
 class Track(msgspec.Struct, kw_only=True):
-    """What happened to a binding in five minutes, the oldest first."""
+    """The history of a binding, the oldest point first."""
 
     requests: list[int] = []
     failed: list[int] = []
     p99_s: list[float | None] = []
     durations: bytes = b""
-    """Answers of guests by the bucket of their duration: `BUCKETS` numbers a point. Empty if there was none."""
+    """The completed requests of each point by the bucket of their duration: `BUCKETS` numbers a point. Empty if there
+    were none."""
     minute: list[int] = []
-    """The same of the last minute, and of the present period."""
+    """The completed requests of the last minute and the present period, by the bucket of their duration."""
     recent_requests: int = 0
+    """The requests since the last point but one."""
     recent_failed: int = 0
+    """Those of them that failed."""
     recent_cpu_s: float = 0.0
+    """The processor time of the guest\'s runs since the last point but one."""
     recent_s: float = 0.0
-    """What has happened since the point before the last, and for how long that is."""
+    """The time since the last point but one."""
 
     def rows(self) -> list[list[int]]:
-        """Return the durations of each point."""
+        """Return the numbers in `durations`, a row for each point."""
         numbers = array("I", self.durations).tolist()
         return [numbers[at : at + BUCKETS] for at in range(0, len(numbers), BUCKETS)]
 
 
 class ServerPoint(NamedTuple):
-    """The state of a process at the end of one period."""
+    """The figures of a process for one period."""
 
     period: int
-    """Number of the period since the epoch."""
+    """The number of the period since the epoch."""
     busy_s: float
-    """Time that workers were busy in it, summed over workers."""
+    """The time that workers were busy in the period, summed over workers."""
     cpu_s: float
-    """Processor time of the front's thread in it."""
+    """The processor time of the front's thread in the period."""
     queue: int
-    """Invocations that wait at its end."""
+    """The number of invocations that wait at the period's end."""
     lag_ms: float
-    """The worst lag of the event loop in it."""
+    """The worst lag of the event loop in the period."""
     requests: int
     durations: tuple[int, ...]
 
@@ -69,11 +73,11 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> fl
 
     Parameters:
         bounds: the upper bounds of the buckets, without the infinite one.
-        counts: observations of each bucket, the infinite one last.
-        share: 0 to 1.
+        counts: the number of observations in each bucket, the infinite one last.
+        share: the quantile's share, 0 to 1.
 
     Returns:
-        the quantile; None if nothing was observed. What is above the last bound counts as the last bound.
+        the quantile; None if there are no observations. One above the last bound is returned as the last bound.
     """
     total = sum(counts)
     if not total:
@@ -88,7 +92,7 @@ def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> fl
 
 
 class _Points:
-    """The points of one binding, and its counts at the end of the latest of them."""
+    """The points of one binding, and its counts at each of the latest points."""
 
     __slots__ = ("counts", "failed", "p99_s", "requests", "rows")
 
@@ -122,9 +126,9 @@ class History:
     """Takes a point every `PERIOD_S`.
 
     Parameters:
-        bindings: returns the bindings that are served.
-        figures: returns (busy seconds so far, processor seconds so far, queue depth, worst lag since it was last asked
-            in seconds).
+        bindings: returns the metrics of the bindings that are served.
+        figures: returns the busy seconds so far, the processor seconds so far, the queue depth, and the worst lag since
+            its last call, in seconds.
     """
 
     def __init__(
@@ -135,7 +139,7 @@ class History:
         self._tracks: dict[str, _Points] = {}
         self._busy = self._cpu = 0.0
         self._times = (time.monotonic(), time.monotonic())
-        """When the last two points were taken, the earlier one first."""
+        """The instants of the last two points, the earlier one first."""
         self.server: deque[ServerPoint] = deque(maxlen=POINTS)
 
     def __repr__(self) -> str:
@@ -149,10 +153,10 @@ class History:
             await self.take()
 
     async def take(self, *, first: bool = False) -> None:
-        """Take a point of everything.
+        """Take a point of the server and of each binding.
 
         Parameters:
-            first: only what later points are compared with.
+            first: whether to record only the counts with which the next point is compared.
         """
         period = int(time.time()) // PERIOD_S - 1
         busy, cpu, queue, lag = self._figures()
@@ -164,7 +168,7 @@ class History:
             counted = count(metrics)
             points = self._tracks.get(metrics.name)
             if points is None:
-                # Whatever appears later than the first point was counted from zero.
+                # The counts of a binding that appears after the first point began at zero.
                 points = self._tracks[metrics.name] = _Points(counted if first else Count())
             if not first:
                 more, of_it = points.take(counted)
@@ -184,7 +188,7 @@ class History:
             del self._tracks[name]
 
     def of(self, metrics: BindingMetrics) -> Track:
-        """Return what happened to a binding."""
+        """Return the history of a binding."""
         points = self._tracks.get(metrics.name) or _Points(Count())
         counted = count(metrics)
         since = points.counts[-2] if len(points.counts) > 1 else points.counts[0]

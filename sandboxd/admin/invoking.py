@@ -1,4 +1,4 @@
-"""Runs a guest for somebody who tries it on the page: the request of the API, with more told about how it ended."""
+"""Runs a guest for the status page: a request as that of the API, with more details in its answer."""
 
 import json
 import shlex
@@ -18,15 +18,15 @@ from sandboxd.pool.errors import BindingUnavailable, Rejected
 from sandboxd.wire.messages import Result
 
 MAX_SHOWN_BYTES: Final = 256 * 1024
-"""The length of a reply that is shown."""
+"""The longest reply that is shown. Bytes."""
 
 
 class Trial:
-    """See the module.
+    """Runs guests for the status page.
 
     Parameters:
         invoker: runs guests.
-        bindings: returns those that are served.
+        bindings: returns the bindings that are served.
     """
 
     def __init__(self, invoker: Invoker, bindings: Callable[[], Bindings]) -> None:
@@ -40,34 +40,35 @@ class Trial:
         """Run a guest once, and count it as any request.
 
         Parameters:
-            name: of the binding.
-            data, metadata: of the request, see docs/reference.md.
-            api: the address of the API, for the command that does the same.
+            name: the binding.
+            data, metadata: the request's, see docs/reference.md.
+            api: the API's base URL, for the curl command of the answer. The path of a Unix socket and a line feed may
+                precede it.
 
         Returns:
-            outcome, reply, error, stderr, exit code, times and the command.
+            outcome, reply, error, stderr, exit code, times and the curl command that sends the same request.
         """
         body = json.dumps({"operation": OPERATION, "data": data, "metadata": metadata}).encode()
         began = time.monotonic_ns()
         span = new_span(None)
         served = self._bindings().by_name.get(name)
-        told: dict[str, Any] = {"binding": name, "traceId": span[3:35], "curl": _curl(api, name, body)}
+        answer: dict[str, Any] = {"binding": name, "traceId": span[3:35], "curl": _curl(api, name, body)}
         if served is None:
             failed = failures.not_found(name)
-            return {**told, "outcome": failed.outcome.value, "error": failed.message}
+            return {**answer, "outcome": failed.outcome.value, "error": failed.message}
         try:
             result = await self._invoke(served, body, span, began)
         except Failure as failure:
             served.metrics.ended(failure.outcome, (time.monotonic_ns() - began) * 1e-9)
             keep_failure(served.metrics, failure, span, began)
-            return {**told, **_times(began), "outcome": failure.outcome.value, "error": failure.message}
+            return {**answer, **_times(began), "outcome": failure.outcome.value, "error": failure.message}
         served.metrics.ended(result.outcome, (time.monotonic_ns() - began) * 1e-9)
-        told |= {"outcome": result.outcome.value, **_times(began, result), **_written(result, metadata, served)}
+        answer |= {"outcome": result.outcome.value, **_times(began, result), **_written(result, metadata, served)}
         if result.outcome is not Outcome.COMPLETED:
             failed = failures.of_result(result, served, served.runs)
             keep_failure(served.metrics, failed, span, began)
-            told |= {"error": failed.reason()}
-        return told
+            answer |= {"error": failed.reason()}
+        return answer
 
     async def _invoke(self, served: Served, body: bytes, span: str, began: int) -> Result:
         try:

@@ -1,6 +1,6 @@
-"""The report of one process about itself. The reports of all cells become one document, see `sandboxd.admin.document`.
+"""The report of one front about itself. `sandboxd.admin.document` makes one document from the reports of all cells.
 
-Reports travel between cells of the same server and version only.
+Reports are sent only between cells of the same server and version.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 
 
 class BindingReport(msgspec.Struct, kw_only=True):
-    """One binding in one process. Counts are since its start, times are seconds."""
+    """One binding in one front. The counts are those since the front's start. Times are in seconds."""
 
     name: str
     ready: bool = True
     why: str = ""
-    """The reason why it cannot be called."""
+    """The reason why it cannot be called; empty if it can."""
     abi: str = ""
     digest: str = ""
     timeout_ms: int = 0
@@ -90,7 +90,7 @@ class PoolReport(msgspec.Struct, kw_only=True):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """One process."""
+    """One front."""
 
     cell: int = 0
     pid: int
@@ -109,12 +109,12 @@ class Report(msgspec.Struct, kw_only=True):
     workers: tuple[WorkerReport, ...] = ()
     bindings: tuple[BindingReport, ...] = ()
     unnamed: BindingReport
-    """Requests that named no binding."""
+    """The requests that named no binding."""
     warm: dict[str, float] = {}
 
 
 class Guest(Protocol):
-    """What is known of the guest of a binding."""
+    """The guest of a binding. `sandboxd.modules.prepare.PreparedGuest` is one."""
 
     @property
     def binding(self) -> Binding: ...
@@ -128,8 +128,8 @@ class Guest(Protocol):
     def cached(self) -> bool: ...
 
 
-class Watched(Protocol):
-    """What the reporter is told by the server."""
+class ServerView(Protocol):
+    """The parts of the server's state that the reporter reads."""
 
     def guests(self) -> Iterable[Guest]:
         """Return the guests of all bindings that were prepared."""
@@ -141,24 +141,24 @@ class Watched(Protocol):
         """Return why the latest reload was refused; empty if it was not."""
 
     def own_not_ready(self) -> list[str]:
-        """Return what this process still waits for."""
+        """Return the conditions that this front still waits for."""
 
     def waits_for(self) -> str:
-        """Return that in words."""
+        """Return in words what this front waits for."""
 
 
 class Reporter:
-    """Makes the reports of one process.
+    """Makes the reports of one front.
 
     Parameters:
-        watched: the server.
-        metrics, pools: its.
-        lag: of its event loop.
-        cell: its number among several cells; 0 for a single process.
+        server: the state of the server.
+        metrics, pools: the front's.
+        lag: measures the lag of its event loop.
+        cell: the cell's number; 0 without cells.
     """
 
-    def __init__(self, watched: Watched, metrics: Metrics, pools: Pools, lag: LoopLag, cell: int = 0) -> None:
-        self._watched = watched
+    def __init__(self, server: ServerView, metrics: Metrics, pools: Pools, lag: LoopLag, cell: int = 0) -> None:
+        self._server = server
         self._metrics = metrics
         self._pools = pools
         self._lag = lag
@@ -175,8 +175,8 @@ class Reporter:
         return busy, time.thread_time(), sum(one.queue_depth for one in stats), self._lag.take_worst()
 
     async def report(self) -> Report:
-        """Return the report of now. Requests have their turn in between."""
-        metrics, watched = self._metrics, self._watched
+        """Return a report of the present state. It is made in pieces, and the event loop serves requests in between."""
+        metrics, server = self._metrics, self._server
         stats = self._pools.all_stats()
         state = metrics.state
         return Report(
@@ -184,11 +184,11 @@ class Reporter:
             pid=os.getpid(),
             at=time.time(),
             began=self._began,
-            missing=tuple(watched.own_not_ready()),
-            waits_for=watched.waits_for(),
+            missing=tuple(server.own_not_ready()),
+            waits_for=server.waits_for(),
             reload_ok=state.loaded_ok,
             reload_at=state.loaded_at,
-            reload_error=watched.reload_error(),
+            reload_error=server.reload_error(),
             rss_bytes=_rss(os.getpid()),
             fds=_open_descriptors(),
             lag_s=self._lag.latest,
@@ -205,7 +205,7 @@ class Reporter:
         )
 
     def _warm(self) -> dict[str, float]:
-        """Return the figures of warm templates, whatever metrics there are of them."""
+        """Return all gauges and counters of warm starts, by their names without `sandboxd_`."""
         return {
             sample.name.removeprefix("sandboxd_"): sample.value
             for metric in self._metrics.pool_metrics()
@@ -225,8 +225,8 @@ class Reporter:
         loads: dict[str, BindingLoad] = {}
         for one in stats.values():
             loads.update(one.bindings)
-        guests = {guest.binding.name: guest for guest in self._watched.guests()}
-        failed = self._watched.failed()
+        guests = {guest.binding.name: guest for guest in self._server.guests()}
+        failed = self._server.failed()
         metrics = self._metrics
         totals = {
             "outbound": metrics.outbound.sums("binding"),
@@ -285,7 +285,7 @@ def _pool(stats: PoolStats) -> PoolReport:
         redelivered=stats.redelivered_total,
         broker_restarts=stats.broker_restarts_total,
         generation=stats.generation,
-        wall={layer.value: stands for layer, stands in stats.wall.items()},
+        wall={layer.value: used for layer, used in stats.wall.items()},
     )
 
 
@@ -299,7 +299,7 @@ def _rss(pid: int) -> int:
 def _cpu_s(pid: int) -> float:
     """Return the processor time of a process. Seconds; 0 if it is gone."""
     with contextlib.suppress(OSError, IndexError, ValueError), open(f"/proc/{pid}/stat", "rb") as file:
-        # The name, in parentheses, may hold blanks. The fields are those of proc(5), from the third on.
+        # The name, in parentheses, may contain blanks. The fields are those of proc(5), from the third on.
         fields = file.read().rpartition(b")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
     return 0.0

@@ -1,4 +1,4 @@
-"""The status document for all who look: made at most once a second, and not at all while nobody looks."""
+"""Keeps the status document for all viewers. It is made at most once a second, and only if somebody requests it."""
 
 import asyncio
 import time
@@ -11,14 +11,14 @@ from sandboxd.admin.document import Json, binding_document, document
 from sandboxd.admin.report import Report
 
 FRESH_S: Final = 0.9
-"""So long a document is the same for everybody. Viewers ask once a second."""
+"""The time for which a document is used again. Viewers request it once a second."""
 
 
 class Snapshot:
-    """The state of one instant.
+    """The status of a server at one instant.
 
     Parameters:
-        reports: of all cells.
+        reports: the reports of all cells.
         shown: the document that was made of them.
     """
 
@@ -32,8 +32,8 @@ class Snapshots:
     """Makes snapshots.
 
     Parameters:
-        reports: asks all cells.
-        about: see `document`.
+        reports: requests the reports of all cells.
+        about: see `sandboxd.admin.document.document`.
     """
 
     def __init__(self, reports: Callable[[], Awaitable[Sequence[Report]]], about: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ class Snapshots:
         """Return a snapshot that was begun less than `FRESH_S` ago.
 
         Raises:
-            TimeoutError: the other cells did not answer.
+            TimeoutError: no cell answered.
         """
         now = time.monotonic()
         if self._making is None or now - self._began > FRESH_S or _failed(self._making):
@@ -58,7 +58,7 @@ class Snapshots:
         return await asyncio.shield(self._making)
 
     async def of_binding(self, name: str) -> Json | None:
-        """Return what the document says of one binding, with its failures and the heat map; None if there is none."""
+        """Return the document of one binding, with its failures and heat map; None if there is no such binding."""
         snapshot = await self.latest()
         shown = next((one for one in snapshot.document["bindings"] if one["name"] == name), None)
         more = binding_document(snapshot.reports, name)

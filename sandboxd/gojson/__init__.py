@@ -1,10 +1,10 @@
 """Decodes the body of a binding request as Dapr does, and encodes error bodies as Dapr does.
 
 Dapr decodes the body with Go's encoding/json into a struct and marshals `data` again (dapr pkg/api/http/http.go,
-onOutputBindingMessage). Guests read the result as stdin, so it must be equal byte for byte. Two paths give it:
+onOutputBindingMessage). Guests read the result as stdin, so it must be equal byte for byte. There are two paths:
 
-- the fast path uses msgspec and a few searches in C; it answers only if its result is certain to be Go's;
-- the exact path (`exact`) follows Go step by step and knows its error messages.
+- The fast path uses msgspec and a few searches in C. It has a result only where that is certain to be Go's.
+- The exact path (`exact`) follows Go step by step and has its error messages.
 """
 
 import re
@@ -19,7 +19,7 @@ from sandboxd.gojson.scan import JsonSyntaxError
 from sandboxd.gojson.text import number, quote
 
 ERROR_TEXT_BYTES: Final = 8 * 1024
-"""Longest message, and longest detail, of an error's body. Bytes of UTF-8 before they are escaped."""
+"""The longest message, and the longest detail, of an error body. Bytes of UTF-8, before they are escaped."""
 
 
 class Request(NamedTuple):
@@ -60,11 +60,11 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_any = msgspec.json.Decoder(Any, float_hook=_float).decode
 _encode_any = msgspec.json.Encoder(order="sorted").encode
 
-# A key spelt with escapes could repeat a field. The fields' names are lower-case ASCII: \u0061 to \u007a.
+# A key with escapes could repeat a field. The fields' names are lower-case ASCII: \u0061 to \u007a.
 _escaped_letter = re.compile(rb"\\u00[67]").search
 # ASCII strings without escapes or characters to escape, small integers, and constants do not change.
 _unchanged = re.compile(rb'"[ !#-%\'-;=?-\[\]-\x7f]*+"|-?[1-9][0-9]{0,14}|0|null|true|false|\{\}|\[\]').fullmatch
-# Integers that may change their digits as float64, and minus zero.
+# Integers whose digits float64 may change, and minus zero.
 _hard_integer = re.compile(rb"[0-9]{16}|-0(?![.eE])").search
 _html = re.compile(rb"[<>&]|\xe2\x80[\xa8\xa9]").search
 
@@ -130,8 +130,9 @@ def error_body(code: str, message: str, detail: str = "") -> bytes:
 
     Parameters:
         code: the errorCode.
-        message: cut behind ERROR_TEXT_BYTES: callers and guests have a part in it, and escaping takes time.
-        detail: an explanation for people, in a third member that Dapr does not have; omitted if empty. Cut, too.
+        message: the message. It is cut to ERROR_TEXT_BYTES, because it may contain texts of callers and guests, and
+            escaping takes time.
+        detail: an explanation for people, in a third member that Dapr does not have; omitted if empty. It is cut, too.
     """
     message = texts.bounded(message, ERROR_TEXT_BYTES)
     extra = f',"detail":{quote(texts.bounded(detail, ERROR_TEXT_BYTES))}' if detail else ""

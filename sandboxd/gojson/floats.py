@@ -1,4 +1,4 @@
-"""Floating-point numbers as Go writes them: encoding/json's floatEncoder and strconv.FormatFloat (both Go 1.26)."""
+"""Writes floating-point numbers as Go does: encoding/json's floatEncoder and strconv.FormatFloat (both Go 1.26)."""
 
 import math
 from decimal import Decimal
@@ -15,7 +15,7 @@ def json_float(value: float) -> str:
     text = repr(value)
     magnitude = abs(value)
     if magnitude != 0 and (magnitude < 1e-6 or magnitude >= 1e21):
-        # repr uses the exponent form here. It differs from Go's only in e-07, which Go shortens to e-7.
+        # repr writes an exponent here. It differs from Go's only in e-07, which Go shortens to e-7.
         return text.replace("e-0", "e-")
     if "e" in text:
         text = format(Decimal(text), "f")

@@ -1,7 +1,6 @@
 """The scanner of the exact path: reads any bytes as json.Decoder of Go 1.26 does, with the same error messages.
 
-It does not recurse (Go allows 10,000 levels) and its work is linear in the body. It works in many short steps, so that
-the event loop stays responsive while it runs in another thread.
+It does not recurse, since Go allows 10,000 levels, and its work is linear in the length of the body.
 """
 
 import re
@@ -161,7 +160,7 @@ class Scanner:
         """Return the literal `true`, `false` or `null` at `at`, and the position after it.
 
         Raises:
-            JsonSyntaxError, IncompleteError: it is none of these.
+                JsonSyntaxError, IncompleteError: it is none of these.
         """
         word = _LITERALS.get(self.body[at])
         if word is None:

@@ -34,7 +34,7 @@ __all__ = [
 LINES_CHILDREN: Final = 64
 """The number of children of a family whose lines are joined at once."""
 PIECE_CHILDREN: Final = 8
-"""The number of children of a family that are made into text at once: up to 300 lines."""
+"""The most children of a family in one piece: up to 300 lines of text."""
 
 
 class Metrics(Families):
@@ -68,7 +68,7 @@ class Metrics(Families):
         return found
 
     def bindings(self) -> Iterator[BindingMetrics]:
-        """Yield the metrics of all bindings that were named."""
+        """Yield the metrics of all bindings, without those of requests that name none."""
         return (metrics for name, metrics in list(self._bindings.items()) if name)
 
     @property
@@ -114,8 +114,8 @@ class Metrics(Families):
 
         Parameters:
             binding: its name.
-            digest: the SHA-256 of the guest.
-            scheme: file, http or https.
+            digest: the guest's sha256.
+            scheme: the scheme of its URL: file, http or https.
             abi: one of `sandboxd.modules.preamble.Abi`.
             seconds: the time to fetch and compile it.
             cached: whether the store held its artifact.
@@ -125,11 +125,11 @@ class Metrics(Families):
         self._compile_cache.labels("hit" if cached else "miss").inc()
 
     def watch_breakers(self, breakers: Mapping[str, Breaker]) -> None:
-        """Show the states of these circuit breakers, by their bindings, at every scrape."""
+        """Show the states of these circuit breakers at every scrape. The keys are the names of their bindings."""
         self._state.breakers = breakers
 
     def components_loaded(self, *, ok: bool) -> None:
-        """Record how the latest load of the components ended, the first one included."""
+        """Record whether the latest load of the components succeeded, the first one included."""
         self._state.loaded_ok = ok
         if ok:
             self._state.loaded_at = time.time()
@@ -142,7 +142,7 @@ class Metrics(Families):
         """Count a caller that the HTTP server refused or cut off by itself.
 
         Parameters:
-            reason: from a closed set, see `sandboxd.front.servers.refusals.Refusal`.
+            reason: a value of `sandboxd.front.servers.refusals.Refusal`, or another from a closed set.
         """
         self._turned_away.labels(reason).inc()
 

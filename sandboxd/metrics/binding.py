@@ -30,7 +30,7 @@ MEASURED_NS: Final = 1e9
 """The time of measured runs by which those that are not measured are judged."""
 MAX_REPORTED: Final = 128
 MAX_REPORTED_CHARACTERS: Final = 300
-"""The most rules, and the most error codes, of one binding, and their longest text. Others are counted as `other`."""
+"""The most rules, the most error codes, and the longest of either, for one binding. Others are counted as `other`."""
 
 DENIAL_REASONS: Final = frozenset(("host", "address", "scheme", "method", "limit"))
 
@@ -78,7 +78,7 @@ class BindingMetrics:
         return self._requests, self._grpc_requests
 
     def completed_buckets(self) -> list[int]:
-        """Return how many answers of the guest fell into each bucket of `SECONDS`, and above it."""
+        """Return the number of completed requests in each bucket of `SECONDS`, and above the last one."""
         return self._completed.counts if self._completed is not None else []
 
     @property
@@ -99,7 +99,7 @@ class BindingMetrics:
 
     @property
     def journal(self) -> Journal | None:
-        """See `Families`."""
+        """See `Families.journal`."""
         return self._metrics.journal
 
     def _duration(self, outcome: Outcome) -> Histogram:
@@ -116,7 +116,7 @@ class BindingMetrics:
             seconds: the time since its head arrived.
         """
         if outcome is Outcome.COMPLETED and self._completed is not None:
-            # The usual end, without a look into a table: hashing an outcome is a call of Python's.
+            # The usual outcome needs no table, in which the look-up would call a Python function to hash the outcome.
             self._completed_requests.value += 1
             self._completed.observe(seconds)
         else:
@@ -124,7 +124,7 @@ class BindingMetrics:
             (self._durations.get(outcome) or self._duration(outcome)).observe(seconds)
 
     def ended_grpc(self, outcome: Outcome, seconds: float) -> None:
-        """Count the end of a request that came over gRPC. Parameters as of `ended`."""
+        """Count a request that came over gRPC. See `ended` for the parameters."""
         count = self._grpc_requests.get(outcome)
         if count is None:
             count = self._grpc_requests[outcome] = self._metrics.requests.labels(self._name, GRPC, outcome.value)
@@ -140,7 +140,7 @@ class BindingMetrics:
             result: the worker's result.
             stdin_bytes: the length of the input.
             stdout_bytes: the length of the output; None if `result` holds the output.
-            by_policy: its deadline was that of a resiliency policy, and not the binding's limit.
+            by_policy: whether its deadline came from a resiliency policy and not from the binding's limit.
         """
         self._queue_wait.observe(result.queue_ns * 1e-9)
         self._instantiate.observe(result.instantiate_ns * 1e-9)
@@ -188,7 +188,7 @@ class BindingMetrics:
         """Count a limit that was reached.
 
         Parameters:
-            key: of `sandboxd.limits.keys.ALL_KEYS`; another one, which only a broken worker can name, is not counted.
+            key: one of `sandboxd.limits.keys.ALL_KEYS`. Others, which only a compromised worker sends, are ignored.
         """
         if key in ALL_KEYS:
             self._metrics.limits.labels(self._name, key).inc()
@@ -209,7 +209,7 @@ class BindingMetrics:
         metrics.outbound_durations.labels(self._name, rule).observe(usage.duration_ns * 1e-9)
 
     def _known(self, seen: set[str], text: str) -> str:
-        """Return a label value from a worker's report. A broken worker must not create series without end."""
+        """Return the label value for a text of a worker. A compromised worker must not create series without limit."""
         if text not in seen:
             if len(seen) >= MAX_REPORTED or len(text) > MAX_REPORTED_CHARACTERS:
                 return "other"
@@ -220,8 +220,8 @@ class BindingMetrics:
         """Count a request in daprd's metrics, if they are enabled.
 
         Parameters:
-            operation: of the request. Every one but `execute` and none is counted as `other`, so that callers cannot
-                create series.
+            operation: the request's operation. All but `execute` and an empty one are counted as `other`, so that
+                callers cannot create series.
             success: whether daprd would count it as a success.
             seconds: its duration.
         """

@@ -1,4 +1,4 @@
-"""Metrics as text for Prometheus, and as messages between cells.
+"""Writes metrics as text for Prometheus, and as messages between cells.
 
 With a thousand bindings the text has 140,000 lines. Most of them are those of the scrape before (see `lines`), and the
 text is made in pieces with rests between them, so that the event loop answers others meanwhile.
@@ -20,9 +20,9 @@ from sandboxd.metrics.lines import of_metric
 from sandboxd.wire.cells import Family
 
 HURRY_S: Final = 1.0
-"""A text that has taken this long rests only as long as it works from then on: scrapers have deadlines, too."""
+"""The time after which the pauses are no longer than the work, because scrapers have deadlines."""
 DAPR: Final = "dapr_"
-"""What the names of daprd's metrics begin with."""
+"""The beginning of the names of daprd's metrics."""
 _whole_bound = re.compile(rb'le="([0-9]+)\.0"').sub
 _pointed_bound = re.compile(rb'le="([0-9]+)"').sub
 WORK_S: Final = 0.001
@@ -32,7 +32,7 @@ PART_BYTES: Final = 128 * 1024
 GZIP_LEVEL: Final = 1
 """The lines are so much alike that a higher level saves little."""
 _SAMPLES: Final = 150
-"""So many samples of a message are made into text at once."""
+"""The most samples of a message in one piece."""
 
 
 def snapshot(registry: CollectorRegistry) -> tuple[Family, ...]:
@@ -41,7 +41,7 @@ def snapshot(registry: CollectorRegistry) -> tuple[Family, ...]:
 
 
 def _families(metrics: Iterable[Metric]) -> tuple[Family, ...]:
-    """Join metrics; pieces of one follow each other."""
+    """Return metrics as messages. The pieces of one metric, which follow each other, are joined."""
     joined: list[Family] = []
     for metric in metrics:
         samples = tuple((sample.name, tuple(sample.labels.items()), float(sample.value)) for sample in metric.samples)
@@ -53,11 +53,11 @@ def _families(metrics: Iterable[Metric]) -> tuple[Family, ...]:
 
 
 async def paced_snapshot(pieces: Iterator[Metric], rest: float) -> tuple[Family, ...]:
-    """Do as `snapshot`, in pieces.
+    """Return metrics as `snapshot` does, with pauses.
 
     Parameters:
-        pieces: the metrics.
-        rest: how long to rest after each piece, as a multiple of the time it took.
+        pieces: the metrics, in pieces.
+        rest: the pause after each piece, as a multiple of the time that it took.
     """
     metrics: list[Metric] = []
     began = time.perf_counter()
@@ -69,7 +69,7 @@ async def paced_snapshot(pieces: Iterator[Metric], rest: float) -> tuple[Family,
 
 
 def pieces_of(families: Sequence[Family]) -> Iterator[Metric]:
-    """Yield metrics that came as messages, in pieces."""
+    """Yield the metrics of messages, in pieces."""
     for family in families:
         for begin in range(0, max(1, len(family.samples)), _SAMPLES):
             metric = Metric(family.name, family.text, family.kind)

@@ -1,4 +1,4 @@
-"""The families of the metrics that the front counts."""
+"""The metric families that the front counts."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -47,13 +47,17 @@ class _Collector(Collector):
 
 
 class Families:
-    """The families of one server, in a registry of their own. Parameters as for `sandboxd.metrics.Metrics`."""
+    """The metric families of one server, in a registry of their own.
+
+    Parameters:
+        dapr: see `sandboxd.metrics.Metrics`.
+    """
 
     def __init__(self, dapr: DaprLabels | None = None) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.dapr = dapr
         self.journal: Journal | None = None
-        """Keeps failures and denied hosts, where the status is served."""
+        """Keeps failures and denied hosts; None if the status page is not served."""
         self._collector = _Collector()
         self.registry.register(self._collector)
         by_binding = ["binding"]

@@ -1,6 +1,6 @@
 """The latest failures of each binding, and the outbound hosts that it was denied: for people, not for Prometheus.
 
-Everything here comes from callers and guests, so that its size is bounded. It is kept only where the status is served.
+All of it comes from callers and guests, so its size is bounded. It is kept only if the status page is served.
 """
 
 import time
@@ -12,13 +12,13 @@ import msgspec
 from hostfuncs import texts
 
 MAX_BINDINGS: Final = 64
-"""Bindings whose failures are kept: those that failed last."""
+"""The most bindings whose failures are kept: those that failed last."""
 MAX_FAILURES: Final = 20
-"""The failures kept of one binding."""
+"""The most failures that are kept of one binding."""
 MAX_REASON_BYTES: Final = 2048
 MAX_STDERR_BYTES: Final = 1024
 MAX_HOSTS: Final = 32
-"""The denied hosts counted of one binding. Others are counted together."""
+"""The most denied hosts of one binding that are counted. Others are counted together."""
 MAX_HOST_CHARACTERS: Final = 200
 OTHERS: Final = "others"
 
@@ -28,13 +28,13 @@ class FailureNote(msgspec.Struct, frozen=True, kw_only=True):
 
     binding: str
     at: float
-    """When it ended. Seconds since the epoch."""
+    """The instant of its end, in seconds since the epoch."""
     outcome: str
     protocol: str
     reason: str
-    """What the log says of it, with the functions of the guest's stack."""
+    """The reason as in the log, with the functions of the guest's stack."""
     stderr: str = ""
-    """The end of what the guest wrote there."""
+    """The end of the guest's standard error."""
     trace_id: str = ""
     request_id: str = ""
     duration_ms: float = 0.0
@@ -68,7 +68,7 @@ class _Kept(NamedTuple):
 
 
 class Journal:
-    """See the module."""
+    """Keeps failures and denied hosts, by binding."""
 
     def __init__(self) -> None:
         self._failures: OrderedDict[str, deque[_Kept]] = OrderedDict()
@@ -91,11 +91,11 @@ class Journal:
         """Keep a failure.
 
         Parameters:
-            binding: whose; empty if the request named none.
+            binding: the binding's name; empty if the request named none.
             outcome, stderr, protocol: see `FailureNote`.
-            reason: likewise; at most `hostfuncs.texts.MAX_BYTES` of it.
-            traceparent: of the request.
-            duration_ns: how long it took.
+            reason: see `FailureNote`; at most `hostfuncs.texts.MAX_BYTES` of it.
+            traceparent: the request's.
+            duration_ns: the duration of the request.
         """
         notes = self._failures.get(binding)
         if notes is None:
@@ -107,11 +107,11 @@ class Journal:
         notes.append(_Kept(time.time(), outcome, protocol, reason, ending, traceparent, duration_ns))
 
     def denied(self, binding: str, target: str) -> None:
-        """Count an outbound request that policy denied.
+        """Count an outbound request that the egress policy denied.
 
         Parameters:
-            binding: whose.
-            target: scheme and authority as the guest wrote them.
+            binding: the binding's name.
+            target: the scheme and authority as the guest wrote them.
         """
         hosts = self._denied.get(binding)
         if hosts is None:
@@ -127,10 +127,10 @@ class Journal:
         return tuple(kept.note(binding) for kept in self._failures.get(binding, ()))
 
     def denied_of(self, binding: str) -> dict[str, int]:
-        """Return how often each host was denied to a binding."""
+        """Return the number of denied requests of a binding, by target."""
         return dict(self._denied.get(binding, ()))
 
     def forget(self, binding: str) -> None:
-        """Drop what is kept of a binding that is no longer configured."""
+        """Remove everything about a binding that is no longer configured."""
         self._failures.pop(binding, None)
         self._denied.pop(binding, None)

@@ -108,14 +108,14 @@ class _Pool:
             "sandboxd_worker_boot_seconds", "Time the latest worker took to be ready.", stats.worker_boot_seconds
         )
         wall = GaugeMetricFamily(
-            "sandboxd_worker_wall", "Whether a layer of the wall stands around the workers.", labels=["pool", "layer"]
+            "sandboxd_worker_wall", "Whether the workers have a layer of the wall.", labels=["pool", "layer"]
         )
-        for layer, stands in stats.wall.items():
-            wall.add_metric([self._pool, layer], stands)
+        for layer, used in stats.wall.items():
+            wall.add_metric([self._pool, layer], used)
         yield wall
         yield self._counter(
             "sandboxd_egress_broker_restarts",
-            "Times the egress broker ended although it was needed, and was started anew.",
+            "Times the egress broker ended unexpectedly and was started again.",
             stats.broker_restarts_total,
         )
         yield self._counter(
@@ -137,7 +137,7 @@ class _Pool:
         yield self._gauge("sandboxd_warm_children", "Guests that wait for a request, started ahead.", warm.children)
         touched = GaugeMetricFamily(
             "sandboxd_warm_private_bytes",
-            "Memory of their own of templates and of the guests that wait, estimated from page faults.",
+            "Private memory of templates and of waiting guests, estimated from page faults.",
             labels=["pool", "process"],
         )
         touched.add_metric([self._pool, "template"], warm.template_bytes)

@@ -1,6 +1,6 @@
-"""The processor time, memory and descriptors of the process that answers callers, and how late its event loop is.
+"""The metrics of the front's process: its processor time, memory and descriptors, and the lag of its event loop.
 
-One front is one thread. It can be the limit while workers are idle, and no figure of the pool shows that.
+A front is one thread. It can be the bottleneck while workers are idle, which no metric of the pool shows.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ LAG_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 
 
 class ProcessState(Collector):
-    """`process_*`, by the names that every Prometheus client has, and what the event loop's thread used.
+    """`process_*`, the metrics that every Prometheus client has, and the processor time of the event loop's thread.
 
     It must be collected on the thread of the event loop.
     """
@@ -42,10 +42,10 @@ class ProcessState(Collector):
 
 
 class LoopLag:
-    """Measures how late the running event loop calls what is due.
+    """Measures the lag of the running event loop: how late it calls a timer that is due.
 
     Parameters:
-        histogram: gets the lag of each sample, in seconds.
+        histogram: receives the lag of each sample, in seconds.
     """
 
     def __init__(self, histogram: Histogram) -> None:
@@ -65,7 +65,7 @@ class LoopLag:
         self.latest = max(0.0, now - self._due)
         self._worst = max(self._worst, self.latest)
         self._histogram.observe(self.latest)
-        # A long stall counts once for each sample that it swallowed, as those who came meanwhile waited too.
+        # A long stall counts once for each sample that it covered, since requests that came meanwhile waited, too.
         missed = int(self.latest // SAMPLE_S)
         for late in range(1, missed + 1):
             self._histogram.observe(self.latest - late * SAMPLE_S)
@@ -73,7 +73,7 @@ class LoopLag:
         self._timer = self._loop.call_at(self._due, self._sample)
 
     def take_worst(self) -> float:
-        """Return the worst lag since this was last called. Seconds."""
+        """Return the worst lag since the last call, in seconds."""
         worst, self._worst = self._worst, 0.0
         return worst
 

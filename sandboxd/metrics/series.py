@@ -1,4 +1,4 @@
-"""Counters and histograms that cost little to update. The names are those of prometheus_client.
+"""Counters and histograms that are cheap to update. The names are those of prometheus_client.
 
 They belong to one event loop, so updates and scrapes never overlap and need no lock. An observation is one bisection
 and two additions; prometheus_client's own histogram takes two locks and a walk over the buckets.
@@ -89,7 +89,7 @@ class CounterFamily:
         return f"<CounterFamily {self.name} of {len(self._children)}>"
 
     def labels(self, *values: str) -> Counter:
-        """Return the child of these label values. Keep it: the look-up is too slow for every request."""
+        """Return the child of these label values. Keep it, because the look-up is too slow for every request."""
         assert len(values) == len(self.label_names)
         return self._children.setdefault(values, Counter())
 
@@ -176,7 +176,7 @@ class HistogramFamily:
         return f"<HistogramFamily {self.name} of {len(self._children)}>"
 
     def labels(self, *values: str) -> Histogram:
-        """Return the child of these label values. Keep it: the look-up is too slow for every request."""
+        """Return the child of these label values. Keep it, because the look-up is too slow for every request."""
         assert len(values) == len(self.label_names)
         found = self._children.get(values)
         if found is None:

@@ -1,4 +1,4 @@
-"""The gauges that tell the state of a server: its build, its bindings and their modules, its reloads and its log."""
+"""The metrics of a server's state: its build, its bindings and their guests, its reloads and its log."""
 
 import platform
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,11 @@ from sandboxd.resiliency import Breaker
 
 
 class ServerState(Collector):
-    """The gauges of the build, the bindings and their modules, and what the log left out."""
+    """The metrics of the build, the bindings and their guests, the reloads, and the lines that the log left out.
+
+    Parameters:
+        version: sandboxd's version.
+    """
 
     def __init__(self, version: str) -> None:
         self._version = version
@@ -21,7 +25,7 @@ class ServerState(Collector):
         self.loaded_ok = True
         """Whether the latest load of the components succeeded."""
         self.loaded_at = 0.0
-        """The end of the latest successful one; seconds since the epoch."""
+        """The end of the latest successful load, in seconds since the epoch."""
 
     def describe(self) -> list[Metric]:
         return []

@@ -1,4 +1,4 @@
-"""What was counted of one binding since the start, summed up for people."""
+"""The counts of one binding since the start, summed up for people."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,22 +6,22 @@ from dataclasses import dataclass, field
 from sandboxd.metrics import BindingMetrics
 from sandboxd.outcome import Outcome
 
-CALLERS_OWN = frozenset(
+NOT_FAILURES = frozenset(
     (Outcome.COMPLETED, Outcome.BAD_REQUEST, Outcome.NOT_FOUND, Outcome.UNAUTHORIZED, Outcome.CANCELLED)
 )
-"""The outcomes that are no failure of a binding or of the server."""
+"""The outcomes that are not failures of a binding or of the server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """The figures of which rates are made."""
+    """The counts from which rates and quantiles are computed."""
 
     requests: int = 0
     failed: int = 0
     durations: Sequence[int] = field(default=(), repr=False)
-    """How many answers of guests fell into each bucket of their durations."""
+    """The number of completed requests in each bucket of their durations."""
     cpu_s: float = 0.0
-    """Processor time of the guest's runs. Seconds."""
+    """The processor time of the guest\'s runs, in seconds."""
 
 
 def count(metrics: BindingMetrics) -> Count:
@@ -31,13 +31,13 @@ def count(metrics: BindingMetrics) -> Count:
         for outcome, counter in counters.items():
             if counter.value:
                 total += counter.value
-                if outcome not in CALLERS_OWN:
+                if outcome not in NOT_FAILURES:
                     failed += counter.value
     return Count(int(total), int(failed), tuple(metrics.completed_buckets()), metrics.cpu_s)
 
 
 def outcomes(metrics: BindingMetrics) -> dict[str, int]:
-    """Return how many requests ended in which way, over all protocols."""
+    """Return the number of requests by outcome, over all protocols."""
     found: dict[str, int] = {}
     for counters in metrics.requests_by_protocol():
         for outcome, counter in counters.items():

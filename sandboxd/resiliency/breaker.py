@@ -1,7 +1,7 @@
 """A circuit breaker, which refuses calls for a while after too many have failed.
 
 Source: sony/gobreaker v0.5.0, which Dapr uses (dapr pkg/resiliency/breaker/circuitbreaker.go). The one addition is
-`forget`: a call that says nothing about the binding, such as one whose caller has gone, can be taken back.
+`forget`: a call that says nothing about the binding, such as one whose caller has left, is not counted.
 """
 
 import time
@@ -14,20 +14,20 @@ from sandboxd.resiliency.trip import Trip
 
 DEFAULT_TIMEOUT_NS: Final = 60_000_000_000
 DEFAULT_FAILURES: Final = 5
-"""Without `trip`, more failures than this in a row open the breaker."""
+"""Without `trip`, the breaker opens after more failures in a row than this."""
 
 OPEN: Final = "circuit breaker is open"
 TOO_MANY: Final = "too many requests"
-"""The words of gobreaker's two errors."""
+"""The texts of gobreaker's two errors."""
 
 
 class State(IntEnum):
-    """The states. The values are those of Dapr's metric."""
+    """The states of a breaker. The values are those of Dapr's metric."""
 
     CLOSED = 0
-    """Calls pass, and their failures are counted."""
+    """All calls pass, and their failures are counted."""
     HALF_OPEN = 1
-    """Some calls pass: if they succeed the breaker closes, and the first failure opens it again."""
+    """Some calls pass. If they succeed, the breaker closes. The first failure opens it again."""
     OPEN = 2
     """No call passes."""
 
@@ -37,22 +37,22 @@ class State(IntEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BreakerSettings:
-    """A circuit breaker as configured."""
+    """The settings of a circuit breaker."""
 
     name: str
     max_requests: int = 1
-    """How many calls pass while it is half open, and how many successes close it."""
+    """The number of calls that pass while it is half open. As many successes close it."""
     interval_ns: int = 0
-    """After how long the counts begin anew while it is closed; 0 means never."""
+    """The time after which the counts are reset while it is closed; 0 means never."""
     timeout_ns: int = DEFAULT_TIMEOUT_NS
-    """How long it stays open."""
+    """The time for which it stays open."""
     trip: Trip | None = None
-    """When it opens; None means after more than five failures in a row."""
+    """The condition that opens it; None means more than DEFAULT_FAILURES failures in a row."""
 
 
 @dataclass(slots=True)
 class Counts:
-    """What `trip` can ask for. The counts begin anew with each change of the state."""
+    """The counts that `trip` can use. Each change of the state resets them."""
 
     requests: int = 0
     total_successes: int = 0
@@ -61,23 +61,23 @@ class Counts:
     consecutive_failures: int = 0
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Set all counts to 0."""
         for field in fields(self):
             setattr(self, field.name, 0)
 
 
 class BreakerError(Exception):
-    """The breaker let a call not pass. The text is for the caller."""
+    """The breaker refused a call. The message is for the caller."""
 
 
 class Breaker:
     """A circuit breaker.
 
     Parameters:
-        name: for messages.
-        settings: as configured.
-        changed: is called with the former and the new state.
-        clock: returns the time in nanoseconds; it never goes back.
+        name: its name in `repr`.
+        settings: its settings.
+        changed: called with the former and the new state.
+        clock: returns a monotonic time in nanoseconds.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Breaker:
             a token for `leave` or `forget`, one of which must follow.
 
         Raises:
-            BreakerError: the breaker is open, or half open with enough calls under way.
+            BreakerError: the breaker is open, or it is half open and `max_requests` calls have passed.
         """
         self._advance(self._clock())
         if self._state is State.OPEN:
@@ -124,7 +124,12 @@ class Breaker:
         return self._generation
 
     def leave(self, token: int, *, ok: bool) -> None:
-        """Count how a call ended. Calls that began before the latest change of the state are not counted."""
+        """Count the end of a call. Calls that began before the latest change of the state are not counted.
+
+        Parameters:
+            token: the token that `enter` returned.
+            ok: whether the call succeeded.
+        """
         now = self._clock()
         self._advance(now)
         if token != self._generation:
@@ -146,7 +151,7 @@ class Breaker:
                 self._turn(State.OPEN, now)
 
     def forget(self, token: int) -> None:
-        """Take back a call that tells nothing about the binding."""
+        """Remove from the counts a call that says nothing about the binding."""
         if token == self._generation:
             self._counts.requests -= 1
 

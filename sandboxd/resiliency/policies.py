@@ -15,29 +15,29 @@ INITIAL_INTERVAL_NS: Final = 500_000_000
 RANDOMIZATION: Final = 0.5
 MULTIPLIER: Final = 1.5
 MAX_ELAPSED_NS: Final = 900_000_000_000
-"""What Dapr's exponential retries have and no resource can change."""
+"""Dapr's values for exponential retries. No resource can change them."""
 
 _random = random.Random().random  # noqa: S311 - it spreads retries, and protects nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retry:
-    """How a failed attempt is repeated."""
+    """A retry policy: how often, and after which pauses, a failed attempt is repeated."""
 
     exponential: bool = False
     duration_ns: int = 5_000_000_000
     """The pause of a constant policy."""
     max_interval_ns: int = 60_000_000_000
-    """What the interval of an exponential policy grows to. A pause is up to half as long again."""
+    """The longest interval of an exponential policy. A pause is up to half as long again."""
     max_retries: int = -1
-    """The most attempts after the first one; negative means without end."""
+    """The most attempts after the first one; negative for no limit."""
 
     def pauses(self, elapsed_ns: Callable[[], int], chance: Callable[[], float] = _random) -> Iterator[int]:
-        """Yield the pause before each further attempt, in nanoseconds. The end means that none is made.
+        """Yield the pause before each further attempt, in nanoseconds. After the last one, no attempt is made.
 
         Parameters:
             elapsed_ns: returns the time since the first attempt began.
-            chance: returns a number from 0 up to, and without, 1.
+            chance: returns a random number, at least 0 and less than 1.
         """
         interval = float(INITIAL_INTERVAL_NS)
         done = 0
@@ -59,9 +59,9 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """What is done about failures of one binding."""
+    """The resiliency policies of one binding."""
 
     timeout_ns: int = 0
-    """The time of each attempt; 0 sets none beside the binding's own limit."""
+    """The timeout of each attempt; 0 for none beside the binding's own."""
     retry: Retry | None = None
     breaker: BreakerSettings | None = None

@@ -1,8 +1,8 @@
-"""The expression that opens a circuit breaker: what of CEL such expressions need.
+"""The expression that opens a circuit breaker, in a subset of CEL.
 
-Dapr evaluates `trip` with CEL (dapr pkg/expr; github.com/google/cel-spec). Here the numbers `requests`,
-`totalSuccesses`, `totalFailures`, `consecutiveSuccesses` and `consecutiveFailures` can be calculated with, compared,
-and the comparisons combined. Anything else is refused when the resource is read, not when a guest has failed.
+Dapr evaluates `trip` with CEL (dapr pkg/expr; github.com/google/cel-spec). Here an expression can calculate with the
+numbers in NAMES, compare them, and combine the comparisons. Anything else is refused when the resource is read, not
+when a guest has failed.
 """
 
 import math
@@ -35,21 +35,21 @@ _CONVERSIONS: Final = ("int", "double")
 
 
 class TripError(ValueError):
-    """The text is no expression that can be evaluated here. The message says why."""
+    """The text is not an expression of the subset. The message says why."""
 
 
 class _EvaluationError(Exception):
-    """CEL has no value for the expression, as for a division by zero."""
+    """CEL has no value for the expression, for example because of a division by zero."""
 
 
 class Trip:
     """An expression.
 
     Parameters:
-        text: as written.
+        text: the expression as written.
 
     Raises:
-        TripError: it is none, or uses more of CEL than is known here.
+        TripError: the text is not an expression, or uses parts of CEL that are not supported.
     """
 
     __slots__ = ("_holds", "text")
@@ -68,10 +68,10 @@ class Trip:
         return hash(self.text)
 
     def holds(self, values: _Values) -> bool:
-        """Return whether it is true. An expression that has no value is false, as in Dapr.
+        """Return whether the expression is true. An expression without a value is false, as in Dapr.
 
         Parameters:
-            values: a number for each of NAMES.
+            values: the number of each of NAMES.
         """
         try:
             return self._holds(values)
@@ -88,7 +88,7 @@ class _Typed(NamedTuple):
 
 
 class _Parser:
-    """Turns a text into functions, by recursive descent. The grammar is CEL's, with types checked on the way."""
+    """A recursive-descent parser that turns a text into functions. It follows CEL's grammar and checks the types."""
 
     def __init__(self, text: str) -> None:
         if len(text) > MAX_CHARACTERS:
@@ -102,7 +102,7 @@ class _Parser:
         while at < len(text):
             match = _TOKEN.match(text, at)
             if match is None:
-                raise TripError(f"{text[at:].split(None, 1)[0][:40]!r} is not known here")
+                raise TripError(f"{text[at:].split(None, 1)[0][:40]!r} is not supported")
             tokens.append(match[0].strip())
             at = match.end()
         return tokens
@@ -110,7 +110,7 @@ class _Parser:
     def parse(self) -> _Boolean:
         found = self._or()
         if self._at < len(self._tokens):
-            raise TripError(f"{self._tokens[self._at]!r} is not expected there")
+            raise TripError(f"{self._tokens[self._at]!r} is not expected at its place")
         return self._boolean(found)
 
     def _next(self, *wanted: str) -> str:
@@ -122,12 +122,12 @@ class _Parser:
 
     def _boolean(self, found: _Typed) -> _Boolean:
         if not found.boolean:
-            raise TripError("it is a number where true or false is expected")
+            raise TripError("a number where true or false is expected")
         return cast(_Boolean, found.value)
 
     def _numeric(self, found: _Typed) -> _Numeric:
         if found.boolean:
-            raise TripError("it is true or false where a number is expected")
+            raise TripError("true or false where a number is expected")
         return found.value
 
     def _or(self) -> _Typed:
@@ -142,7 +142,7 @@ class _Parser:
             parts.append(self._boolean(operand()))
 
         def value(values: _Values) -> bool:
-            # One operand that decides is enough, whatever the others are: CEL's operators ignore errors then.
+            # As in CEL, one decisive operand is enough: errors of the other operands are then ignored.
             error: _EvaluationError | None = None
             for part in parts:
                 try:
@@ -217,7 +217,7 @@ class _Parser:
             return _Typed(False, lambda values: _whole(number(values)))
         if token[0].isdigit():
             return self._literal(token)
-        raise TripError(f"{token!r} is not known here; the numbers are {', '.join(NAMES)}")
+        raise TripError(f"{token!r} is not supported; the numbers are {', '.join(NAMES)}")
 
     def _literal(self, token: str) -> _Typed:
         if token[:2].lower() == "0x":

@@ -37,7 +37,7 @@ RETRY_S: Final = 1.0
 
 
 class State:
-    """What the reporter is told of the server: `Watched` of `sandboxd.admin.report`.
+    """What the reporter is told of the server: `ServerView` of `sandboxd.admin.report`.
 
     Parameters:
         catalog: knows the bindings.
