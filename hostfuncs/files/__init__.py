@@ -7,7 +7,7 @@ files = settings.open(limits, strict=False)   # for each run
 for target, folder in files.preopened: ...
 files.close()
 
-Every failure is an OSError with Linux's number; the ABIs translate it. Nothing here knows guest memory.
+Every failure is an OSError with Linux's errno. The ABIs translate it. Nothing here touches guest memory.
 """
 
 from hostfuncs.files.base import Entry, File, Folder, Kind, Stat

@@ -1,4 +1,4 @@
-"""What a file and a folder can do, wherever they are kept, and how opening one is asked for."""
+"""The interfaces of open files and folders, and the flags with which they are opened."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ FOLLOW: Final = 1 << 6
 APPEND: Final = 1 << 7
 SYNC: Final = 1 << 8
 DSYNC: Final = 1 << 9
-"""How to open: a sum of these."""
+"""The flags for opening. They are added up."""
 
 MAX_OFFSET: Final = (1 << 63) - 1
 """The greatest offset in a file."""
@@ -56,28 +56,28 @@ class Entry(NamedTuple):
 
 
 class File(ABC):
-    """An open regular file. It has no position: the ABIs keep one where theirs has one."""
+    """An open regular file. It has no position; an ABI whose files have one keeps it."""
 
     __slots__ = ("how",)
 
     is_file: Literal[True] = True
-    """Tells it from a folder, in less time than isinstance takes with an abstract class."""
+    """Distinguishes it from a folder, in less time than isinstance takes with an abstract class."""
     how: int
-    """How it was opened."""
+    """The flags with which it was opened."""
 
     @abstractmethod
     def read(self, views: Sequence[memoryview], offset: int) -> int:
-        """Fill buffers from an offset on. Gives back the number of bytes; 0 is the end.
+        """Fill buffers with the bytes from an offset on. Return their number; 0 at the end of the file.
 
-        Raises EBADF if it was opened for writing only.
+        Raises EBADF if the file was opened for writing only.
         """
 
     @abstractmethod
     def write(self, views: Sequence[memoryview], offset: int) -> int:
-        """Write at an offset, or at the end if the file was opened so. Gives back the number of bytes written.
+        """Write at an offset, or at the end if the file is in append mode. Return the number of bytes written.
 
-        What an offset beyond the end leaves unwritten counts as written. Raises EDQUOT or ENOSPC if not one byte fits;
-        fewer are written if only some do. Raises EBADF if it was not opened for writing.
+        The gap before an offset beyond the end counts as written. If only some bytes fit, those are written. Raises
+        EDQUOT or ENOSPC if no byte fits, and EBADF if the file was not opened for writing.
         """
 
     @abstractmethod
@@ -90,19 +90,24 @@ class File(ABC):
 
     @abstractmethod
     def allocate(self, offset: int, size: int) -> None:
-        """Make it at least `offset + size` bytes long, with room for them."""
+        """Make it at least `offset + size` bytes long, and reserve the space for the `size` bytes."""
 
     @abstractmethod
     def advise(self, offset: int, size: int, advice: int) -> None:
-        """Take a hint: posix_fadvise's, by WASI's numbers."""
+        """Take a hint about later reads. See posix_fadvise(2).
+
+        Parameters:
+            offset, size: the part of the file, in bytes.
+            advice: the hint, by WASI's number.
+        """
 
     @abstractmethod
     def sync(self, *, data_only: bool) -> None:
-        """Wait until what was written is kept."""
+        """Wait until all writes are on the storage device."""
 
     @abstractmethod
     def set_append(self, append: bool) -> None:
-        """Have writes go to the end from now on, or to their offset."""
+        """Switch append mode on or off: whether writes go to the end of the file."""
 
     @abstractmethod
     def stat(self) -> Stat:
@@ -110,11 +115,11 @@ class File(ABC):
 
     @abstractmethod
     def set_times(self, accessed_ns: int | None, modified_ns: int | None) -> None:
-        """Set times; None leaves one."""
+        """Set the times of access and modification; None leaves one as it is."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of it. Only once."""
+        """Close it. It must be called only once."""
 
 
 class Folder(ABC):
@@ -131,11 +136,11 @@ class Folder(ABC):
 
     @abstractmethod
     def open(self, path: bytes, how: int) -> "File | Folder":
-        """Open a file or folder. EACCES for anything else, such as a device or a pipe."""
+        """Open a file or folder. Raises EACCES for anything else, such as a device or a pipe."""
 
     @abstractmethod
     def stat(self, path: bytes, *, follow: bool) -> Stat:
-        """Return the attributes of what a path names."""
+        """Return the attributes of what a path names. `follow` follows a symbolic link at its end."""
 
     @abstractmethod
     def own_stat(self) -> Stat:
@@ -143,7 +148,7 @@ class Folder(ABC):
 
     @abstractmethod
     def set_times(self, path: bytes, accessed_ns: int | None, modified_ns: int | None, *, follow: bool) -> None:
-        """Set the times of what a path names; None leaves one."""
+        """Set the times of what a path names; None leaves one as it is."""
 
     @abstractmethod
     def make_folder(self, path: bytes) -> None:
@@ -155,11 +160,11 @@ class Folder(ABC):
 
     @abstractmethod
     def unlink(self, path: bytes) -> None:
-        """Remove a name that is no folder's."""
+        """Remove the name of a file or a symbolic link."""
 
     @abstractmethod
     def symlink(self, target: bytes, path: bytes) -> None:
-        """Make a symbolic link. EPERM for an absolute target."""
+        """Make a symbolic link. Raises EPERM for an absolute target."""
 
     @abstractmethod
     def read_link(self, path: bytes) -> bytes:
@@ -167,20 +172,20 @@ class Folder(ABC):
 
     @abstractmethod
     def link(self, path: bytes, to: "Folder", new: bytes) -> None:
-        """Give a file a second name. EXDEV if `to` is kept elsewhere, EROFS if either cannot be changed."""
+        """Give a file a second name. Raises EXDEV if `to` is of another kind, EROFS if either folder is read-only."""
 
     @abstractmethod
     def rename(self, path: bytes, to: "Folder", new: bytes) -> None:
-        """Move a name. EXDEV if `to` is kept elsewhere, EROFS if either cannot be changed."""
+        """Move a name. Raises EXDEV if `to` is of another kind, EROFS if either folder is read-only."""
 
     @abstractmethod
     def entries(self) -> list[Entry]:
-        """Return its entries without `.` and `..`. EOVERFLOW if there are more than may be listed."""
+        """Return its entries without `.` and `..`. Raises EOVERFLOW if there are more than may be listed."""
 
     @abstractmethod
     def sync(self) -> None:
-        """Wait until its entries are kept."""
+        """Wait until its entries are on the storage device."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of it. Only once."""
+        """Close it. It must be called only once."""

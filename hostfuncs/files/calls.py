@@ -1,4 +1,4 @@
-"""System calls that Python has not: openat2(2) and utimensat(2) on a descriptor.
+"""System calls that Python lacks: openat2(2), and utimensat(2) on a descriptor.
 
 Source: openat2(2), utimensat(2); Linux, include/uapi/linux/openat2.h.
 """
@@ -12,7 +12,7 @@ import struct
 from typing import Final
 
 _OPENAT2: Final = 437
-"""The same on every machine."""
+"""The number is the same on every machine."""
 _UTIMENSAT: Final = {"x86_64": 280}.get(platform.machine(), 88)
 
 _RESOLVE_NO_MAGICLINKS: Final = 0x02
@@ -21,13 +21,13 @@ _AT_EMPTY_PATH: Final = 0x1000
 _UTIME_OMIT: Final = (1 << 30) - 2
 _NS: Final = 1_000_000_000
 _TRIES: Final = 64
-"""How often a look-up is tried that a rename elsewhere in the system disturbs."""
+"""The most attempts of a look-up that renames elsewhere in the system disturb."""
 
 _times = struct.Struct("=qqqq").pack
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
-# With the types declared, a call takes half the time: files are opened by the thousand.
+# With declared types, a call takes half the time. Guests open files by the thousand.
 _openat2 = ctypes.CFUNCTYPE(
     ctypes.c_long,
     ctypes.c_long,
@@ -41,24 +41,24 @@ _openat2 = ctypes.CFUNCTYPE(
 
 @functools.cache
 def _how(flags: int, mode: int) -> bytes:
-    """Return a `struct open_how`. There are some hundreds."""
+    """Return a `struct open_how`. There are some hundreds of different ones."""
     return struct.pack("=QQQ", flags | os.O_CLOEXEC, mode, _RESOLVE_BENEATH | _RESOLVE_NO_MAGICLINKS)
 
 
 def open_beneath(folder: int, path: bytes, flags: int, mode: int = 0) -> int:
-    """Open a path that cannot leave a folder: not by `..`, not by a link, not through /proc, not while it is renamed.
+    """Open a path beneath a folder. It cannot leave the folder by `..`, by a link, through /proc, or during a rename.
 
     Parameters:
-        folder: descriptor of the folder.
-        path: relative, without NUL.
-        flags: of openat2; O_CLOEXEC is added.
-        mode: of a file that is created.
+        folder: the descriptor of the folder.
+        path: a relative path without NUL.
+        flags: the flags of openat2; O_CLOEXEC is added.
+        mode: the mode of a file that is created.
 
     Returns:
         a new descriptor.
 
     Raises:
-        OSError: EPERM if the path leads out; else the kernel's.
+        OSError: EPERM if the path leads out; otherwise the kernel's error.
     """
     how = _how(flags, mode)
     for _ in range(_TRIES):
@@ -74,7 +74,7 @@ def open_beneath(folder: int, path: bytes, flags: int, mode: int = 0) -> int:
 
 
 def set_times(descriptor: int, accessed_ns: int | None, modified_ns: int | None) -> None:
-    """Set the times of what a descriptor is open on, also of one opened with O_PATH. None leaves a time.
+    """Set the times of a descriptor's file, even if it was opened with O_PATH. None leaves a time as it is.
 
     Raises:
         OSError: the kernel refused.

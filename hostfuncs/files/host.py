@@ -1,8 +1,8 @@
-"""Folders and files of the host. Every path is resolved by openat2 beneath the folder it is relative to.
+"""Folders of the host. openat2 resolves every path, beneath the folder to which it is relative.
 
-A call that changes an entry opens the entry's folder that way and names the last component alone, which Linux does not
-follow if it is a link. A call that only looks opens what it looks at and asks the descriptor. So nothing is resolved
-twice, and a rename in between changes which file is meant and never where files may be.
+A call that changes an entry opens the entry's folder in this way. It then names only the last component, which Linux
+does not follow if it is a link. A call that only reads attributes opens the path and asks the descriptor. So nothing is
+resolved twice. A rename in between may change which file is meant, but it never leads out of the folder.
 """
 
 import errno
@@ -20,16 +20,17 @@ from hostfuncs.files.host_file import HostFile, attributes, read_only
 from hostfuncs.files.quota import Quota
 
 _ENCODING: Final = sys.getfilesystemencoding()
-"""By which os.scandir decodes names."""
+"""The encoding with which os.scandir decodes names."""
 _NAMELESS: Final = (b"", b".", b"..")
 _CHANGING: Final = base.WRITE | base.TRUNCATE | base.CREATE
 _OPENING: Final = os.O_NONBLOCK | os.O_NOCTTY
-"""A pipe must not block, and a terminal not become ours, before we see that it is no file."""
+"""Opening a pipe must not block, and opening a terminal must not make it the controlling one. That neither is a regular
+file is known only afterwards."""
 
 
 @functools.cache
 def _flags(how: int) -> int:
-    """Return the flags of open(2) for a way to open."""
+    """Return the flags of open(2) for those of `hostfuncs.files.base`."""
     flags = _OPENING
     if how & base.WRITE:
         flags |= os.O_RDWR if how & base.READ else os.O_WRONLY
@@ -50,9 +51,9 @@ class HostFolder(Folder):
 
     Parameters:
         opened: its descriptor, which this object closes; or a function that opens it when it is first needed.
-        quota: pays for what is made and written.
-        read_only: nothing beneath it can be changed.
-        strict: fixed times, sorted entries, no inode numbers.
+        quota: counts what the guest makes and writes.
+        read_only: whether nothing beneath it can be changed.
+        strict: whether times are fixed, entries are sorted, and inode numbers are 0.
     """
 
     __slots__ = ("_descriptor", "_open", "_quota", "_strict")
@@ -89,7 +90,7 @@ class HostFolder(Folder):
                 return HostFile(descriptor, how, self._quota, read_only=self.read_only, strict=self._strict)
             if modes.S_ISDIR(mode):
                 if how & base.CREATE:
-                    # As Linux says. It was opened without O_CREAT first, so that only what is made is counted.
+                    # As in Linux. The folder was opened without O_CREAT, because only new entries are counted.
                     raise OSError(errno.EISDIR, "it is a folder")
                 return HostFolder(descriptor, self._quota, read_only=self.read_only, strict=self._strict)
             raise OSError(errno.EACCES, "neither a file nor a folder")
@@ -98,7 +99,7 @@ class HostFolder(Folder):
             raise
 
     def _refuse_change(self, path: bytes, how: int) -> None:
-        """Raise what opening in a read-only folder raises, unless it changes nothing."""
+        """Raise the error of opening in a read-only folder, unless the opening changes nothing."""
         if not how & (base.WRITE | base.TRUNCATE | base.EXCLUSIVE):
             try:
                 self.stat(path, follow=bool(how & base.FOLLOW))
@@ -117,7 +118,7 @@ class HostFolder(Folder):
         if self.read_only or not how & base.CREATE:
             return open_beneath(self.descriptor, path, flags)
         if how & base.DIRECTORY:
-            # Linux does not say what this means.
+            # Linux leaves the meaning of this undefined.
             raise OSError(errno.EINVAL, "a folder cannot be created by opening it")
         quota = self._quota
         if not how & base.EXCLUSIVE:
@@ -135,7 +136,7 @@ class HostFolder(Folder):
             raise
 
     def _look(self, path: bytes, follow: bool) -> int:
-        """Open what a path names, only to ask about it."""
+        """Open a path only to read its attributes."""
         self._quota.check_path(path)
         return open_beneath(self.descriptor, path, os.O_PATH | (0 if follow else os.O_NOFOLLOW))
 
@@ -184,7 +185,7 @@ class HostFolder(Folder):
         try:
             return os.readlink(b"", dir_fd=descriptor)
         except FileNotFoundError:
-            # What Linux says of a descriptor that is open on something else than a link.
+            # Linux has this error for a descriptor of anything but a link.
             raise OSError(errno.EINVAL, "not a symbolic link") from None
         finally:
             os.close(descriptor)
@@ -213,7 +214,7 @@ class HostFolder(Folder):
     ) -> None:
         if not isinstance(to, HostFolder):
             raise OSError(errno.EXDEV, "the two are kept in different places")
-        # Also for links: a second name in a writable folder would make a read-only file writable.
+        # For links, too: a second name in a writable folder would make a read-only file writable.
         if self.read_only or to.read_only:
             raise read_only()
         to._change(
@@ -226,12 +227,13 @@ class HostFolder(Folder):
         )
 
     def _change(self, path: bytes, nameless: int, call: Callable[[int, bytes], None], *, makes: bool = False) -> None:
-        """Have a change made to an entry: `call` gets its folder's descriptor and its name.
+        """Change an entry.
 
         Parameters:
-            path: of the entry.
-            nameless: the error number for a path that ends in `.` or `..`.
-            makes: whether an entry is made.
+            path: the path of the entry.
+            nameless: the errno for a path that ends in `.` or `..`.
+            call: makes the change. It gets the descriptor of the entry's folder, and the entry's name.
+            makes: whether the change makes an entry.
         """
         self._quota.check_path(path)
         stripped = path.rstrip(b"/")
@@ -258,7 +260,7 @@ class HostFolder(Folder):
                 os.close(at)
 
     def _enter(self, at: int, name: bytes) -> None:
-        """Count one more entry. A name that is taken is told before the quota: programs go on from there."""
+        """Count one more entry. EEXIST takes precedence over the quota, because programs rely on it."""
         if not self._quota.entries_left and _exists(at, name.rstrip(b"/")):
             raise OSError(errno.EEXIST, "the name is taken")
         self._quota.enter()

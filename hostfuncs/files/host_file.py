@@ -1,4 +1,4 @@
-"""Open files of the host, and what guests are told of files."""
+"""Open files of the host, and the attributes of files as guests see them."""
 
 import errno
 import os
@@ -30,15 +30,15 @@ _ADVICE: Final = (
     os.POSIX_FADV_DONTNEED,
     os.POSIX_FADV_NOREUSE,
 )
-"""By WASI's `advice`."""
+"""The values of posix_fadvise(2), in the order of WASI's `advice`."""
 
 
 def attributes(found: os.stat_result, strict: bool) -> Stat:
-    """Return what a guest is told of the result of fstat(2).
+    """Return the attributes that a guest sees.
 
     Parameters:
-        found: the result.
-        strict: fixed times, no inode number.
+        found: the result of fstat(2).
+        strict: whether times are fixed, and inode numbers are 0.
     """
     kind = _KINDS.get(modes.S_IFMT(found.st_mode), Kind.UNKNOWN)
     if strict:
@@ -66,10 +66,10 @@ class HostFile(File):
 
     Parameters:
         descriptor: its descriptor, which this object closes.
-        how: how it was opened.
-        quota: pays for what is written.
-        read_only: whether it lies in a read-only mount. Its times cannot be set then.
-        strict: fixed times, no inode number.
+        how: the flags with which it was opened.
+        quota: counts the bytes that are written.
+        read_only: whether it is in a read-only mount. Its times cannot be set then.
+        strict: whether times are fixed, and the inode number is 0.
     """
 
     __slots__ = ("_append", "_descriptor", "_end", "_quota", "_read_only", "_strict")
@@ -81,7 +81,7 @@ class HostFile(File):
         self._quota = quota
         self._strict = strict
         self._append = bool(how & base.APPEND)
-        self._end = 0  # up to here it has been written
+        self._end = 0  # the file is known to be at least this long
 
     def __repr__(self) -> str:
         return f"<HostFile {self._descriptor}>"
@@ -94,7 +94,7 @@ class HostFile(File):
         """See File."""
         quota = self._quota
         wanted = sum(map(len, views))
-        # What lies between the end and the offset becomes part of the file, whether it takes up room or not.
+        # The gap between the end and the offset becomes part of the file, even if it takes no space on the device.
         gap = max(0, offset - self.size()) if offset > self._end and wanted and not self._append else 0
         quota.take(gap)
         granted = written = 0
@@ -122,7 +122,7 @@ class HostFile(File):
 
     def allocate(self, offset: int, size: int) -> None:
         """See File."""
-        # All of it, because a part that lies within the file may have no room yet.
+        # All of it is counted: a part within the file may have no space on the device yet.
         growth = max(size, offset + size - self.size())
         self._grow(growth, lambda: os.posix_fallocate(self._descriptor, offset, size))
 
@@ -161,7 +161,7 @@ class HostFile(File):
     def set_times(self, accessed_ns: int | None, modified_ns: int | None) -> None:
         """See File."""
         if self._read_only:
-            # The descriptor need not be open for writing: futimens(3) asks only who owns the file.
+            # The kernel would allow it to the file's owner: futimens(3) needs no descriptor that is open for writing.
             raise read_only()
         set_times(self._descriptor, accessed_ns, modified_ns)
 

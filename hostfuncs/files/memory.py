@@ -1,6 +1,6 @@
-"""A folder in memory: made for one run, writable, and gone after it. No system call has a part in it.
+"""A writable folder in memory, which exists for one run. It makes no system calls.
 
-It answers as a Linux tmpfs would. A path cannot leave the folder that it is relative to, as in `hostfuncs.files.host`.
+It behaves as a Linux tmpfs. As in `hostfuncs.files.host`, a path cannot leave the folder to which it is relative.
 """
 
 import errno
@@ -13,12 +13,12 @@ from hostfuncs.files.nodes import FileNode, FolderNode, LinkNode, Node, Space
 from hostfuncs.files.quota import Quota
 
 _MOST_LINKS: Final = 40
-"""How many symbolic links one path may lead through, as in Linux."""
+"""The most symbolic links through which one path may lead, as in Linux."""
 _NAME_MAX: Final = 255
 
 
 def _names(parts: Sequence[bytes]) -> int:
-    """Return how many parts of a path are more than what stands between two slashes."""
+    """Return the number of parts of a path that are not empty."""
     return len(parts) - parts.count(b"")
 
 
@@ -27,7 +27,7 @@ class MemoryFile(File):
 
     Parameters:
         node: the file.
-        how: how it was opened.
+        how: the flags with which it was opened.
     """
 
     __slots__ = ("_append", "_node")
@@ -101,10 +101,10 @@ class MemoryFile(File):
             self._node.resize(offset + size)
 
     def advise(self, offset: int, size: int, advice: int) -> None:
-        """See File. Memory needs no advice."""
+        """See File. It has no effect in memory."""
 
     def sync(self, *, data_only: bool) -> None:
-        """See File. Nothing outlives the run."""
+        """See File. It has no effect in memory."""
 
     def set_append(self, append: bool) -> None:
         """See File."""
@@ -128,9 +128,9 @@ class MemoryFolder(Folder):
     """An open folder in memory.
 
     Parameters:
-        quota: bounds paths and listings; the room is the space's.
-        space: the room.
-        node: the folder; None makes the root of a new one.
+        quota: bounds paths and listings.
+        space: bounds the bytes and files.
+        node: the folder; None makes a new root.
     """
 
     __slots__ = ("_node", "_quota", "_space")
@@ -148,15 +148,15 @@ class MemoryFolder(Folder):
         return f"<MemoryFolder of {len(self._node.nodes)} entries>"
 
     def discard(self) -> None:
-        """Let go of everything in it: folders and what lies in them name each other. Nothing may use it any more."""
+        """Break the reference cycles between its folders and their parents. Nothing may use it afterwards."""
         self._node.discard()
 
     def _find(self, path: bytes, *, follow: bool) -> tuple[list[FolderNode], bytes, Node | None, bool]:
         """Look a path up.
 
         Returns:
-            the folders from this one to the entry's, the entry's name (empty for `.` and `..`), what it names, and
-            whether it must be a folder because a slash follows.
+            the folders from this one to the entry's, the entry's name (empty for `.` and `..`), its node, and whether
+            it must be a folder because a slash follows.
         """
         self._quota.check_path(path)
         stack = [self._node]
@@ -195,7 +195,7 @@ class MemoryFolder(Folder):
             elif found is None:
                 raise OSError(errno.ENOENT, "a folder of the path does not exist")
             elif not isinstance(found, FolderNode):
-                raise OSError(errno.ENOTDIR, "a part of the path is no folder")
+                raise OSError(errno.ENOTDIR, "a part of the path is not a folder")
             else:
                 stack.append(found)
         slash = bool(todo) or path.endswith(b"/")
@@ -210,10 +210,10 @@ class MemoryFolder(Folder):
         return stack, name, found
 
     def _entry(self, path: bytes) -> tuple[list[FolderNode], bytes, Node | None, bool]:
-        """Look up an entry that is to be changed: as in Linux, a slash after it does not lead through a link.
+        """Look up an entry that will be changed. As in Linux, a slash after its name does not follow a link.
 
         Returns:
-            as `_find`.
+            see `_find`.
         """
         stripped = self._quota.check_path(path).rstrip(b"/")
         stack, name, found, _ = self._find(stripped, follow=False)
@@ -229,7 +229,7 @@ class MemoryFolder(Folder):
         return stack, name, found
 
     def _vacant(self, path: bytes, *, folder: bool) -> tuple[FolderNode, bytes]:
-        """Return where a new entry goes, and its name."""
+        """Return the folder of a new entry, and the entry's name."""
         stack, name, found, slash = self._entry(path)
         if found is not None or not name:
             raise OSError(errno.EEXIST, "the name is taken")
@@ -263,7 +263,7 @@ class MemoryFolder(Folder):
                 raise OSError(errno.EISDIR, "it is a folder")
             return MemoryFolder(self._quota, self._space, found)
         if how & base.DIRECTORY or slash:
-            raise OSError(errno.ENOTDIR, "it is no folder")
+            raise OSError(errno.ENOTDIR, "it is not a folder")
         if not isinstance(found, FileNode):
             raise OSError(errno.ELOOP, "it is a symbolic link")
         if how & base.TRUNCATE:
@@ -293,7 +293,7 @@ class MemoryFolder(Folder):
         if not name:
             raise OSError(errno.EINVAL, "the path names no entry")
         if not isinstance(found, FolderNode):
-            raise OSError(errno.ENOTDIR, "it is no folder")
+            raise OSError(errno.ENOTDIR, "it is not a folder")
         if found.nodes:
             raise OSError(errno.ENOTEMPTY, "the folder is not empty")
         stack[-1].remove(name)
@@ -349,7 +349,7 @@ class MemoryFolder(Folder):
             if former is not None and not isinstance(former, FolderNode):
                 raise OSError(errno.ENOTDIR, "a file has the new name")
         elif slash or isinstance(former, FolderNode):
-            raise OSError(errno.EISDIR if isinstance(former, FolderNode) else errno.ENOTDIR, "it is no folder")
+            raise OSError(errno.EISDIR if isinstance(former, FolderNode) else errno.ENOTDIR, "it is not a folder")
         if former is node:
             return
         if isinstance(former, FolderNode) and former.nodes:
@@ -371,7 +371,7 @@ class MemoryFolder(Folder):
         return sorted(found) if strict else found
 
     def sync(self) -> None:
-        """See Folder. Nothing outlives the run."""
+        """See Folder. It has no effect in memory."""
 
     def close(self) -> None:
         """See Folder."""

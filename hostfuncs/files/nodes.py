@@ -1,4 +1,4 @@
-"""What a folder in memory is made of: files, folders and links, and the room that they share."""
+"""The nodes of a folder in memory: files, folders and symbolic links, and the space that they share."""
 
 import errno
 import time
@@ -12,12 +12,12 @@ _DEVICE: Final = 1
 
 
 class Space:
-    """The room of one folder in memory.
+    """The space of one folder in memory.
 
     Parameters:
-        size: bytes of all files together.
-        files: files, folders and links together.
-        strict: fixed times, no inode numbers.
+        size: the most bytes of all files together.
+        files: the most files, folders and links together.
+        strict: whether times are fixed, and inode numbers are 0.
     """
 
     __slots__ = ("bytes_left", "files_left", "last_inode", "now", "strict")
@@ -33,14 +33,18 @@ class Space:
         return f"<Space bytes_left={self.bytes_left} files_left={self.files_left}>"
 
     def take(self, size: int) -> None:
-        """Take bytes, all or none; a negative number gives some back. Raises ENOSPC."""
+        """Take bytes, all or none. A negative number returns some. Raises ENOSPC."""
         if size > self.bytes_left:
             raise OSError(errno.ENOSPC, "the folder in memory is full")
         self.bytes_left -= size
 
 
 class Node:
-    """A file, folder or link."""
+    """A file, a folder or a symbolic link.
+
+    Raises:
+        OSError: ENOSPC if the space has as many of them as it may.
+    """
 
     __slots__ = ("accessed_ns", "changed_ns", "inode", "links", "modified_ns", "space")
     kind = Kind.UNKNOWN
@@ -56,24 +60,28 @@ class Node:
         self.accessed_ns = self.modified_ns = self.changed_ns = space.now()
 
     def size(self) -> int:
+        """Return its size in bytes, as `stat` reports it."""
         return 0
 
     def changed(self) -> None:
+        """Record that its content has changed."""
         self.modified_ns = self.changed_ns = self.space.now()
 
     def lost_name(self) -> None:
-        """One of its names was removed."""
+        """Record that one of its names was removed."""
         self.links -= 1
         self.changed_ns = self.space.now()
         if self.links == 0:
             self.space.files_left += 1
 
     def stat(self) -> Stat:
+        """Return its attributes."""
         inode, device = (0, 0) if self.space.strict else (self.inode, _DEVICE)
         times = (self.accessed_ns, self.modified_ns, self.changed_ns)
         return Stat(device, inode, self.kind, self.links, self.size(), *times)
 
     def set_times(self, accessed_ns: int | None, modified_ns: int | None) -> None:
+        """Set its times; None leaves one as it is. In strict mode it has no effect."""
         if self.space.strict:
             return
         self.changed_ns = self.space.now()
@@ -84,6 +92,8 @@ class Node:
 
 
 class FileNode(Node):
+    """A regular file."""
+
     __slots__ = ("data", "opened")
     kind = Kind.REGULAR_FILE
 
@@ -96,6 +106,7 @@ class FileNode(Node):
         return len(self.data)
 
     def resize(self, size: int) -> None:
+        """Make it `size` bytes long. Raises ENOSPC."""
         growth = size - len(self.data)
         self.space.take(growth)
         if growth < 0:
@@ -109,13 +120,15 @@ class FileNode(Node):
         self.forget()
 
     def forget(self) -> None:
-        """Give its bytes back if nobody can reach them any more."""
+        """Free its bytes if it has no name and is not open."""
         if not self.links and not self.opened:
             self.space.take(-len(self.data))
             self.data = bytearray()
 
 
 class LinkNode(Node):
+    """A symbolic link."""
+
     __slots__ = ("target",)
     kind = Kind.SYMBOLIC_LINK
 
@@ -134,6 +147,8 @@ class LinkNode(Node):
 
 
 class FolderNode(Node):
+    """A folder."""
+
     __slots__ = ("nodes", "parent")
     kind = Kind.DIRECTORY
 
@@ -144,16 +159,18 @@ class FolderNode(Node):
         self.links = 1
 
     def put(self, name: bytes, node: Node) -> None:
+        """Add an entry."""
         self.nodes[name] = node
         self.changed()
 
     def remove(self, name: bytes) -> None:
+        """Remove an entry."""
         node = self.nodes.pop(name)
         self.changed()
         node.lost_name()
 
     def discard(self) -> None:
-        """Unlink everything in it from everything else, however deep, so that no cycle waits for the collector."""
+        """Break the reference cycles of all folders beneath it, so that no cycle waits for the garbage collector."""
         todo = [self]
         while todo:
             folder = todo.pop()
@@ -162,6 +179,7 @@ class FolderNode(Node):
             folder.parent = None
 
     def is_within(self, folder: "FolderNode") -> bool:
+        """Return whether it is a folder, or lies beneath it."""
         at: FolderNode | None = self
         while at is not None and at is not folder:
             at = at.parent

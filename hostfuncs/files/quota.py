@@ -1,4 +1,4 @@
-"""What one run may still do with files: bytes, entries, open files. A limit that is reached is remembered."""
+"""Counts what one run does with files against its limits: bytes, entries, open files."""
 
 import errno
 
@@ -9,7 +9,7 @@ class Quota:
     """The quotas of one run.
 
     Parameters:
-        limits: of the run.
+        limits: the limits of the run.
     """
 
     __slots__ = ("_limits", "bytes_left", "entries_left", "listing_left", "opened", "path_bytes", "reached")
@@ -19,21 +19,26 @@ class Quota:
         self.path_bytes = limits.path_bytes
         """The longest path."""
         self.bytes_left = limits.file_write_bytes
-        """What may still be written to mounts. Bytes; growing a file counts as writing."""
+        """The bytes that may still be written to mounts. Growing a file counts as writing."""
         self.entries_left = limits.file_entries
-        """How many files, folders and links may still be made in mounts."""
+        """The number of files, folders and links that may still be made in mounts."""
         self.listing_left = limits.directory_entries
-        """How many entries the listings may still have that are held for the guest. Whoever holds one counts it."""
+        """The entries that further listings may have. The ABI that holds a listing counts its entries here."""
         self.opened = 0
         """The number of files and folders that the guest has open."""
         self.reached: Limit | None = None
-        """The last limit that the guest was refused something for."""
+        """The limit that refused the guest something last; None if none did."""
 
     def __repr__(self) -> str:
         return f"<Quota open={self.opened} bytes_left={self.bytes_left} entries_left={self.entries_left}>"
 
     def refuse(self, limit: Limit, number: int) -> OSError:
-        """Remember a limit. Gives back the error for the guest."""
+        """Record that a limit is reached. Return the error for the guest.
+
+        Parameters:
+            limit: the limit.
+            number: the errno.
+        """
         self.reached = limit
         return OSError(number, f"the limit {limit} is reached")
 
@@ -44,7 +49,7 @@ class Quota:
         self.opened += 1
 
     def grant(self, size: int) -> int:
-        """Take bytes for a write: all that are asked for, or those that are left. Raises EDQUOT if none are."""
+        """Take `size` bytes for a write, or those that are left. Return their number. Raises EDQUOT if none is left."""
         granted = min(size, self.bytes_left)
         if size and not granted:
             raise self.refuse(Limit.FILE_WRITE_BYTES, errno.EDQUOT)
@@ -64,12 +69,12 @@ class Quota:
         self.entries_left -= 1
 
     def check_listing(self, entries: int) -> None:
-        """Raise EOVERFLOW if a folder has too many entries to be listed beside what the guest lists already."""
+        """Raise EOVERFLOW if a folder has too many entries to be listed beside the present listings."""
         if entries > self.listing_left:
             raise self.refuse(Limit.DIRECTORY_ENTRIES, errno.EOVERFLOW)
 
     def check_length(self, length: int) -> None:
-        """Raise ENAMETOOLONG if a path of so many bytes is too long."""
+        """Raise ENAMETOOLONG if a path of `length` bytes is too long."""
         if length > self._limits.path_bytes:
             raise self.refuse(Limit.PATH_BYTES, errno.ENAMETOOLONG)
 

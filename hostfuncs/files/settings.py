@@ -1,4 +1,4 @@
-"""Which folders a guest finds, and the set of them that one run has open."""
+"""The settings of a guest's folders, and the folders and files that one run has open."""
 
 import contextlib
 import os
@@ -15,9 +15,9 @@ from hostfuncs.limits import Limits
 
 
 def _check_target(target: str) -> None:
-    """Raise TypeError or ValueError unless a guest can find a folder by this path."""
+    """Raise TypeError or ValueError unless the target of a folder is an absolute path."""
     if not isinstance(target, str):
-        raise TypeError(f"the target {target!r} is no str")
+        raise TypeError(f"the target {target!r} is not a str")
     if not target.startswith("/") or "\0" in target or ".." in target.split("/"):
         raise ValueError(f"the target {target!r} is not an absolute path; write /data")
 
@@ -26,12 +26,12 @@ def _check_target(target: str) -> None:
 class Mount:
     """A folder of the host that a guest finds.
 
-    Raises:
-        TypeError: the source or the target is no str.
-        ValueError: the target is no absolute path.
+    Each run looks the source up when the guest first uses it, and keeps that folder to its end. If a link on the
+    source's path changes, the next run sees the other folder.
 
-    Each run looks the source up anew, when the guest first uses it, and keeps that folder to its end. So a run sees one
-    state of a source that is a link, or lies behind one, and the next run may see another.
+    Raises:
+        TypeError: the source or the target is not a str.
+        ValueError: the target is not an absolute path.
     """
 
     source: str
@@ -40,18 +40,19 @@ class Mount:
     """The absolute path by which the guest finds it."""
     read_only: bool = True
     anchor: int | None = field(default=None, compare=False)
-    """A descriptor that stays open as long as this object is used. It is needed where paths cannot be opened."""
+    """The descriptor of a folder, which must stay open while this object is used; None for a plain path. Processes that
+    cannot open paths need it."""
 
     def __post_init__(self) -> None:
         _check_target(self.target)
         if not isinstance(self.source, str):
-            raise TypeError(f"the source {self.source!r} is no str")
+            raise TypeError(f"the source {self.source!r} is not a str")
 
     def open(self) -> int:
-        """Open the folder; gives back its descriptor.
+        """Open the folder. Return its descriptor.
 
         Raises:
-            OSError: it is not there, or is no folder.
+            OSError: it does not exist, or is not a folder.
         """
         flags = os.O_PATH | os.O_DIRECTORY
         if self.anchor is None:
@@ -61,19 +62,19 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tmp:
-    """A writable folder in memory: new for each run, and gone after it.
+    """A writable folder in memory, which exists for one run.
 
     Raises:
-        TypeError: the target is no str, or a number is not whole.
-        ValueError: the target is no absolute path, or a number is negative.
+        TypeError: the target is not a str, or a number is not whole.
+        ValueError: the target is not an absolute path, or a number is negative.
     """
 
     target: str
     """The absolute path by which the guest finds it."""
     size: int
-    """Bytes of all files together."""
+    """The most bytes of all files together."""
     files: int
-    """Files, folders and links together."""
+    """The most files, folders and links together."""
 
     def __post_init__(self) -> None:
         _check_target(self.target)
@@ -109,19 +110,19 @@ class FileSettings:
         """Return the folders for one run.
 
         Parameters:
-            limits: of the run.
-            strict: fixed times, sorted entries, no inode numbers.
+            limits: the limits of the run.
+            strict: whether times are fixed, entries are sorted, and inode numbers are 0.
         """
         return Files(self, limits, strict)
 
 
 class Files:
-    """The folders that one run finds, and everything that it has opened in them.
+    """The folders that one run finds, and all that it has opened in them.
 
     Parameters:
-        settings: which folders there are.
-        limits: of the run.
-        strict: fixed times, sorted entries, no inode numbers.
+        settings: the settings of the folders.
+        limits: the limits of the run.
+        strict: whether times are fixed, entries are sorted, and inode numbers are 0.
     """
 
     __slots__ = ("_open", "_tmp", "preopened", "quota")
@@ -130,7 +131,7 @@ class Files:
         self.quota = quota = Quota(limits)
         self._open: set[File | Folder] = set()
         self.preopened: list[tuple[str, Folder]] = []
-        """Path and folder, in the order of the settings, `tmp` last."""
+        """The target and the folder of each mount, in the order of the settings, then those of `tmp`."""
         for mount in settings.mounts:
             folder = HostFolder(mount.open, quota, read_only=mount.read_only, strict=strict)
             self.preopened.append((mount.target, folder))
@@ -141,7 +142,7 @@ class Files:
             self.preopened.append((tmp.target, self._tmp))
 
     def open(self, folder: Folder, path: bytes, how: int) -> File | Folder:
-        """Open a file or folder for the guest. See `Folder.open`; EMFILE if it has too many open."""
+        """Open a file or folder for the guest. See `Folder.open`. Raises EMFILE if it has too many open."""
         self.quota.open()
         try:
             found = folder.open(path, how)
@@ -152,10 +153,10 @@ class Files:
         return found
 
     def let_go(self, found: File | Folder) -> None:
-        """Close what `open` gave back. A mount's folder stays open: the guest may have it twice.
+        """Close a file or folder that `open` returned. A mount's own folder stays open: the guest may have it twice.
 
         Raises:
-            OSError: what was written could not be kept. It is closed all the same.
+            OSError: the file system could not keep what was written. The file is closed all the same.
         """
         if found in self._open:
             self._open.remove(found)
@@ -163,10 +164,10 @@ class Files:
             found.close()
 
     def close(self) -> None:
-        """Close everything. The guest runs no more."""
+        """Close all files and folders, after the end of the run."""
         for found in self._open:
-            # Some network file systems tell only now that there was no room. As at the end of a process, nobody is
-            # left to be told; a guest that cares closes its files or syncs them.
+            # Some network file systems report only now that they are full. As at the end of a process, there is nobody
+            # to tell. A guest that needs to know closes its files, or syncs them.
             with contextlib.suppress(OSError):
                 found.close()
         self._open.clear()

@@ -44,7 +44,7 @@ def parse_authority(text: str, scheme: str) -> Authority:
         scheme: `http` or `https`.
 
     Raises:
-        ValueError: anything that could be read in two ways, or is no authority at all: userinfo, zone ids, control
+        ValueError: anything that could be read in two ways, or is not an authority at all: userinfo, zone ids, control
             characters and white space, ports outside 1 to 65535, IPv4 addresses that are not four decimal numbers,
             labels or names over DNS's lengths, characters IDNA does not allow. The message says which.
     """

@@ -138,7 +138,7 @@ class TransportExchange(Exchange):
         except GuestEnded:
             raise
         except BaseException as failed:
-            # Even SystemExit ends no more than the request. What comes of cancelling it is no fault of the transport.
+            # Even SystemExit ends only the request. An error that follows a cancellation is not the transport's fault.
             if self._cancelled:
                 raise asyncio.CancelledError from failed
             raise self._translated(failed) from failed
@@ -213,7 +213,7 @@ class _Reply:
         self._rest = memoryview(b"")
 
     def check(self) -> None:
-        """Raise OutboundError or ValueError if this is no response that a guest could be given."""
+        """Raise OutboundError or ValueError if this is not a response that a guest could be given."""
         if self.status == 101:
             raise OutboundError(ErrorCode("HTTP-upgrade-failed"))
         if not 200 <= self.status <= 599:
@@ -271,7 +271,7 @@ class TransportExchanges(Exchanges):
         self._inner: set[Exchange] = set()
 
     def adopt(self, exchange: Exchange) -> None:
-        """Inner transport: an exchange is about to begin that is no request of the guest's own."""
+        """Inner transport: an exchange is about to begin that is not a request of the guest's own."""
         self._inner.add(exchange)
         self._live[exchange] = None
 

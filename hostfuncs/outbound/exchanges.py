@@ -230,7 +230,7 @@ class Exchanges:
         self._raise_failure()
 
     def attend(self, fd: int, arrived: Callable[[], None]) -> None:
-        """Also wait for something that is no request: call `arrived` whenever `fd` is readable, until `close`.
+        """Also wait for something that is not a request: call `arrived` whenever `fd` is readable, until `close`.
 
         Parameters:
             fd: a descriptor; stays the caller's.

@@ -25,7 +25,7 @@ FORBIDDEN_FIELDS = frozenset(
 )
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# RFC 9110 section 5.5, obs-text included; white space around a value is no part of it.
+# RFC 9110 section 5.5, obs-text included; white space around a value is not a part of it.
 _VALUE = re.compile(rb"(?:[\x21-\x7e\x80-\xff](?:[\x20\x09\x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)?")
 _TARGET = re.compile(r"[\x21-\x22\x24-\x7e]*")
 _LINE_OVERHEAD = 4  # ": " and CR LF
@@ -133,7 +133,7 @@ def content_length(fields: Iterable[tuple[bytes, bytes]]) -> int | None:
     """Return the Content-Length the guest announced, None without one.
 
     Raises:
-        OutboundError: HTTP-protocol-error if it is no number or there are several that differ.
+        OutboundError: HTTP-protocol-error if it is not a number or there are several that differ.
     """
     found: int | None = None
     for name, value in fields:

@@ -125,7 +125,7 @@ class HttpcoreConnection:
             self._retired = self._retired or not is_reset(failure)
             self.ended()
             if isinstance(failure, ValueError) and not isinstance(failure, OSError):
-                # Its way to say that a status is no number.
+                # Its way to say that a status is not a number.
                 raise OutboundError(ErrorCode("HTTP-protocol-error")) from failure
             if isinstance(failure, httpcore2.RemoteProtocolError):
                 attempt.lost = True

@@ -388,7 +388,7 @@ async def _connect_one(loop: asyncio.AbstractEventLoop, address: Address, port: 
 
 
 def parse_addresses(texts: Iterable[str]) -> list[Address]:
-    """Read what a resolver returned, leaving out what is no address."""
+    """Read what a resolver returned, leaving out what is not an address."""
     found: list[Address] = []
     for text in texts:
         with contextlib.suppress(ValueError):

@@ -54,8 +54,8 @@ def parse_exception(text: str) -> Callable[[Origin], bool]:
         name = host.removeprefix("*").removeprefix(".")
         if not name or "*" in name or "/" in name or not name.isascii():
             raise ValueError(
-                f"the exception {text!r} from the outbound proxy is no host; write for example internal.example.com, "
-                ".svc.cluster.local, 10.0.0.0/8, localhost:8080 or *"
+                f"the exception {text!r} from the outbound proxy is not a host; write for example "
+                "internal.example.com, .svc.cluster.local, 10.0.0.0/8, localhost:8080 or *"
             ) from None
         return lambda origin: fits(origin) and (origin[1] == name or origin[1].endswith("." + name))
 

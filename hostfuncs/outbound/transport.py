@@ -45,7 +45,7 @@ class Run(Owner, Protocol):
         ...
 
     def adopt(self, exchange: Exchange) -> None:
-        """Take over an exchange that is no request of the guest's own."""
+        """Take over an exchange that is not a request of the guest's own."""
         ...
 
     async def changed(self, holds: Callable[[], bool]) -> None:

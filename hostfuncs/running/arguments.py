@@ -1,4 +1,4 @@
-"""Check and convert the arguments that a script passes for a run. An exception names the argument that is wrong."""
+"""Check and convert the arguments that a script passes for a run. Each exception names the wrong argument."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def file_settings(mounts: Iterable[Mount], tmp: Tmp | None) -> FileSettings:
 
     Raises:
         TypeError, ValueError: see `hostfuncs.files.FileSettings`.
-        OSError: the source of a mount is no folder that can be opened, or the system has no openat2.
+        OSError: the source of a mount is not a folder that can be opened, or the system has no openat2.
     """
     found = tuple(expect("mounts", mount, Mount) for mount in mounts)
     if found and not available():
-        raise OSError(errno.ENOSYS, "mounts need openat2, that is Linux 5.6, and a sandbox that lets it through")
+        raise OSError(errno.ENOSYS, "mounts need the system call openat2 (Linux 5.6), and a sandbox that allows it")
     for mount in found:
         os.close(mount.open())
     return FileSettings(mounts=found, tmp=None if tmp is None else expect("tmp", tmp, Tmp))
 
 
 def data_of(name: str, data: bytes) -> bytes:
-    """Return a copy of bytes, a bytearray or a memoryview. Raises TypeError."""
+    """Return bytes, a bytearray or a memoryview as bytes. Raises TypeError for any other type."""
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)
     raise TypeError(f"{name} is a {type(data).__name__}, not bytes")
@@ -89,7 +89,7 @@ def deadline_after(timeout: float) -> int:
 
 
 def wasi_request(request: HttpRequest) -> Request:
-    """Return the request that a handler is called with. Raises TypeError, ValueError."""
+    """Return the WASI request for a handler. Raises TypeError, ValueError."""
     scheme, separator, rest = expect("request.url", request.url, str).partition("://")
     authority, slash, path = rest.partition("/")
     if scheme.lower() not in ("http", "https") or not separator or not authority:

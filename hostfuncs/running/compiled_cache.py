@@ -1,8 +1,7 @@
 """Compiled guests kept in a folder, so that a later process need not compile them again.
 
-Loading compiled code executes it. The folder therefore has to belong to this user or to root, and nobody else may be
-able to write into it. A file that is damaged, or that another version of wasmtime or another processor made, is
-replaced.
+Loading compiled code executes it. The folder must therefore belong to this user or to root, and nobody else may be able
+to write into it. A file that is damaged, or that another version of wasmtime or another processor made, is replaced.
 """
 
 from __future__ import annotations
@@ -27,18 +26,18 @@ from hostfuncs.limits import EngineSettings
 _DIGEST: Final = hashlib.sha256
 _DIGEST_BYTES: Final = 32
 _KEPT_DAYS: Final = 30
-"""A file that nobody has used for so long is removed when another is written."""
+"""The days without use after which a file is removed, the next time that another is written."""
 _SUFFIX: Final = ".compiled"
 
 Guest = wasmtime.Module | wc.Component
 
 
 class CompiledCache:
-    """A folder of compiled guests. Each file begins with the digest of what follows.
+    """A folder of compiled guests. Each file is a digest, followed by the code that it covers.
 
     Parameters:
-        folder: created with mode 0700 if it is missing.
-        settings: those of the engine that compiles and runs the guests.
+        folder: the folder. It is created with mode 0700 if it is missing.
+        settings: the settings of the engine that compiles and runs the guests.
 
     Raises:
         OSError: the folder cannot be made or opened.
@@ -57,7 +56,7 @@ class CompiledCache:
         Parameters:
             engine: the engine that will run it.
             data: the guest's binary.
-            compile_guest: compiles it; what it raises is passed on.
+            compile_guest: compiles it. Its exceptions are passed on.
         """
         path = self._folder / (_DIGEST(self._engine + data).hexdigest() + _SUFFIX)
         code = _read(path)
@@ -72,7 +71,7 @@ class CompiledCache:
         try:
             self._write(path, guest.serialize())
         except OSError as error:
-            text = "the compiled guest is not kept in %s: %s; the next process compiles it again"
+            text = "the compiled guest cannot be stored in %s: %s; the next process compiles it again"
             logging.getLogger("hostfuncs.cache").warning(text, self._folder, error.strerror)
         return guest
 
@@ -94,7 +93,7 @@ class CompiledCache:
 
 
 def _read(path: Path) -> bytes | None:
-    """Return the code in a file, or None if there is none that is whole and trusted."""
+    """Return the code in a file; None if the file is missing, damaged or not trusted."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -123,7 +122,7 @@ def _check(status: os.stat_result, folder: Path) -> None:
 
 @cache
 def _engine_key(settings: EngineSettings) -> bytes:
-    """Return what the compiled code depends on besides the guest and the processor."""
+    """Return a digest of all that compiled code depends on besides the guest and the processor."""
     from hostfuncs.running import engine
 
     builder = Path(engine.__file__).read_bytes()

@@ -28,7 +28,7 @@ def shared_engine(pid: int) -> wasmtime.Engine:
     It does not use the pooling allocator, which would reserve address space for a fixed number of memories and refuse
     any further run.
     """
-    # The compiler's threads do not exist in a forked child, which would wait for them for ever.
+    # A fork does not copy the compiler's threads. A forked child would wait for them for ever.
     return engines.build(SETTINGS, parallel_compilation=pid == _first_pid, pooling=False)
 
 
@@ -58,7 +58,7 @@ def read(wasm: Wasm) -> bytes:
 
 
 def compile_guest(engine: wasmtime.Engine, data: bytes, kept: CompiledCache | None = None) -> Guest:
-    """Compile a core module or a component, or take it from where it was kept. Raises GuestError."""
+    """Compile a core module or a component, or take it from a cache if one is given. Raises GuestError."""
     if kept is not None:
         return kept.get(engine, data, lambda: compile_guest(engine, data))
     try:

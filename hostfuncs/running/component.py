@@ -46,13 +46,13 @@ class ComponentRunner(GuestRunner):
 
     Parameters:
         engine: from `hostfuncs.running.engine`.
-        component: compiled for this engine.
-        limits: of each run.
+        component: the component, compiled for this engine.
+        limits: the limits of each run.
         argv0: the program's name.
-        env: variables of each run.
-        strict: no HTTP, and clocks and randomness that a timing attack could not use.
-        files: the folders that it finds; None for none.
-        settings, names: as for GuestRunner.
+        env: the variables of each run.
+        strict: whether there is no HTTP, and clocks and randomness are useless for timing attacks.
+        files: the folders that the guest finds; None for none.
+        settings, names: see GuestRunner.
 
     Raises:
         GuestError: the component imports what this host does not have, or exports neither entry point.
@@ -167,7 +167,8 @@ class ComponentRunner(GuestRunner):
         """
         _check_strings(args, env)
         if not (self.is_command if request is None else self.is_handler):
-            raise ValueError("the component is no command" if request is None else "the component handles no requests")
+            what = "is not a command" if request is None else "handles no requests"
+            raise ValueError(f"the component {what}")
         self._request = request
         self._responder = responder
         self._host.begin(
@@ -191,12 +192,12 @@ class ComponentRunner(GuestRunner):
         """Set up a run as a command that is parked when it first needs its input. See `hostfuncs.running.parking`.
 
         Parameters:
-            args, env: as for `begin`.
+            args, env: see `begin`.
             wait: called when the guest is parked.
-            stdout, stderr: its output.
+            stdout, stderr: receive its output.
 
         Raises:
-            ValueError: as for `begin`.
+            ValueError: see `begin`.
         """
         host = self._host
 
@@ -241,7 +242,7 @@ class ComponentRunner(GuestRunner):
         self._error = component_capi.func_call(function, context, None, 0, ctypes.addressof(self._results), 1)
         if self._error:
             return None
-        # A result without payloads owns no memory. Its payload begins with whether it is ok.
+        # A result without payloads owns no memory. The first byte of its payload is 1 if it is ok.
         failed = self._results.raw[component_capi.PAYLOAD] == 0
         return self._with_file_limit(self._sentences.exited(1 if failed else 0))
 
@@ -265,7 +266,7 @@ class ComponentRunner(GuestRunner):
         exchanges, self._exchanges = self._exchanges, None
         return () if exchanges is None else exchanges.close()
 
-    def _why(self) -> Ending:
+    def _failed(self) -> Ending:
         assert self._error
         text = capi.take_error(self._error)
         ending = self._sentences.host(self.state, text)
@@ -276,7 +277,7 @@ class ComponentRunner(GuestRunner):
         return self._sentences.too_large("component", text)
 
     def _with_file_limit(self, ending: Ending) -> Ending:
-        """Name the limit of files that a guest met before it failed by itself."""
+        """Add to the ending of a guest that failed by itself the limit on files that it met before."""
         limit = self._host.file_limit
         if limit is None or ending.limit or ending.outcome not in (Outcome.EXIT_NONZERO, Outcome.TRAPPED):
             return ending

@@ -1,4 +1,4 @@
-"""The entry points that a component must export, and the imports that it may have."""
+"""Finds the entry points of a component, and resolves its imports."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def find_entry_points(engine: wasmtime.Engine, component: wc.Component) -> Entry
     """Find the component's exports of `wasi:cli/run` and `wasi:http/incoming-handler`.
 
     Raises:
-        GuestError: it exports neither, or exports one by another type, or only for a version of WASI that this host
-            does not run.
+        GuestError: the component exports neither, or exports one by another type, or only for a version of WASI that
+            this host does not have.
     """
     exports = component.type.exports(engine)
     found = EntryPoints(
@@ -78,7 +78,7 @@ def _entry_point(
 
 
 def imports_http(engine: wasmtime.Engine, component: wc.Component) -> bool:
-    """Return whether a component may make outbound requests: every request is made with `wasi:http/types`."""
+    """Return whether a component can make outbound requests. All of them need an interface of wasi:http."""
     return any(name.startswith("wasi:http/") for name in component.type.imports(engine))
 
 
@@ -86,10 +86,13 @@ def link_component(engine: wasmtime.Engine, component: wc.Component, host: Host,
     """Define all imports of a component.
 
     Parameters:
-        strict: refuse outbound HTTP.
+        engine: the engine for which the component was compiled.
+        component: the component.
+        host: the state of the host functions.
+        strict: whether to refuse outbound HTTP.
 
     Raises:
-        GuestError: it imports something that this host does not have, or HTTP in the strict sandbox.
+        GuestError: the component imports something that this host does not have, or HTTP in the strict sandbox.
     """
     if strict and any(name.startswith(OUTGOING_HANDLER) for name in component.type.imports(engine)):
         raise GuestError(STRICT_HTTP)

@@ -1,7 +1,7 @@
 """Run core WebAssembly modules: instantiate the module, whose imports are resolved already, and call `_start`.
 
-This is the server's hot path. The buffers for results of the C API are made once. Everything that is the same in all
-runs of a guest is laid out when the guest is loaded.
+This is the server's hot path. The buffers for results of the C API are made once. All that is the same in each run of a
+guest is laid out when the guest is loaded.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ class CoreRunner(GuestRunner):
 
     Parameters:
         engine: from `hostfuncs.running.engine`.
-        module: compiled for this engine.
-        limits: of each run.
+        module: the module, compiled for this engine.
+        limits: the limits of each run.
         argv0: the program's name.
-        env: variables of each run.
-        strict: no HTTP, and clocks and randomness that a timing attack could not use.
-        files: the folders that it finds; None for none.
-        settings, names: as for GuestRunner.
+        env: the variables of each run.
+        strict: whether there is no HTTP, and clocks and randomness are useless for timing attacks.
+        files: the folders that the guest finds; None for none.
+        settings, names: see GuestRunner.
 
     Attributes:
-        program: the guest's world.
-        stdout: what the last run wrote, until the next `begin`.
-        stderr: the end of what it wrote there, as much as the limits say.
-        stderr_total: how many bytes it wrote there.
+        program: the state of preview 1's functions.
+        stdout: the output of the last run, until the next `begin`.
+        stderr: the end of its standard error, as long as the limits allow.
+        stderr_total: the number of bytes that it wrote to standard error.
 
     Raises:
-        GuestError: the module imports what this host does not have, exports something unusable as `memory` or
-            `_start`, or a NUL character is in `argv0` or `env`.
+        GuestError: the module imports something that this host does not have, its `memory` or `_start` cannot be used,
+            or a NUL character is in `argv0` or `env`.
     """
 
     __slots__ = (
@@ -74,12 +74,12 @@ class CoreRunner(GuestRunner):
         "_input",
         "_instance",
         "_instance_address",
+        "_instantiated",
         "_memory_extern",
         "_memory_handle",
         "_native",
         "_pre",
         "_pre_address",
-        "_stands",
         "_start_extern",
         "_start_handle",
         "_trap",
@@ -142,14 +142,14 @@ class CoreRunner(GuestRunner):
 
     @property
     def runs(self) -> bool:
-        """Whether the module has `_start`. Without it a run ends as soon as the instance stands."""
+        """Whether the module has `_start`. Without it, a run ends once the module is instantiated."""
         return self._has_start
 
     def refusal(self) -> Ending | None:
-        """Return the ending that every run has because the limits allow no instance; None if they do.
+        """Return the ending that every run has because the limits allow no instance; None if they allow one.
 
-        Before `prepare`, or in its place. No code of the guest runs: the store's epoch deadline has passed already, so
-        that a start function traps before its first instruction.
+        Call it before `prepare`, or in its place. No code of the guest runs: the store's epoch deadline has passed
+        already, so a start function traps before its first instruction.
         """
         if self._refused is not None:
             return self._refused
@@ -239,7 +239,7 @@ class CoreRunner(GuestRunner):
         """Set up a run that is parked when it first needs its input. See `hostfuncs.running.parking`.
 
         Parameters:
-            args, env: as for `begin`.
+            args, env: see `begin`.
             wait: called when the guest is parked.
 
         Raises:
@@ -247,12 +247,12 @@ class CoreRunner(GuestRunner):
         """
         self._begin(args, env, b"")
         program = self.program
-        told = program.environ = AwaitedStrings(program.environ)
+        environ = program.environ = AwaitedStrings(program.environ)
 
         def resume(given: Input) -> None:
             program.sources.resume()
             program.stdin = memoryview(given.stdin)
-            if not told.asked:
+            if not environ.asked:
                 program.environ = self._environ.extended([name + b"=" + value for name, value in given.env])
             self._resume(given.deadline_ns)
 
@@ -313,8 +313,8 @@ class CoreRunner(GuestRunner):
         state, instance = self.state, self._instance_address
         self._error = capi.instance_pre_instantiate(self._pre_address, context, instance, self._trap_address)
         self._instantiated_ns = monotonic_ns()
-        self._stands = not self._error and not trap[0]
-        if not self._stands:
+        self._instantiated = not self._error and not trap[0]
+        if not self._instantiated:
             return None
         state.instance = instance
         if self._has_memory:
@@ -338,7 +338,7 @@ class CoreRunner(GuestRunner):
             self.program.end()
         return () if self._http is None else self._http.finish()
 
-    def _why(self) -> Ending:
+    def _failed(self) -> Ending:
         trap = self._trap[0]
         code: int | None = None
         text = ""
@@ -354,7 +354,7 @@ class CoreRunner(GuestRunner):
         if ending is None:
             if isinstance(self.state.ended, GuestTrapped):
                 code, text = self.state.ended.code, self.state.ended.message
-            elif not trap and not self._stands:
+            elif not trap and not self._instantiated:
                 return sentences.too_large("module", text)
             ending = sentences.trapped(code, text)
             failed_by_itself = ending.outcome is Outcome.TRAPPED and not ending.limit
@@ -363,15 +363,15 @@ class CoreRunner(GuestRunner):
         if failed_by_itself and self._file_limit is not None:
             return sentences.refused_file(ending, self._file_limit)
         if failed_by_itself and self._was_refused_memory():
-            return sentences.starved(ending, self.memory_bytes)
+            return sentences.refused_memory(ending, self.memory_bytes)
         return ending
 
     def _was_refused_memory(self) -> bool:
         """Return whether a guest that failed was most likely refused memory.
 
-        WebAssembly reports a refused `memory.grow` to the guest only, and wasmtime's limiter has no way to report it.
-        The host can see that the memory has grown and that the rest is too small for another step: allocators grow by a
-        fraction of what they have, or by one request.
+        WebAssembly reports a refused `memory.grow` only to the guest, and wasmtime's limiter cannot report it. The host
+        can see that the memory has grown, and that the rest is too small for another step: allocators grow by a
+        fraction of their size, or by one request.
         """
         limit = self.limits.memory_bytes
         return self.memory_bytes > self._begins_with and limit - self.memory_bytes <= limit // 4

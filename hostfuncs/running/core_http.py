@@ -14,7 +14,7 @@ class CoreHttp:
     """Outbound HTTP of one core guest.
 
     Parameters:
-        module: exports the `cabi_realloc` that allocates memory for results.
+        module: the guest's module. Its `cabi_realloc` allocates memory for results.
         program: receives the guest's log lines on its stderr.
         limits: the limits of each run.
     """
@@ -40,7 +40,7 @@ class CoreHttp:
         legacy_http.link(linker, self._calls)
 
     def prepare(self, egress: Egress) -> None:
-        """Set where requests go. Call it before the first run."""
+        """Set the egress of later runs. Call it before the first run."""
         self._egress = egress
 
     def begin(self) -> None:

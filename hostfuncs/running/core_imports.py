@@ -1,4 +1,4 @@
-"""The imports that a core module may have, and the exports that it must have."""
+"""Checks and resolves the imports of a core module, and checks its memory."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ RESULTS = 16
 
 
 def http_for(module: wasmtime.Module, program: wasip1.Program, limits: Limits) -> CoreHttp | None:
-    """Outbound HTTP for a module that imports it, having made sure that everything it imports exists.
+    """Check the names of a module's imports. Return the outbound HTTP that it needs; None if it needs none.
 
     Parameters:
-        program: its stderr gets what the guest logs.
-        limits: of each run.
+        module: the module.
+        program: receives the guest's log lines on its stderr.
+        limits: the limits of each run.
 
     Raises:
-        GuestError: the module imports from an unknown namespace, or something a known one does not have.
+        GuestError: the module imports from an unknown module, or a name that a known one does not have.
     """
     known: dict[str, Collection[str]] = {wasip1.MODULE: wasip1.FUNCTIONS}
     found: CoreHttp | None = None
@@ -42,7 +43,7 @@ def http_for(module: wasmtime.Module, program: wasip1.Program, limits: Limits) -
     for item in module.imports:
         if item.module == "wasi_unstable":
             raise GuestError(
-                "module[wasi_unstable] not instantiated: this is the WASI of 2019, which no current tool makes; "
+                "module[wasi_unstable] not instantiated: this is the WASI of 2019, which no current tool uses; "
                 "build the guest again for wasm32-wasip1 (wasi_snapshot_preview1)"
             )
         if item.module not in known:
@@ -58,7 +59,7 @@ def http_for(module: wasmtime.Module, program: wasip1.Program, limits: Limits) -
 def check_memory(module: wasmtime.Module) -> int | None:
     """Return the initial size of a module's memory in bytes, or None if it exports no memory.
 
-    A guest without an export called `memory` can run: every pointer that it passes is then outside its memory.
+    A guest without an export called `memory` can run. Every pointer that it passes is then out of bounds.
 
     Raises:
         GuestError: host functions cannot work with the export `memory`.
@@ -113,7 +114,13 @@ def link(
     http: CoreHttp | None,
     natively: native.NativeRun | None,
 ) -> wasmtime.InstancePre:
-    """Resolve every import.
+    """Resolve all imports of a module.
+
+    Parameters:
+        engine: the engine for which the module was compiled.
+        module: the module.
+        program: the state of preview 1's functions.
+        http: its outbound HTTP, from `http_for`.
 
     Parameters:
         natively: stands before the functions that it has.

@@ -1,9 +1,9 @@
 """End guests that compute beyond their deadline.
 
 A thread advances the engine's epoch when a guest may have to end. Compiled code notices this at its next loop or call,
-and asks the callback here, in the guest's own thread. The callback decides about the run that is going on at that
-moment. Therefore a late tick never ends the wrong guest. The thread sleeps until the deadline of the run it last saw.
-Later runs have later deadlines, so that it wakes about once per timeout and not once per run.
+and calls the callback here, in the guest's own thread. The callback decides about the run that is current then, so a
+late tick never ends the wrong guest. The thread sleeps until the deadline of the run that it saw last. Later runs have
+later deadlines, so it wakes about once per timeout and not once per run.
 """
 
 import _thread
@@ -18,22 +18,22 @@ import wasmtime
 from hostfuncs.abi import InvocationState, capi
 
 TICK_S = 0.005
-"""Seconds between ticks for an overdue guest. It may have been in a host call, and so missed the first tick."""
+"""Seconds between ticks for an overdue guest. A guest misses a tick while it is in a host call."""
 
 _REFUSED = b"ended by the host"
 
 
 class DeadlineThread:
-    """The deadline thread of a guest runner or of all runners of a process, and the callback that its stores ask.
+    """The deadline thread of one guest runner or of all runners of a process, and the epoch callback of their stores.
 
-    It watches one run at a time. It may be made before a fork; `start` belongs after it, in the process that runs
-    guests, because a fork does not copy threads.
+    It watches one run at a time. It may be made before a fork. `start` must be called after the fork, in the process
+    that runs guests, because a fork does not copy threads.
 
     Parameters:
         engine: the engine whose epoch is advanced. Guests of the same engine in other threads have callbacks of their
             own, which let them go on.
-        every_s: interrupt the running guest this often even before its deadline, so that Python handles signals. None
-            interrupts it only at its deadline.
+        every_s: the seconds between interruptions of the guest before its deadline, in which Python handles signals.
+            None interrupts it only at its deadline.
     """
 
     def __init__(self, engine: wasmtime.Engine, every_s: float | None = None) -> None:
@@ -63,7 +63,7 @@ class DeadlineThread:
         """
         if self._pid == os.getpid():
             return
-        # A fork copies no thread, and may have copied locks that a thread of the parent held.
+        # A fork does not copy threads, but it may have copied locks that a thread of the parent held.
         self._closed = False
         self._wake = threading.Event()
         self._wakes_at_ns = math.inf
@@ -80,8 +80,8 @@ class DeadlineThread:
     def arm(self, state: InvocationState, deadline_ns: int) -> None:
         """Begin to watch a run. Call this before its store gets an epoch deadline."""
         self._state = state
-        # The thread first publishes when it will wake and then reads the deadline. This function writes the deadline
-        # first and then reads when the thread will wake. Therefore one of the two sees the other's value.
+        # The thread first writes when it will wake and then reads the deadline. This function first writes the deadline
+        # and then reads when the thread will wake. Therefore one of the two sees the other's value.
         self._deadline_ns = deadline_ns
         if deadline_ns < self._wakes_at_ns:
             self._wake.set()

@@ -1,4 +1,4 @@
-"""A guest's outbound HTTP: the client, which it shares with other guests, its egress policy and its limits."""
+"""A guest's outbound HTTP: the client that it shares with other guests, its egress policy and its limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Egress:
     limits: OutboundLimits
 
     def begin(self, deadline_ns: int, check: Callable[[], None], account: Account) -> Exchanges:
-        """Open the requests of one run. Parameters as in `Outbound.begin`."""
+        """Open the requests of one run. See `Outbound.begin` for the parameters."""
         return self.outbound().begin(self.policy, self.limits, deadline_ns, check, account)
 
 

@@ -1,7 +1,7 @@
 """The ending of a run: its outcome, and the message for the caller.
 
-All these messages are worded here. They are wazero's where wazero has a message, because callers of Dapr know it. A
-message about a limit names the limit's value and the setting that raises it.
+All these messages are made here. They are wazero's where wazero has one, because callers of Dapr know it. A message
+about a limit names the limit's value and the setting that raises it.
 """
 
 from typing import Final, NamedTuple, Protocol
@@ -74,8 +74,7 @@ class PlainNames:
 PLAIN_NAMES: LimitNames = PlainNames()
 
 _NO_HEAP = "GC heap out of memory"
-"""The beginning of wasmtime's message if the memory limit left no room on the garbage-collected heap."""
-
+"""The beginning of wasmtime's message if the garbage-collected heap met the memory limit."""
 
 _FILE_LIMITS: Final = {
     Limit.OPEN_FILES: "it has more files open than",
@@ -115,8 +114,8 @@ class Sentences:
         """Return the ending of a run that the host ended or that a host fault broke; None for any other run.
 
         Parameters:
-            state: of the run.
-            text: wasmtime's message, which tells where a guest was that broke the contract of a host function.
+            state: the run's state.
+            text: wasmtime's message. It has the stack of a guest that broke the contract of a host function.
         """
         if state.failure is not None:
             log = f"host function failed:\n{state.failure}"
@@ -174,7 +173,10 @@ class Sentences:
     def component_trapped(self, text: str) -> Ending:
         """Return the ending of a component that trapped.
 
-        Its errors carry no trap code, so that wasmtime's message decides.
+        Its errors carry no trap code, so the cause is taken from wasmtime's message.
+
+        Parameters:
+            text: wasmtime's message.
         """
         cause = traps.last_line(text)
         if cause.startswith(_NO_HEAP):
@@ -196,13 +198,11 @@ class Sentences:
         return Ending(Outcome.MEMORY_EXCEEDED, message=text, limit=Limit.MEMORY_BYTES)
 
     def too_large(self, what: str, text: str) -> Ending:
-        """Return the ending of a guest that cannot be instantiated. Its imports are resolved, so that a limit is the
-        cause.
+        """Return the ending of a guest that cannot be instantiated. Its imports are resolved, so a limit is the cause.
 
         Parameters:
             what: `module` or `component`.
-            text: wasmtime's message. The C API has no other way to tell a table from a memory. It chooses the wording
-                only; the outcome is the same.
+            text: wasmtime's message. Only it distinguishes a table from a memory. The outcome is the same for both.
         """
         limit, noun = (Limit.TABLE_ELEMENTS, "table elements") if "table" in text else (Limit.MEMORY_BYTES, "memory")
         return Ending(
@@ -218,11 +218,11 @@ class Sentences:
         text = f"needs {amount} of memory to begin with, more than {self._bound(Limit.MEMORY_BYTES)}"
         return Ending(Outcome.MEMORY_EXCEEDED, message=text, limit=Limit.MEMORY_BYTES)
 
-    def starved(self, ending: Ending, memory_bytes: int) -> Ending:
+    def refused_memory(self, ending: Ending, memory_bytes: int) -> Ending:
         """Return the ending of a guest that failed by itself, most likely because it was refused memory.
 
         Parameters:
-            ending: how it failed.
+            ending: the ending without that cause.
             memory_bytes: the size to which its memory had grown.
         """
         amount = self._names.amount(Limit.MEMORY_BYTES, memory_bytes)
@@ -230,11 +230,11 @@ class Sentences:
         return Ending(Outcome.MEMORY_EXCEEDED, ending.exit_code, text, Limit.MEMORY_BYTES, ending.trace)
 
     def refused_file(self, ending: Ending, limit: Limit) -> Ending:
-        """A guest that failed by itself after a limit of files was told to it.
+        """Return the ending of a guest that failed by itself after a limit on files had refused it something.
 
         Parameters:
-            ending: how it failed.
-            limit: the last one that it met.
+            ending: the ending without that cause.
+            limit: the limit that refused something last.
         """
         text = f"{ending.message}; {_FILE_LIMITS[limit]} {self._bound(limit)}"
         return ending._replace(message=text, limit=limit)

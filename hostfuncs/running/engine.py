@@ -1,7 +1,7 @@
 """The only place where a wasmtime engine is configured.
 
 An engine that compiles guests and one that runs them must agree on every setting that affects machine code. They differ
-in the pooling allocator and the compile threads, which do not affect it, as a test shows.
+in the pooling allocator and the compile threads. A test proves that these do not affect it.
 """
 
 import mmap
@@ -15,33 +15,33 @@ from hostfuncs.limits import KIB, MIB, TABLE_ELEMENTS_MAX, EngineSettings
 from hostfuncs.running.errors import EngineError
 
 HOST_STACK_BYTES = 1 * MIB
-"""Stack that Python and host functions need beside the guest's share of the thread's stack."""
+"""The stack that Python and host functions need beside the guest's part of the thread's stack."""
 
 WASM32_BYTES = 4096 * MIB
 """The largest size of a 32-bit memory. This much is reserved for each, so that no access needs a bounds check."""
 
 CORE_INSTANCES = 256
-"""Core instances alive at once. A component of today's toolchains has about ten to fifty."""
+"""The most core instances that exist at once. Components of today's toolchains have about ten to fifty."""
 TABLES = 128
-"""Tables alive at once."""
+"""The most tables that exist at once."""
 _BACKTRACE_DETAILS = "WASMTIME_BACKTRACE_DETAILS"
 _INSTANCE_BYTES = 64 * MIB
-"""Most bytes of one instance's own record. wasmtime's default of 1 MiB refuses interpreters of 26 MB. Nothing is
-reserved."""
+"""The most bytes of one instance's own record. wasmtime's default of 1 MiB refuses interpreters of 26 MB. Nothing is
+reserved for it."""
 
 
 def build(settings: EngineSettings, *, parallel_compilation: bool = False, pooling: bool = True) -> wasmtime.Engine:
     """Return an engine for modules and components.
 
     Parameters:
-        settings: the same where an artifact is compiled and where it runs.
-        parallel_compilation: compile on all cores.
-        pooling: take instances from slots that are reserved once. Address space for `max_memories` memories is reserved
-            now, and no more memories can be alive at once in all stores together. Without the pool, memory is mapped
+        settings: the settings. They must be the same where an artifact is compiled and where it runs.
+        parallel_compilation: whether to compile on all cores.
+        pooling: whether to take instances from slots that are reserved once. Address space for `max_memories` memories
+            is reserved now, and no more can exist at once in all stores together. Without the pool, memory is mapped
             for every instance, which takes tens of microseconds a run.
 
     Raises:
-        EngineError: the machine cannot give what the settings ask for.
+        EngineError: the machine lacks what the settings need.
     """
     config = _new_config(settings.trace_lines)
     config.epoch_interruption = True
@@ -60,7 +60,7 @@ def build(settings: EngineSettings, *, parallel_compilation: bool = False, pooli
     # A guest has one thread. Shared memory would only let it race the host's checks.
     config.wasm_threads = False
     if pooling:
-        # The C API ends the process if it cannot build an engine, so that everything that could fail is tried first.
+        # The C API ends the process if it cannot build an engine. So all that could fail is tried first.
         _check_stack(settings)
         _check_memory(settings)
         _pool(config, settings)
@@ -86,7 +86,7 @@ def _new_config(trace_lines: bool) -> wasmtime.Config:
 
 
 def _check_stack(settings: EngineSettings) -> None:
-    """Refuse a stack that a guest would overflow, which is a crash, before it reaches its own limit."""
+    """Refuse a thread stack that a guest would overflow before it reaches its own limit. That would be a crash."""
     soft, _ = resource.getrlimit(resource.RLIMIT_STACK)
     needed = settings.wasm_stack_bytes + HOST_STACK_BYTES
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -98,7 +98,7 @@ def _check_stack(settings: EngineSettings) -> None:
 
 
 def _check_memory(settings: EngineSettings) -> None:
-    """Check that the pool's address space is available. It is only reserved, so that it needs no memory."""
+    """Check that the pool's address space is available. It is only reserved, so it needs no memory."""
     if not 0 < settings.max_memory_bytes <= WASM32_BYTES:
         raise EngineError(
             f"max_memory_bytes is {settings.max_memory_bytes}",
@@ -121,9 +121,7 @@ def _check_memory(settings: EngineSettings) -> None:
 
 
 def _pool(config: wasmtime.Config, settings: EngineSettings) -> None:
-    """Make instances come from slots that are reserved once and cleaned between guests, instead of from mmap and
-    munmap.
-    """
+    """Configure the pooling allocator: slots for instances are reserved once, and are cleaned between guests."""
     pool = ffi.wasmtime_pooling_allocation_config_new()
     try:
         for name, value in {

@@ -2,15 +2,14 @@
 
 
 class GuestError(Exception):
-    """A guest cannot be loaded. The text names the cause; it is for the operator or the author of the guest."""
+    """A guest cannot be loaded. The message names the cause, for the operator or the author of the guest."""
 
 
 class EngineError(Exception):
-    """The machine cannot give what the engine's settings ask for.
+    """The machine lacks what the engine's settings need.
 
     Parameters:
         message: the resource that is missing.
-
         remedy: what to change.
         setting: the field of `hostfuncs.limits.EngineSettings` to change; empty if there is none.
     """

@@ -1,12 +1,11 @@
-"""Park a run: let a guest run up to the first thing that depends on its input, and go on when there is input.
+"""Park a run: let a guest run up to its first use of input, and go on when there is input.
 
-A process that holds a parked guest can be forked: each copy goes on with an input of its own, in a few milliseconds,
-where the guest would otherwise have to start anew. The guest needs no change. It is parked inside the host function
-that it called: `fd_read` or `poll_oneoff` on stdin, the same of `wasi:io` on `wasi:cli/stdin`, or its first outbound
-request.
+A process with a parked guest can be forked. Each copy goes on with an input of its own in a few milliseconds, while the
+guest would otherwise have to start again. The guest needs no change. It is parked inside the host function that it
+called: `fd_read` or `poll_oneoff` on stdin, the same of `wasi:io` on `wasi:cli/stdin`, or its first outbound request.
 
-The objects here stand where the run's input would be, so that a run that is not parked pays nothing for them. A runner
-that was parked once is not used for another run.
+The objects here replace the run's input, so a run that is not parked has no cost from them. A runner that was parked
+once is not used for another run.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ class ParkPoint(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Input:
-    """What a parked run goes on with."""
+    """The input with which a parked run goes on."""
 
     stdin: bytes
     """All of standard input."""
     env: tuple[tuple[bytes, bytes], ...] = ()
-    """All variables that follow those of every run. A guest that has asked for its environment before it was parked
-    keeps what it was told."""
+    """All variables that follow those of every run. A guest that read its environment before it was parked keeps that
+    one."""
     deadline_ns: int
     """CLOCK_MONOTONIC instant by which the run must be over."""
 
@@ -101,13 +100,13 @@ class AwaitedBytes:
 
 
 class AwaitedStrings(Strings):
-    """The environment of a guest that is not parked yet, which notes whether the guest has asked for it.
+    """The environment of a guest that is not parked yet. It records whether the guest has read it.
 
-    A guest that asks for the size of its environment before it is parked, and for the environment afterwards, must not
-    be given a longer one.
+    A guest that reads the size of its environment before it is parked, and the environment afterwards, must not get a
+    longer one.
 
     Parameters:
-        strings: what the guest is told.
+        strings: the environment.
     """
 
     __slots__ = ("_strings", "asked")
@@ -115,7 +114,7 @@ class AwaitedStrings(Strings):
     def __init__(self, strings: Strings) -> None:
         self._strings = strings
         self.asked = False
-        """Whether the guest has asked."""
+        """Whether the guest has read it, or its size."""
 
     @property
     def offsets(self) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ class ResponseHead:
 
 
 class ResponseRecorder:
-    """The part that all responders share: the head, whether the body is complete, and what failed."""
+    """The state that all responders have: the head, whether the body is complete, and the failure."""
 
     def __init__(self) -> None:
         self._head: ResponseHead | None = None
@@ -37,7 +37,7 @@ class ResponseRecorder:
         return f"<{type(self).__name__} {status} finished={self.finished} {self._failure!r}>"
 
     def head(self, status: int, headers: tuple[tuple[bytes, bytes], ...]) -> None:
-        """Take the head.
+        """Record the head.
 
         See Responder. Of several equal Content-Length fields only the first is kept (RFC 9110, 8.6).
         """
@@ -51,15 +51,15 @@ class ResponseRecorder:
             self._failure = self._failure or f"the guest answered with status {status}, which ends no request"
 
     def refuse(self, code: str) -> None:
-        """Take an error code in place of a response. See Responder."""
+        """Record an error code in place of a response. See Responder."""
         self._failure = texts.bounded(f"the guest answered with the error {code}")
 
     def finish(self) -> None:
-        """Take note that the body is complete. See Responder."""
+        """Record that the body is complete. See Responder."""
         self.finished = True
 
     def abort(self, why: str) -> None:
-        """Take note that the body will never be complete. See Responder."""
+        """Record that the body will never be complete. See Responder."""
         self._failure = self._failure or texts.bounded(f"incomplete response: {why}")
 
     def has_failed(self) -> bool:

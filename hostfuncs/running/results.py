@@ -25,7 +25,7 @@ def run_core(
 
     Parameters:
         runner: the guest.
-        args, env, stdin: its input; `args` without the program's name.
+        args, env, stdin: the input; `args` without the program's name.
         deadline_ns: CLOCK_MONOTONIC instant.
         request: must be None.
 
@@ -58,15 +58,15 @@ def run_component(
     """Run a component once, as a command or with a request, and return the result.
 
     Parameters:
-        runner, args, env, stdin, deadline_ns: as for `run_core`.
-        request: for a handler; None for a command.
+        runner, args, env, stdin, deadline_ns: see `run_core`.
+        request: the request for a handler; None for a command.
 
     Raises:
         TypeError, ValueError: the request is missing, wrong, or not for this guest; or an argument or a variable
             contains a NUL character.
     """
     if request is None and not runner.is_command:
-        raise ValueError("request: the guest handles requests and is no command, so it needs one")
+        raise ValueError("request: the guest handles requests and is not a command, so it needs one")
     stdout, stderr = Collected(runner.limits.stdout_bytes), KeptTail(runner.limits.stderr_bytes)
     stdio = Stdio(BytesSource(stdin), stdout, stderr)
     body = Collected(runner.limits.stdout_bytes)

@@ -28,14 +28,14 @@ class GuestRunner(ABC):
 
     Parameters:
         engine: from `hostfuncs.running.engine`.
-        limits: of each run.
-        instances: core instances that the guest may have at once.
-        memories: linear memories that the guest may have at once.
-        settings: what the engine was built with.
-        names: how limits are called in messages.
+        limits: the limits of each run.
+        instances: the most core instances that the guest may have at once.
+        memories: the most linear memories that the guest may have at once.
+        settings: the settings of the engine.
+        names: the names of limits in messages.
     """
 
-    # Without __slots__, Python would store this many attributes out of line, and reading them would take longer.
+    # Without __slots__, Python would store so many attributes out of line, and reading them would take longer.
     __slots__ = (
         "_ceilings",
         "_deadlines",
@@ -74,18 +74,18 @@ class GuestRunner(ABC):
         self._deadlines: DeadlineThread
         self._sentences = Sentences(limits, settings.wasm_stack_bytes, names)
         self.instantiate_ns = 0
-        """Nanoseconds that the last run took to make its instance."""
+        """The nanoseconds that the instantiation took in the last run."""
         self.guest_ns = 0
-        """Nanoseconds that the guest took in the last run."""
+        """The nanoseconds that the guest took in the last run."""
         self.memory_bytes = 0
-        """Size of the memory of a core guest at the end of the last run."""
+        """The size of a core guest's memory at the end of the last run."""
         self.usage: Sequence[UsageRecord] = ()
         """The outbound requests of the last run."""
         self._instantiated_ns = self._ended_ns = 0
         self._holds_something = True
         """Whether `_release` has anything to do."""
         self._file_limit: Limit | None = None
-        """The limit for which the last run was refused something of a file, if any."""
+        """The limit on files that refused the last run something; None if none did."""
         self._refused: Ending | None = None
         """The ending of every run, if the limits rule out any run."""
 
@@ -96,7 +96,7 @@ class GuestRunner(ABC):
 
     @abstractmethod
     def prepare(self, deadlines: DeadlineThread, egress: Egress | None) -> None:
-        """Lay out what all runs share. Runs no guest code and starts no thread.
+        """Lay out all that the runs share. This runs no guest code and starts no thread.
 
         Parameters:
             deadlines: ends the runs that compute too long. Its thread must run before the first run.
@@ -115,8 +115,8 @@ class GuestRunner(ABC):
         """
 
     @abstractmethod
-    def _why(self) -> Ending:
-        """Return how a run ended that wasmtime reports as failed. The store is deleted already."""
+    def _failed(self) -> Ending:
+        """Return the ending of a run that wasmtime reports as failed. The store is deleted already."""
 
     @abstractmethod
     def _release(self) -> Sequence[UsageRecord]:
@@ -142,7 +142,7 @@ class GuestRunner(ABC):
             self.instantiate_ns = self.guest_ns = self.memory_bytes = 0
             self.usage = self._release()
             return self._refused or self._sentences.deadline_exceeded
-        # The thread is armed before the store counts epochs: a tick in between would be lost if no other followed.
+        # The thread is armed before the store has an epoch deadline. Otherwise a tick in between could be lost.
         deadlines.arm(state, deadline_ns)
         try:
             ending = self._in_store()
@@ -153,7 +153,7 @@ class GuestRunner(ABC):
         self.instantiate_ns = self._instantiated_ns - began
         self.guest_ns = self._ended_ns - self._instantiated_ns
         if ending is None:
-            ending = self._why()
+            ending = self._failed()
         if state.interrupt is not None:
             interrupt, state.interrupt = state.interrupt, None
             raise interrupt
@@ -187,7 +187,7 @@ class GuestRunner(ABC):
     def _resume(self, deadline_ns: int) -> None:
         """Go on with a parked run under the deadline of its input. See `hostfuncs.running.parking`."""
         self.state.deadline_ns = deadline_ns
-        # In a copy of the process there is no thread yet.
+        # A copy of the process has no deadline thread yet.
         self._deadlines.start()
         self._deadlines.arm(self.state, deadline_ns)
         self._instantiated_ns = monotonic_ns()

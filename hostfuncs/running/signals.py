@@ -1,7 +1,7 @@
 """Keep exceptions of Python's signal handlers out of host functions.
 
 A signal handler that raises, such as Python's own for SIGINT, may raise anywhere in the main thread. If it raised in a
-host function, before its `try` is entered, nothing could catch the exception, and the process would end.
+host function before that enters its `try`, nothing could catch the exception, and the process would end.
 """
 
 import _signal  # type: ignore[import-not-found]
@@ -40,9 +40,9 @@ def deferred(state: InvocationState) -> Iterator[None]:
         return
     active = True
     replaced: dict[int, Any] = {}
-    """The handlers to leave behind, by signal."""
+    """The handlers to restore, by signal."""
     originals: dict[Any, Any] = {}
-    """The handlers by those that take their place."""
+    """The original handler of each wrapper."""
     set_signal = signal.signal
 
     def keeping(handler: _Handler) -> _Handler:

@@ -25,7 +25,7 @@ _STACK_POINTER_OFFSETS = {"x86_64": 160, "aarch64": 432}
 _CONTEXT_BYTES = 8192
 """More than sizeof(ucontext_t), which is 968 and 4560."""
 _CALLER_BYTES = 512 * KIB
-"""The part of the stack that a run needs which its caller may have used."""
+"""The stack that the caller may have used already, as a part of the stack that a run needs."""
 
 
 class _Thread(threading.local):
@@ -53,8 +53,8 @@ def _stack() -> tuple[int, int]:
 def _stack_pointer() -> int:
     """Return an address near the top of the current thread's stack; 0 if it cannot be found on this machine.
 
-    It is what getcontext(3) stores, which glibc has and musl has not. A callback from C would be portable, but those
-    that are given an address on the stack, such as that of dl_iterate_phdr(3), run with a lock of the loader held.
+    getcontext(3) stores it. glibc has that function, musl does not. A callback from C would be portable. But callbacks
+    that get an address on the stack, such as that of dl_iterate_phdr(3), run while a lock of the loader is held.
     """
     offset = _STACK_POINTER_OFFSETS.get(platform.machine())
     if offset is None or not hasattr(_libc, "getcontext"):

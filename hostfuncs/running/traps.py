@@ -64,15 +64,15 @@ def describe(code: int | None, text: str) -> str:
 
 
 def trace(text: str) -> str:
-    """Return where a guest trapped, in wazero's form (`internal/wasmdebug`): empty, or text that follows its name.
+    """Return the stack trace of a trap, in wazero's form (`internal/wasmdebug`); empty if there is none.
 
     Each function has a line, the innermost first: `MODULE.NAME(...)`, or `MODULE.$INDEX(...)` where the module has no
     names. Where the guest has debug information, a line with the file follows. wazero has the types of the parameters
     between the parentheses; wasmtime does not keep them.
 
     Parameters:
-        text: wasmtime's message. The guest has chosen the names in it, so that the result is bounded: at most 30
-            functions and texts.TRACE_BYTES.
+        text: wasmtime's message. The guest has chosen the names in it, so the result is bounded: at most 30 functions
+            and texts.TRACE_BYTES.
     """
     return _remembered(text) if len(text) <= _REMEMBERED_MAX else _trace(text)
 

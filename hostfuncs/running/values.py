@@ -1,4 +1,4 @@
-"""The values that a script passes to a run, and those that it gets back."""
+"""The values that a script passes to a run, and those that a run returns."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ class Result:
     exit_code: int = 0
     """The guest's exit status if it ended itself, 0 to 2**32 - 1."""
     message: str = ""
-    """Why the guest was ended. Empty if it completed."""
+    """The reason why the guest ended; empty if it completed."""
     trace: str = ""
-    """Where it trapped: empty, or lines that follow the message, with the functions and, where the guest has debug
-    information, the files. At most about 2000 characters."""
+    """The stack trace of a trap: empty, or lines that follow the message, with the functions and, where the guest has
+    debug information, the files. At most about 2000 characters."""
     limit: str = ""
     """The name of the limit that was exceeded; empty if none was."""
     stdout: bytes = b""
-    """The bytes that the guest wrote to stdout, also if it was ended."""
+    """The bytes that the guest wrote to stdout, even if the host ended it."""
     stderr: bytes = b""
     """The last bytes that the guest wrote to stderr, at most `Limits.stderr_bytes`."""
     stderr_total: int = 0
@@ -60,8 +60,8 @@ class Result:
     response: HttpResponse | None = None
     """The response of a handler; None if there is no complete response."""
     outbound: tuple[UsageRecord, ...] = ()
-    """The outbound HTTP requests, one record each. They name rules of the policy, and of the first denied
-    requests where they were to go."""
+    """The outbound HTTP requests, one record each. A record names the rule of the policy, and for the first denied
+    requests also the target."""
     memory_bytes: int = 0
     """Size of a core module's memory at the end; 0 for components."""
     guest_ns: int = 0
