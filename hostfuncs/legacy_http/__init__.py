@@ -18,11 +18,11 @@ guest's memory, a length is in bytes, and `count` is a number of array elements.
 little-endian u32 fields at the parameter `out`. It writes strings and arrays into memory that it has the guest's
 `cabi_realloc` allocate. A handle is a number that names a resource for one invocation.
 
-Failures: the guest is told of a failed request (the future has an error) or a body that broke off (the stream has an
-error). Every other failure is a trap: it ends the guest, with a message that names the function and the argument.
-Docstrings list traps after "Traps:". "No such request" stands for a handle that is unknown, dropped or of another kind.
-Every function also traps if it is called from within `cabi_realloc`, or if the guest would hold more handles, or more
-of the host's memory, than its limits allow.
+Failures: the future has the error of a failed request, and the stream has the error of a body that broke off. Every
+other failure is a trap: it ends the guest, with a message that names the function and the argument. Docstrings list
+traps after "Traps:". "No such request" stands for a handle that is unknown, dropped or of another kind. Every function
+also traps if it is called from within `cabi_realloc`, or if the guest would hold more handles, or more of the host's
+memory, than its limits allow.
 """
 
 from collections.abc import Callable
@@ -40,11 +40,11 @@ MODULES: dict[str, tuple[Function, ...]] = {
     HTTP_STREAMS: streams.FUNCTIONS,
     HTTP_OUTGOING: outgoing.FUNCTIONS,
 }
-"""Import module -> its functions. A guest that imports from one of these needs outbound HTTP."""
+"""The functions of each import module. A guest that imports from one of these modules needs outbound HTTP."""
 
 
 def realloc_usable(module: wasmtime.Module) -> bool:
-    """Return whether a module exports `cabi_realloc` with the type the host calls it by."""
+    """Return whether a module exports `cabi_realloc` with the type by which the host calls it."""
     return exported_function_type(module, REALLOC) == REALLOC_TYPE
 
 

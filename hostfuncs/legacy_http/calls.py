@@ -15,7 +15,7 @@ REALLOC = "cabi_realloc"
 REALLOC_TYPE = (["i32", "i32", "i32", "i32"], ["i32"])
 
 MAX_TEXT_BYTES = 64 * 1024
-"""Most bytes of a path, query, scheme, authority, method or log line that are copied out of a guest. Longer ones are
+"""The most bytes of a path, query, scheme, authority, method or log line that are copied from a guest. Longer ones are
 cut. Every limit of the outbound client is below this size."""
 
 _RECORD = struct.Struct("<4I")
@@ -38,9 +38,9 @@ class Calls:
     Parameters:
         state: the invocation that the host functions serve.
         realloc_usable: whether the module exports `cabi_realloc` with the right type.
-        entries: handles that may be alive at once.
-        memory_bytes: bytes that the host may hold for a guest at once.
-        log: takes the lines of `log-it`, without a line end.
+        entries: the most handles that may be alive at once.
+        memory_bytes: the most bytes that the host may hold for a guest at once.
+        log: receives the lines of `log-it`, without a line end.
     """
 
     __slots__ = (
@@ -169,9 +169,9 @@ class Calls:
     # Guest memory. A fault names the function and the argument.
 
     def text(self, function: str, argument: str, pointer: int, length: int) -> bytes:
-        """Return the bytes of a string argument, cut at one byte more than MAX_TEXT_BYTES.
+        """Return the bytes of a string argument, cut to one byte more than MAX_TEXT_BYTES.
 
-        Raises HostTrap outside memory.
+        Raises HostTrap if the argument is out of bounds.
         """
         return self.data(function, argument, pointer, length, MAX_TEXT_BYTES + 1)
 
@@ -188,7 +188,8 @@ class Calls:
     ) -> list[tuple[int, ...]]:
         """Return an array of records of four u32 each.
 
-        Raises HostTrap outside memory, or above `most` records, naming `limit`.
+        Raises HostTrap if the array is out of bounds, or if it has more than `most` records. The trap then names
+        `limit`.
         """
         if count > most:
             raise HostTrap(f"{function}: {argument}: {count} entries are more than the limit of {most}", limit=limit)
@@ -198,14 +199,14 @@ class Calls:
             raise HostTrap(f"{function}: {argument}: {fault}") from None
 
     def answer(self, function: str, pointer: int, *numbers: int) -> None:
-        """Write little-endian u32 fields at the guest's result pointer. Raises HostTrap outside memory."""
+        """Write little-endian u32 fields at the guest's result pointer. Raises HostTrap if it is out of bounds."""
         try:
             self.memory.write(pointer, struct.pack(f"<{len(numbers)}I", *numbers))
         except Fault as fault:
             raise HostTrap(f"{function}: out: {fault}") from None
 
     def check_answer(self, function: str, pointer: int, size: int) -> None:
-        """Raise HostTrap if `answer` would fail. Called before anything is consumed that could not be restored."""
+        """Raise HostTrap if `answer` would fail. It is called before anything is consumed that cannot be restored."""
         try:
             self.memory.check(pointer, size)
         except Fault as fault:
@@ -214,10 +215,10 @@ class Calls:
     def give(self, function: str, data: bytes, align: int = 1) -> int:
         """Copy bytes into memory that the guest allocates, and return their address.
 
-        Nothing is allocated for no bytes. The address is then `align`, as in the canonical ABI.
+        If there are no bytes, nothing is allocated. The address is then `align`, as in the canonical ABI.
 
         Raises:
-            HostTrap: `cabi_realloc` is missing, or it returned 0, or an address that is outside memory or not aligned.
+            HostTrap: `cabi_realloc` is missing, or returned 0 or an address that is out of bounds or not aligned.
             GuestEnded: `cabi_realloc` trapped, or a function that it called ended the guest.
         """
         pointer = self.reserve(function, len(data), align)
@@ -226,7 +227,7 @@ class Calls:
         return pointer
 
     def reserve(self, function: str, size: int, align: int) -> int:
-        """Have the guest allocate memory, and return its address. Raises as `give`."""
+        """Have the guest allocate memory, and return its address. See `give` for the errors."""
         if not size:
             return align
         pointer = self._realloc(0, 0, align, size)
@@ -241,7 +242,7 @@ class Calls:
         return pointer
 
     def give_records(self, function: str, pairs: Sequence[tuple[bytes, bytes]]) -> tuple[int, int]:
-        """Copy a list of string pairs into the guest, and return the array's address and length. Raises as `give`."""
+        """Copy string pairs into the guest. Return the array's address and length. See `give` for the errors."""
         array = self.reserve(function, _RECORD.size * len(pairs), 4)
         packed = bytearray()
         for name, value in pairs:

@@ -21,10 +21,9 @@ def handle(
     has_between_bytes_timeout: int,
     between_bytes_timeout: int,
 ) -> int:
-    """Start to send a request with the body that was written so far. `future-incoming-response-get` waits for the
-    response.
+    """Start to send a request with the body that was written so far.
 
-    Reads and writes no guest memory.
+    `future-incoming-response-get` waits for the response. This function reads and writes no guest memory.
 
     Parameters:
         request: a handle, which stays the guest's. The same request may be sent again.
@@ -32,8 +31,7 @@ def handle(
         ..._timeout: milliseconds. The server's own timeouts are upper bounds.
 
     Returns:
-        A handle of a future. A request that is refused (by policy, URL, headers or limits) gets one too, and the future
-            has the error.
+        A handle of a future. If the request is refused (by policy, URL, headers or limits), the future has the error.
 
     Traps: no such request; a flag that is neither 0 nor 1.
     """
@@ -80,7 +78,7 @@ def handle(
 
 
 def request(calls: Calls, function: str, *_reserved: int) -> int:
-    """Do nothing and return 0: the function is reserved, as in the reference. Traps: never."""
+    """Do nothing and return 0, as in the reference, where the function is reserved. Traps: never."""
     return 0
 
 

@@ -9,7 +9,7 @@ Pairs = tuple[tuple[bytes, bytes], ...]
 
 
 def weight_of(pairs: Pairs) -> int:
-    """Return the bytes that header lines take, Python's own overhead included."""
+    """Return the bytes of memory that header lines take, with Python's overhead."""
     return sum(sys.getsizeof(pair) + sys.getsizeof(pair[0]) + sys.getsizeof(pair[1]) for pair in pairs)
 
 
@@ -19,7 +19,7 @@ class Resource:
     __slots__ = ()
 
     weight: int = HANDLE_BYTES
-    """Bytes that the resource holds, Python's own overhead included. Constant while the handle is alive."""
+    """The bytes of memory that the resource holds, with Python's overhead. Constant while the handle is alive."""
 
 
 class Fields(Resource):
@@ -51,8 +51,8 @@ class Request(Resource):
 class Writer(Resource):
     """An output stream: the body of a request or response that the guest is writing.
 
-    The bytes are counted as long as Python keeps them. The stream, the request and the code that sends them share one
-    copy, and the guest may drop its handles of the first two during the transfer.
+    The bytes are counted until Python frees them. The stream, the request and the code that sends them share one copy,
+    and the guest may drop its handles of the first two during the transfer.
 
     Parameters:
         account: counts the bytes.
@@ -120,13 +120,13 @@ class Answer(Resource):
 
 
 class Pollable(Resource):
-    """The result of the subscribe functions. wasi-go, at the commit that Dapr pins, has no function that takes one."""
+    """The result of the subscribe functions. At the commit that Dapr pins, wasi-go has no function that takes one."""
 
     __slots__ = ()
 
 
 class IncomingRequest(Resource):
-    """A request to the guest. A guest that runs as a command has none, so that every handle of one is forged."""
+    """A request to the guest. A guest that runs as a command has none, so every handle of one is forged."""
 
     __slots__ = ()
 
@@ -134,7 +134,7 @@ class IncomingRequest(Resource):
 class Outparam(Resource):
     """The place for a guest's response.
 
-    A guest that runs as a command has none, so that every handle of one is forged.
+    A guest that runs as a command has none, so every handle of one is forged.
     """
 
     __slots__ = ()

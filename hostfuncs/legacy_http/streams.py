@@ -5,20 +5,20 @@ from hostfuncs.legacy_http.resources import Pollable, Reader, Writer
 from hostfuncs.outbound import OutboundError
 
 MAX_READ_BYTES = 1024 * 1024
-"""Most bytes that one `read` returns, however many the guest asks for."""
+"""The most bytes that one `read` returns, even if the guest wants more."""
 
 ENDED, OPEN = 0, 1
 
 
 def read(calls: Calls, function: str, stream: int, length: int, out: int) -> None:
-    """Read the bytes that have arrived. Waits if none have.
+    """Read the bytes that have arrived. It waits if there are none.
 
-    Guests written against the reference read a body with a single call. Therefore all that has arrived is returned, not
-    only the next piece.
+    Guests that were written for the reference read a body with a single call. Therefore all bytes that have arrived are
+    returned, and not only the next piece.
 
     Parameters:
         stream: a handle of an input stream.
-        length: most bytes to return, u64. At most MAX_READ_BYTES are returned.
+        length: the most bytes to return, u64. At most MAX_READ_BYTES are returned.
         out: gets {0, pointer, length, status}: status 0 after the last byte, else 1. Gets {1, 0, 0, 0} if the body
             broke off. The bytes are in memory that `cabi_realloc` allocated.
 
@@ -37,7 +37,7 @@ def read(calls: Calls, function: str, stream: int, length: int, out: int) -> Non
                 if not piece:
                     if body.complete():
                         break
-                    # Bytes that have reached the socket meanwhile belong to this read too, but more are not waited for.
+                    # Bytes that are in the socket by now belong to this read, too. It does not wait for more.
                     calls.exchanges.turn()
                     piece = body.read(left)
                     if not piece:
@@ -54,7 +54,7 @@ def read(calls: Calls, function: str, stream: int, length: int, out: int) -> Non
 
 
 def write(calls: Calls, function: str, stream: int, pointer: int, length: int, out: int) -> None:
-    """Append bytes to the body of a request that was not sent yet.
+    """Append bytes to the body of a request that has not been sent.
 
     Parameters:
         stream: a handle of an output stream.
@@ -66,7 +66,7 @@ def write(calls: Calls, function: str, stream: int, pointer: int, length: int, o
     writer = calls.get(function, "stream", stream, Writer)
     calls.check_answer(function, out, 8)
     room = calls.exchanges.limits.body_bytes - len(writer.data)
-    # The size is checked before the bytes are copied: a guest can name many more than it may send.
+    # The size is checked before the bytes are copied: a guest can pass many more than it may send.
     if length <= room:
         calls.account.check(length)
     data = calls.data(function, "bytes", pointer, length, 0 if length > room else length)

@@ -145,15 +145,16 @@ def new_outgoing_request(
     return calls.add(function, request)
 
 
-_NAME_BYTES_KEPT = 64
-"""Names that are longer are not cached: origins would fill the memory of workers with them."""
+_CACHED_NAME_BYTES = 64
+"""The longest name that is cached. Otherwise origins could fill the memory of workers with names."""
 _VISIBLE = re.compile(rb"[\x21-\x7e]*")
 _ENCODED = tuple(chr(byte) if 0x21 <= byte <= 0x7E else f"%{byte:02X}" for byte in range(256))
 
 
 def _target(text: bytes) -> str:
-    """Return the request target as Go's net/url writes it: without the fragment, blanks and non-ASCII bytes
-    percent-encoded.
+    """Return the request target as Go's net/url writes it.
+
+    It has no fragment, and blanks and bytes that are not ASCII are percent-encoded.
     """
     plain = text.partition(b"#")[0]
     if _VISIBLE.fullmatch(plain) is not None:
@@ -161,20 +162,20 @@ def _target(text: bytes) -> str:
     return "".join(map(_ENCODED.__getitem__, plain))
 
 
-_OURS = FORBIDDEN_FIELDS | {b"content-length", b"te", b"trailer", b"user-agent"}
-"""Fields that are removed from the guest's, because the outbound client or `_sendable` sets them."""
+_REPLACED = FORBIDDEN_FIELDS | {b"content-length", b"te", b"trailer", b"user-agent"}
+"""The guest's fields that are removed, because the outbound client or `_sendable` sets them."""
 _USER_AGENT = b"Go-http-client/1.1"
 
 
 def _sendable(pairs: Pairs) -> Pairs:
     """Return the header lines of a request as Dapr's host would send them.
 
-    Guests set fields of the connection in good faith. Go takes Host, Content-Length and Transfer-Encoding from
-    elsewhere (net/http, request.go, reqWriteExcludeHeader). It would pass on the others, which would break the
-    connection here. Go adds its own User-Agent if the guest set none; an empty one means that none is sent.
+    Guests set fields of the connection in good faith. Go ignores their Host, Content-Length and Transfer-Encoding
+    (net/http, request.go, reqWriteExcludeHeader). It would pass on the others, which would break the connection here.
+    Go adds its own User-Agent if the guest has set none. If the guest has set an empty one, none is sent.
     """
     agent = next((value.strip(b" \t") for name, value in pairs if name.lower() == b"user-agent"), _USER_AGENT)
-    lines = tuple((name, value) for name, value in pairs if name.lower() not in _OURS)
+    lines = tuple((name, value) for name, value in pairs if name.lower() not in _REPLACED)
     return (*lines, (b"User-Agent", agent)) if agent else lines
 
 
@@ -258,19 +259,20 @@ def incoming_response_headers(calls: Calls, function: str, response: int) -> int
     wanted = calls.get(function, "response", response, Response)
     if not calls.alive(wanted.headers_handle):
         lines = wanted.exchange.result().headers
-        pairs = tuple(((_kept if len(name) <= _NAME_BYTES_KEPT else _spelled)(name), value) for name, value in lines)
+        pairs = tuple(
+            ((_canonical_cached if len(name) <= _CACHED_NAME_BYTES else _canonical)(name), value)
+            for name, value in lines
+        )
         wanted.headers_handle = calls.add(function, Fields(pairs))
     return wanted.headers_handle
 
 
-def _spelled(name: bytes) -> bytes:
-    """Return a name as Go's CanonicalMIMEHeaderKey writes it: guests compare names with those that the reference gave
-    them.
-    """
+def _canonical(name: bytes) -> bytes:
+    """Return a field name as Go's CanonicalMIMEHeaderKey writes it. Guests compare names in that spelling."""
     return b"-".join(part[:1].upper() + part[1:].lower() for part in name.split(b"-"))
 
 
-_kept = lru_cache(maxsize=256)(_spelled)
+_canonical_cached = lru_cache(maxsize=256)(_canonical)
 
 
 def incoming_response_consume(calls: Calls, function: str, response: int, out: int) -> None:
@@ -299,7 +301,7 @@ def drop_incoming_response(calls: Calls, function: str, response: int) -> None:
         dropped.exchange.close()
 
 
-# The server's side. Guests here run as commands: there is no incoming request, so that no handle of one exists.
+# The server's side. Guests here run as commands. There is no incoming request, so no handle of one exists.
 
 
 def incoming_request_out(calls: Calls, function: str, request: int, out: int) -> None:
@@ -322,7 +324,7 @@ def drop_incoming_request(calls: Calls, function: str, request: int) -> None:
 
 
 def new_outgoing_response(calls: Calls, function: str, status: int, headers: int) -> int:
-    """Make a response, which a command has nobody to send to, and return its handle.
+    """Make a response and return its handle. A command cannot send it to anybody.
 
     Traps: a status that is not between 100 and 999; no such fields.
     """
