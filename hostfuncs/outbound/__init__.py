@@ -18,12 +18,12 @@ A host interface uses it like this::
     exchange.close()                                         # dropped by the guest
     records = exchanges.close()                              # always; cancels and closes what is left
 
-The event loop runs only inside `Exchanges.wait` and `Exchanges.turn`, which makes one pass and never sleeps. Nothing
-moves unless one of them is called. Every object has cheap synchronous questions (`done()`, `ready()`, `permit()`).
-`wait` takes any predicate over them, so `wait(lambda: any(p() for p in predicates))` waits for one of many.
+The event loop runs only inside `Exchanges.wait` and `Exchanges.turn`, which does not wait. Between their calls nothing
+is sent or received. Every object has cheap synchronous predicates (`done()`, `ready()`, `permit()`). `wait` takes any
+predicate over them, so `wait(lambda: any(p() for p in predicates))` waits for one of many.
 
-A failure is one of two kinds. `OutboundError` carries the wasi-http error code that the guest is told. A `GuestEnded`,
-such as `DeadlineExceeded` or `HostMemoryExceeded`, ends the guest.
+There are two kinds of failures. `OutboundError` carries the wasi-http error code for the guest. A `GuestEnded`, such as
+`DeadlineExceeded` or `HostMemoryExceeded`, ends the guest.
 """
 
 from hostfuncs.ending import DeadlineExceeded

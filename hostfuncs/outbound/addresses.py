@@ -1,4 +1,4 @@
-"""Classifies IP addresses, also those that embed another address."""
+"""Classifies IP addresses, including those that embed another address."""
 
 import ipaddress
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Kind(StrEnum):
-    """The classes egress rules tell apart."""
+    """The classes of addresses that egress rules distinguish."""
 
     PUBLIC = "public"
     PRIVATE = "private"
@@ -24,9 +24,9 @@ class Kind(StrEnum):
 
 
 ALLOWED_BY_DEFAULT = frozenset({Kind.PUBLIC, Kind.PRIVATE})
-"""Reachable without being listed: what a Dapr guest can reach today, less what only an attacker would ask for."""
-LIFTED_BY_NAME = frozenset({Kind.LOOPBACK})
-"""What a rule that names the host allows beyond that, whatever its name server answers."""
+"""Reachable without being listed: all that a Dapr guest can reach, except what only an attacker would request."""
+ALLOWED_BY_NAME = frozenset({Kind.LOOPBACK})
+"""Also reachable through a rule that names the host, whatever the host's name server answers."""
 
 
 def _networks(*texts: str) -> tuple[Network, ...]:
@@ -52,7 +52,7 @@ METADATA_NETWORKS = _networks(
     "fd00:100::100:200/128",  # Alibaba Cloud over IPv6
     "fe80::a9fe:a9fe/128",  # OpenStack over IPv6
 )
-"""Where clouds hand out an instance's credentials, as the vendors' documents have it."""
+"""The addresses at which clouds hand out an instance's credentials, according to the vendors' documents."""
 METADATA_HOSTS = frozenset(
     (
         "metadata.google.internal",
@@ -64,14 +64,14 @@ METADATA_HOSTS = frozenset(
         "api.metadata.cloud.ibm.com",
     )
 )
-"""Names that mean a metadata service and nothing else. Short ones (`metadata`) may be a cluster's own services; what
-they resolve to decides."""
+"""The names that mean a metadata service and nothing else. Short names (`metadata`) may be a cluster's own services, so
+their addresses decide."""
 LINK_LOCAL_NETWORKS = _networks("169.254.0.0/16", "fe80::/10")
 
-# Order matters: the first network that holds an address names its kind.
+# Order matters: the first network that contains an address determines its kind.
 _KINDS: tuple[tuple[Kind, tuple[Network, ...]], ...] = (
     (Kind.METADATA, METADATA_NETWORKS),
-    # 0.0.0.0/8 is here and not merely invalid: Linux connects 0.0.0.0 to the loopback interface.
+    # 0.0.0.0/8 needs a kind, because Linux connects 0.0.0.0 to the loopback interface.
     (Kind.UNSPECIFIED, _networks("0.0.0.0/8", "::/128", "255.255.255.255/32")),
     (Kind.LOOPBACK, _networks("127.0.0.0/8", "::1/128")),
     (Kind.LINK_LOCAL, LINK_LOCAL_NETWORKS),
@@ -88,15 +88,15 @@ BLOCK_NAMES: dict[str, tuple[Network, ...]] = {
     "link-local": dict(_KINDS)[Kind.LINK_LOCAL],
     "metadata": METADATA_NETWORKS,
 }
-"""The names `blockNetworks` takes beside CIDRs."""
+"""The names that `blockNetworks` accepts beside CIDRs."""
 
 NAT64_LENGTHS = (32, 40, 48, 56, 64, 96)
-"""Lengths a prefix of a translator may have (RFC 6052, 2.2)."""
+"""The lengths that a NAT64 prefix may have (RFC 6052, 2.2)."""
 _TRANSLATED: tuple[tuple[ipaddress.IPv6Network, tuple[int, ...]], ...] = (
     (ipaddress.IPv6Network("64:ff9b::/96"), (96,)),
     # RFC 8215: an operator chooses the prefix within this one.
     (ipaddress.IPv6Network("64:ff9b:1::/48"), (48, 56, 64, 96)),
-    # Assigned to nobody else, so a longer use of the well-known prefix than RFC 6052 allows is one all the same.
+    # RFC 6052 allows only /96 of the well-known prefix. The rest has no other use, so any length is taken for NAT64.
     (ipaddress.IPv6Network("64:ff9b::/32"), NAT64_LENGTHS),
     # SIIT's IPv4-translated addresses (RFC 6145, before it RFC 2765).
     (ipaddress.IPv6Network("::ffff:0:0:0/96"), (96,)),
@@ -104,33 +104,33 @@ _TRANSLATED: tuple[tuple[ipaddress.IPv6Network, tuple[int, ...]], ...] = (
 _V4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 _NO_HOST = ipaddress.IPv4Network("0.0.0.0/8")
 _ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
-"""The middle of an address of RFC 5214, 6.1, without and with the bit that says it is unique."""
+"""The middle of an ISATAP address (RFC 5214, 6.1), without and with the bit for a globally unique address."""
 
 
 def embedded(address: ipaddress.IPv6Address, length: int) -> ipaddress.IPv4Address:
-    """Return the IPv4 address that follows a translator's prefix (RFC 6052, 2.2).
+    """Return the IPv4 address that follows a NAT64 prefix (RFC 6052, 2.2).
 
     Parameters:
-        address: which may or may not be such an address.
-        length: of the prefix, one of NAT64_LENGTHS.
+        address: an address, which need not have such a prefix.
+        length: the length of the prefix, one of NAT64_LENGTHS.
     """
     octets = address.packed
-    # Bits 64 to 71 are no part of it, whatever they are.
+    # Bits 64 to 71 are not part of the IPv4 address.
     after = octets[length // 8 : 8] + octets[9:] if length < 96 else octets[12:]
     return ipaddress.IPv4Address(after[:4])
 
 
 @lru_cache(maxsize=1024)
 def forms(address: Address, nat64: tuple[ipaddress.IPv6Network, ...] = ()) -> tuple[Address, ...]:
-    """Return every address a packet to `address` may end at: itself, and the IPv4 addresses it carries inside.
+    """Return every address at which a packet to `address` may arrive: itself, and the IPv4 addresses it embeds.
 
-    IPv4-mapped addresses are the IPv4 address and nothing else. All others leave through a translator or a tunnel, so
-    both are returned: NAT64 (RFC 6052, the well-known and the local-use prefix at every length), SIIT, ISATAP, 6to4,
-    Teredo and the old IPv4-compatible form.
+    An IPv4-mapped address is just the IPv4 address. With all others a translator or a tunnel is involved, so both
+    addresses are returned: NAT64 (RFC 6052, the well-known and the local-use prefix at every length), SIIT, ISATAP,
+    6to4, Teredo and the old IPv4-compatible form.
 
     Parameters:
-        address: where a connection is to go.
-        nat64: further prefixes of the network's own translators, of one of NAT64_LENGTHS each.
+        address: the address of a connection.
+        nat64: further NAT64 prefixes of the network, each of one of NAT64_LENGTHS.
     """
     if isinstance(address, ipaddress.IPv4Address):
         return (address,)
@@ -140,7 +140,7 @@ def forms(address: Address, nat64: tuple[ipaddress.IPv6Network, ...] = ()) -> tu
     for network, lengths in _TRANSLATED:
         if address in network:
             inside = [embedded(address, length) for length in lengths]
-            # Of several readings only those are meant that name a host; with one it is that, whatever it names.
+            # If the prefix may have several lengths, readings that are no host's address are left out.
             found += inside if len(inside) == 1 else [v4 for v4 in inside if v4 not in _NO_HOST]
             break
     found += [embedded(address, network.prefixlen) for network in nat64 if address in network]
@@ -156,24 +156,24 @@ def forms(address: Address, nat64: tuple[ipaddress.IPv6Network, ...] = ()) -> tu
 
 
 def is_of_this_machine(address: Address) -> bool:
-    """Return whether a connection to this address ends at this machine. The kernel is asked at every call."""
+    """Return whether a connection to this address ends at this machine. Each call asks the kernel."""
     return kind_of(address) in (Kind.LOOPBACK, Kind.UNSPECIFIED) or ends_here(address)
 
 
 @lru_cache(maxsize=1024)
 def kind_of(address: Address) -> Kind:
-    """Return the kind of one address as it stands; `forms` first, to see through disguises."""
+    """Return the kind of one address. It does not look for embedded addresses; `forms` does."""
     for kind, networks in _KINDS:
         if within(address, networks):
             return kind
     return Kind.PUBLIC
 
 
-def says(network: Network, kind: Kind) -> bool:
-    """Return whether a rule's network that holds an address of this kind means it, and does not only happen to hold it.
+def singles_out(network: Network, kind: Kind) -> bool:
+    """Return whether a rule's network is specific enough to allow the addresses of a kind that it contains.
 
-    A metadata address is meant by itself or by a part of its service's network, a link-local one by a part of that
-    range; every other by any network around it.
+    A metadata address needs a rule with that address alone, or with a part of its service's network. A link-local
+    address needs a part of the link-local range. For any other kind, every network will do.
     """
     if kind is Kind.METADATA:
         return network.num_addresses == 1 or _part_of(network, METADATA_NETWORKS)
@@ -188,5 +188,5 @@ def _part_of(network: Network, networks: Sequence[Network]) -> bool:
 
 
 def within(address: Address, networks: Sequence[Network]) -> bool:
-    """Return whether any of the networks holds the address. Families never mix."""
+    """Return whether any of the networks contains the address. A network of the other family never does."""
     return any(address.version == network.version and address in network for network in networks)

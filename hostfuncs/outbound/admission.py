@@ -1,4 +1,4 @@
-"""Refuses a request before anything is sent: every check that needs no network, in the policy's fixed order."""
+"""Checks a request before anything is sent: all checks that need no network, in the policy's fixed order."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from hostfuncs.outbound.values import Fields, OutboundLimits, Request
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """A request that passed."""
+    """A request that passed the checks."""
 
     method: str
     authority: Authority
@@ -23,26 +23,27 @@ class Plan:
     announced: int | None
     """Its Content-Length."""
     admitted: Rule | None
-    """What let it through; None for the default rule."""
+    """The rule that admitted it; None for the default rule."""
     rule: str
-    """The same, as usage records name it."""
+    """The rule's name in usage records."""
     weight: int
-    """Bytes of the host's memory that its texts take."""
+    """The bytes of the host's memory that its texts take."""
 
 
 Known = dict[tuple[str, str], tuple[Authority, Origin, Rule | None]]
-"""Scheme and authority as a guest gave them -> what they mean, and which rule of one policy admits them. Only what
-passes every question the policy asks before a connection is made is in it, so it can be asked instead of the policy."""
+"""A cache of what one policy admits, by the scheme and authority as a guest gave them: the authority and origin they
+mean, and the rule that admits them. An entry has passed every check that the policy makes before a connection, so it
+replaces them."""
 
 _MOST_KNOWN = 256
 
 
 class Refused(OutboundError):  # noqa: N818 - a decision, not a malfunction
-    """A request that did not pass.
+    """A request did not pass the checks.
 
     Parameters:
-        code: what the guest is told.
-        rule: the pattern that had matched before, if any.
+        code: the error code for the guest.
+        rule: the pattern that had matched before; empty if none had.
         reason: `host`, `address`, `scheme`, `method` or `limit`; empty for a malformed request.
     """
 
@@ -63,11 +64,11 @@ def admit(
     """Check a request: method syntax, scheme, authority, host pattern, method, limits, target, headers, address.
 
     Parameters:
-        request, body: from the guest; unchecked.
-        policy: who may be called.
-        limits: ceilings of the invocation.
-        started: requests it started before.
-        known: what `policy` was found to admit before; added to.
+        request, body: the guest's, unchecked.
+        policy: the egress policy.
+        limits: the limits of the invocation.
+        started: the number of requests that the invocation has started before.
+        known: the cache of what `policy` admits. The request is added to it.
 
     Raises:
         Refused: see `Exchanges.start` for the codes.
@@ -92,8 +93,8 @@ def admit(
             origin = (scheme, authority.host, authority.port)
         rule = DEFAULT_RULE if admitted is None else admitted.text
         if request.method.upper() == "CONNECT":
-            # A tunnel is a socket: nothing that passed through it could be checked. RFC 9110, section 9.1 has methods
-            # case-sensitive, but there are proxies to which they are not.
+            # Nothing that passes through a tunnel can be checked. Methods are case-sensitive (RFC 9110, section 9.1),
+            # but not to all proxies.
             raise Denied("method", rule)
         if started >= limits.requests:
             raise Denied("limit", rule)

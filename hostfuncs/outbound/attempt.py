@@ -14,29 +14,29 @@ from hostfuncs.outbound.values import Fields
 
 
 class Occupied(Exception):  # noqa: N818 - a state, not a malfunction
-    """The connection cannot take another request. Nothing was sent."""
+    """The connection cannot take another request. Nothing was sent on it."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Attempt:
-    """One attempt at one exchange."""
+    """One attempt to send a request."""
 
     plan: Plan
     account: Account
     """Counts the bytes that are held for the guest."""
     policy: Policy
-    """With `plan.admitted`, decides which addresses are allowed."""
+    """Decides, with `plan.admitted`, which addresses are allowed."""
     headers: list[tuple[bytes, bytes]]
-    """Host and framing included."""
+    """The header lines, with Host and framing."""
     enter: Callable[[Phase], None]
-    """Told when a phase begins; sets the timeout that belongs to it."""
+    """Called when a phase begins. It sets the timeout of the phase."""
     fail: Callable[[OutboundError], None]
-    """Told when the request cannot be sent on for a reason of the guest's; ends the exchange."""
+    """Called if the guest's own body keeps the request from being sent. It ends the exchange."""
     body: RequestBody | None = None
     reused: bool = False
-    """Set by the connection: it had served before, so its origin may have closed it unseen."""
+    """Set by the connection if it has served a request before. Its origin may then have closed it unnoticed."""
     lost: bool = False
-    """Set by the connection: it failed as one does that its origin had given up."""
+    """Set by the connection if it failed in the way of a connection that its origin had closed."""
     trailers: Fields = ()
     """Set by the connection at the end of the response."""
 
@@ -59,23 +59,23 @@ class Reply(Protocol):
         ...
 
     async def release(self) -> None:
-        """The exchange is over, however it went. Waits for no network. Once."""
+        """End the exchange, complete or not. It does not wait for the network. It is called once."""
         ...
 
 
 class Connection(Protocol):
-    """A connection from the pool's point of view; not yet standing when it is made."""
+    """A connection as the pool uses it. A new one is not connected yet."""
 
     @property
     def origin(self) -> Origin:
-        """Return where it leads."""
+        """The origin to which it leads."""
         ...
 
     async def request(self, attempt: Attempt) -> Reply:
-        """Connect if that is still to do, and send a request.
+        """Connect, unless it is connected, and send a request.
 
         Raises:
-            Occupied: see there.
+            Occupied: it cannot take another request.
             Exception: the exchange failed, and nothing of it is left on the connection.
         """
         ...
@@ -85,13 +85,13 @@ class Connection(Protocol):
         ...
 
     def idle(self) -> bool:
-        """Return whether it stands and nothing runs on it."""
+        """Return whether it is connected and carries no request."""
         ...
 
     def stale(self) -> bool:
-        """Return whether it must not be used again; asked of idle ones."""
+        """Return whether an idle connection must not be used again."""
         ...
 
     def shares(self) -> bool:
-        """Return whether it can take a(nother) request while others run on it, as far as is known."""
+        """Return whether it can take a further request beside those it carries, as far as is known."""
         ...

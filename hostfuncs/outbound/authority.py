@@ -1,4 +1,4 @@
-"""Reading the authority of a URL so that policy, resolver, TLS and origin all mean the same host by it."""
+"""Reads the authority of a URL so that policy, resolver, TLS and origin all take it for the same host."""
 
 import ipaddress
 import re
@@ -17,22 +17,22 @@ Origin = tuple[str, str, int]
 _PORT = re.compile(r"[0-9]{0,5}", re.ASCII)
 # Underscores are not host-name characters by RFC 952, but service names of container networks contain them.
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)", re.ASCII)
-# The last label being a number is what makes inet_aton (and so getaddrinfo) read a name as an IPv4 address:
-# 2130706433, 0x7f.1, 0177.0.0.1. The rule is that of the WHATWG URL standard's "ends in a number".
+# If the last label is a number, inet_aton (and so getaddrinfo) reads a name as an IPv4 address: 2130706433, 0x7f.1,
+# 0177.0.0.1. The rule is the WHATWG URL standard's "ends in a number".
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """A host and port that have one reading only."""
+    """A host and a port that can be read in one way only."""
 
     host: str
-    """Lower-case ASCII name without a trailing dot, or a canonical address without brackets."""
+    """A lower-case ASCII name without a trailing dot, or a canonical address without brackets."""
     port: int
     address: Address | None
     """The address, if the host is one."""
     header: bytes
-    """The Host header: IDNs as A-labels, no userinfo, the port only if it is not the scheme's."""
+    """The value of Host: IDNs as A-labels, no userinfo, and the port only if it is not the scheme's."""
 
 
 @lru_cache(maxsize=256)
@@ -40,13 +40,13 @@ def parse_authority(text: str, scheme: str) -> Authority:
     """Read `host[:port]` of a URL with this scheme.
 
     Parameters:
-        text: as the guest gave it. At most 512 characters.
+        text: the authority as the guest gave it, at most 512 characters.
         scheme: `http` or `https`.
 
     Raises:
-        ValueError: anything that could be read in two ways, or is not an authority at all: userinfo, zone ids, control
-            characters and white space, ports outside 1 to 65535, IPv4 addresses that are not four decimal numbers,
-            labels or names over DNS's lengths, characters IDNA does not allow. The message says which.
+        ValueError: the text is not an authority, or could be read in two ways: userinfo, zone ids, control characters
+            and white space, ports outside 1 to 65535, IPv4 addresses that are not four decimal numbers, labels or names
+            over DNS's lengths, characters that IDNA does not allow. The message says which.
     """
     if not text:
         raise ValueError("the authority is empty; give host or host:port")
@@ -78,7 +78,7 @@ def parse_authority(text: str, scheme: str) -> Authority:
 
 
 def parse_host(text: str) -> tuple[str, Address | None]:
-    """Read a bare host, as `parse_authority` does; IPv6 addresses with or without brackets. Raises ValueError."""
+    """Read a bare host as `parse_authority` does. An IPv6 address may have brackets. Raises ValueError."""
     if text.startswith("[") and text.endswith("]"):
         return _host(text[1:-1], bracketed=True)
     return _host(text, bracketed=":" in text)

@@ -1,7 +1,8 @@
-"""Bodies in both directions: small buffers between a guest that computes and a loop that only sometimes runs.
+"""Bodies in both directions: small buffers between a guest that computes and an event loop that runs now and then.
 
-Neither side ever blocks here. The guest's side is plain methods (`permit`, `write`, `read`, ...). A connection's side
-is coroutines that wait for the other side with a future. What is held counts in the account of the guest's run.
+Neither side ever blocks here. The guest's side has plain methods (`permit`, `write`, `read`, ...). The connection's
+side has coroutines that wait for the guest with a future. The account of the guest's run counts the bytes that are
+held.
 """
 
 import asyncio
@@ -18,10 +19,9 @@ _PIECE_BYTES = 64 * 1024
 
 
 class Buffer:
-    """Bytes on their way, first in, first out.
+    """A queue of bytes.
 
-    Small pieces are put together. Otherwise a peer that sends two bytes at a time would cost thirty times as much
-    memory as it sends.
+    Small pieces are joined. Otherwise two bytes at a time would take thirty times as much memory as one piece.
     """
 
     __slots__ = ("_pieces", "size")
@@ -29,7 +29,7 @@ class Buffer:
     def __init__(self) -> None:
         self._pieces: deque[bytes | bytearray | memoryview] = deque()
         self.size = 0
-        """Bytes held."""
+        """The number of bytes in it."""
 
     def append(self, data: bytes | memoryview) -> None:
         """Add bytes at the end."""
@@ -44,7 +44,7 @@ class Buffer:
             pieces.append(data)
 
     def take(self, most: int) -> bytes:
-        """Remove and return at most so many bytes from the beginning; fewer only if there are no more."""
+        """Remove and return the first `most` bytes, or all if there are fewer."""
         pieces = self._pieces
         if not pieces:
             return b""
@@ -64,14 +64,14 @@ class Buffer:
         return b"".join(taken)
 
     def clear(self) -> int:
-        """Remove everything and return how many bytes that were."""
+        """Remove all bytes. Return their number."""
         size, self.size = self.size, 0
         self._pieces.clear()
         return size
 
 
 class RequestBody:
-    """A request's body on its way out. Made by `Exchanges.request_body`; given to `Exchanges.start`."""
+    """The body of a request. `Exchanges.request_body` makes it, and `Exchanges.start` takes it."""
 
     def __init__(
         self,
@@ -88,16 +88,16 @@ class RequestBody:
         self._told = told
         self._capacity = capacity
         self.expected = expected
-        """The Content-Length the guest announced, if it did."""
+        """The Content-Length that the guest announced; None if it announced none."""
         self.written = 0
-        """Bytes accepted so far."""
+        """The number of bytes accepted so far."""
         self.trailers: Fields = ()
         self.finished = False
-        """The guest has said that this is all."""
+        """Whether the guest has finished it."""
         self.taken = False
-        """A connection has taken something out of it, so the request cannot be repeated."""
+        """Whether a connection has taken bytes from it. The request cannot be repeated then."""
         self.sent = False
-        """A request with it was started. Before that nobody reads it, however long the guest waits."""
+        """Whether a request with it was started. Before that nobody reads it, however long the guest waits."""
         self._offered = 0
         self._given_up = False
         self._buffer = Buffer()
@@ -114,48 +114,48 @@ class RequestBody:
 
     @property
     def closed(self) -> bool:
-        """Return whether nobody reads it any more: the exchange has ended or failed."""
+        """Whether nobody will read it, because the exchange has ended or failed."""
         return self._closed
 
     @property
     def complete(self) -> bool:
-        """Return whether nothing is missing: the guest has finished it, or has written as much as it announced."""
+        """Whether all of it was written: the guest has finished it, or has written the length that it announced."""
         return self.finished or (self.expected is not None and self.written == self.expected)
 
     @property
     def unused(self) -> bool:
-        """Return whether the guest opened it and never wrote to it, whatever became of it then."""
+        """Whether the guest opened it and never wrote to it."""
         return not self._offered and (self._error is None or self._given_up)
 
     @property
     def held(self) -> int:
-        """Bytes written and not yet handed to the network. 0 means flushed."""
+        """The bytes that were written and not handed to the network yet. 0 means flushed."""
         return self._buffer.size + self._leaving
 
     def full(self) -> bool:
-        """Return whether it holds as much as it may by itself, however much the guest's other bodies hold."""
+        """Return whether it holds as many bytes as it may, regardless of the guest's other bodies."""
         return self.held >= self._capacity
 
     def permit(self) -> int:
-        """Return how many bytes `write` takes now; 0 means wait for `ready`."""
+        """Return the number of bytes that `write` accepts now; 0 means to wait for `ready`."""
         return max(0, min(self._capacity - self.held, self._account.body_room()))
 
     def ready(self) -> bool:
-        """Return whether a write would be answered at once: there is room, or it would fail."""
+        """Return whether a write would succeed or fail now, and need not wait."""
         return self._closed or self._error is not None or self.permit() > 0
 
     def flushed(self) -> bool:
-        """Return whether nothing is waiting to be sent. What belongs to no request yet is kept, and not waited for."""
+        """Return whether no byte waits to be sent. The bytes of a request that was not started do not count."""
         return self._closed or self._error is not None or self.held == 0 or not self.sent
 
     def write(self, data: bytes) -> None:
         """Append bytes, at most `permit()` of them.
 
         Raises:
-            OutboundError: HTTP-request-body-size over the announced or the allowed size (the request fails with it
-                too); the exchange's own error, or connection-terminated, once it has ended.
-            ValueError: more than `permit()` bytes, or after `finish`.
-            HostMemoryExceeded: the host would hold too much for the guest; never for what `permit` permits.
+            OutboundError: HTTP-request-body-size over the announced or the allowed size, and the request fails with the
+                same code; or, once the exchange has ended, its own error or connection-terminated.
+            ValueError: more than `permit()` bytes, or a call after `finish`.
+            HostMemoryExceeded: the host would hold too much for the guest. It never happens within `permit()` bytes.
         """
         self._usable()
         self._offered += len(data)
@@ -173,11 +173,11 @@ class RequestBody:
             self._wake()
 
     def hold(self, data: bytearray, owner: object) -> None:
-        """Take a whole body that somebody else holds, and counts, already.
+        """Use bytes as the whole body that the caller holds, and counts, already.
 
         Parameters:
-            data: must not change any more.
-            owner: kept for as long as the bytes may be needed.
+            data: the bytes. They must not change any more.
+            owner: an object to keep for as long as the bytes may be needed.
 
         Raises:
             OutboundError: HTTP-request-body-size over the allowed size.
@@ -190,13 +190,13 @@ class RequestBody:
         self.finished = True
 
     def finish(self, trailers: Fields = ()) -> None:
-        """Say that the body is complete. A second call does nothing.
+        """Finish the body. A second call does nothing.
 
-        A body whose length was announced goes out without trailers: its framing has no place for them (RFC 9112,
-        section 6.3), and wasmtime leaves them out too.
+        A body whose length was announced is sent without trailers: its framing has no place for them (RFC 9112, section
+        6.3), and wasmtime leaves them out, too.
 
         Raises:
-            OutboundError: HTTP-request-body-size if less was written than announced; HTTP-protocol-error,
+            OutboundError: HTTP-request-body-size if fewer bytes were written than announced; HTTP-protocol-error,
                 HTTP-request-trailer-size or HTTP-request-trailer-section-size for the trailers. The request fails with
                 the same code.
             HostMemoryExceeded: the host would hold too much for the guest.
@@ -228,8 +228,8 @@ class RequestBody:
         """Give the body up: the request fails with `code`.
 
         Parameters:
-            code: why; None if the guest just dropped it. That is HTTP-protocol-error as in wasmtime, unless the body is
-                complete by the length that was announced: then nothing is lost.
+            code: the error code; None if the guest just dropped the body. That is HTTP-protocol-error, as in wasmtime,
+                unless the body has the length that was announced. It is complete then.
         """
         if self.finished or self._error is not None or (code is None and self.complete):
             return
@@ -238,7 +238,7 @@ class RequestBody:
         self._wake()
 
     def whole(self, most: int) -> bytes | None:
-        """Connection: take all of it at once; None, and nothing is taken, if it is not complete or more than `most`."""
+        """Connection: take the whole body at once. Return None if it is incomplete or over `most` bytes."""
         if not self.complete or self._error is not None or self.held > most:
             return None
         self.taken = True
@@ -248,7 +248,7 @@ class RequestBody:
         return data
 
     def close(self) -> None:
-        """Connection: nobody will read on."""
+        """Connection: stop reading. The bytes that are held are freed."""
         self._closed = True
         self._give(self._buffer.clear() + self._leaving)
         self._leaving = 0
@@ -262,14 +262,14 @@ class RequestBody:
             self._account.give_body(size)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Connection: yield what the guest writes until it finishes. Raises OutboundError if it gave up."""
+        """Connection: yield the bytes of the guest until it finishes. Raises OutboundError if it gave the body up."""
         self.taken = True
         while True:
             if self._error is not None:
                 raise OutboundError(self._error)
             if self._buffer.size:
                 chunk = self._buffer.take(_PIECE_BYTES)
-                # Counted as held until the network took it, so that a slow origin holds the guest back.
+                # The chunk is counted as held until the network takes it, so that a slow origin slows the guest down.
                 self._leaving = len(chunk)
                 yield chunk
                 self._give(self._leaving)
@@ -293,10 +293,10 @@ class RequestBody:
 
 
 class ResponseBody:
-    """A response's body as it arrives.
+    """The body of a response, as it arrives.
 
-    At most `buffer_bytes` wait here, and less where the guest's bodies have used up their part of the account. The
-    origin is held back beyond that. A body that holds nothing always takes a piece, so that none waits for another.
+    It holds at most `buffer_bytes`, or fewer if the guest's bodies have used up their part of the account. Then nothing
+    more is read from the origin. A body that holds nothing always takes a piece, so that none waits for another.
     """
 
     def __init__(
@@ -311,9 +311,9 @@ class ResponseBody:
         self._error: ErrorCode | None = None
         self._room: asyncio.Future[None] | None = None
         self.received = 0
-        """Bytes that came from the origin so far."""
+        """The number of bytes that came from the origin so far."""
         self.trailers: Fields = ()
-        """Trailer lines; final once `ended`."""
+        """The trailer lines. They are final once `ended` is true."""
 
     def __repr__(self) -> str:
         state = "failed" if self._error else "complete" if self._complete else "open"
@@ -321,16 +321,16 @@ class ResponseBody:
 
     @property
     def held(self) -> int:
-        """Bytes that `read` could return at once."""
+        """The number of bytes that `read` could return at once."""
         return self._buffer.size
 
     @property
     def ended(self) -> bool:
-        """Return whether all of it was read and it was complete."""
+        """Whether it arrived completely and all of it was read."""
         return self._complete and not self._buffer.size
 
     def complete(self) -> bool:
-        """Return whether nothing more will arrive: the end came, or a failure."""
+        """Return whether no more bytes will arrive, because of its end or a failure."""
         return self._complete or self._error is not None
 
     def ready(self) -> bool:
@@ -338,12 +338,12 @@ class ResponseBody:
         return self._buffer.size > 0 or self.complete()
 
     def read(self, max_bytes: int) -> bytes:
-        """Return up to `max_bytes` (at least 1) that have arrived; b"" if none have, or at the end (see `ended`).
+        """Return up to `max_bytes` (at least 1) that have arrived; b"" if there are none, or at the end (see `ended`).
 
         Raises:
-            OutboundError: the exchange failed, and all that arrived before was read. HTTP-response-incomplete if the
-                origin broke off, connection-read-timeout, HTTP-response-body-size,
-                HTTP-response-trailer-section-size, HTTP-protocol-error, or what `Exchange.result` raises.
+            OutboundError: the exchange failed, and all bytes that had arrived were read. HTTP-response-incomplete if
+                the origin broke off, connection-read-timeout, HTTP-response-body-size,
+                HTTP-response-trailer-section-size, HTTP-protocol-error, or a code of `Exchange.result`.
         """
         if not self._buffer.size:
             if self._error is not None:
@@ -356,7 +356,7 @@ class ResponseBody:
         return taken
 
     def feed(self, data: bytes) -> None:
-        """Connection: bytes arrived.
+        """Connection: add bytes that arrived.
 
         Raises:
             OutboundError: HTTP-response-body-size over the limit.
@@ -377,18 +377,18 @@ class ResponseBody:
             await self._room
 
     def full(self) -> bool:
-        """Connection: whether `room` would wait."""
+        """Connection: return whether `room` would wait."""
         held = self._buffer.size
         return held >= self._limits.buffer_bytes or (held > 0 and not self._account.body_room())
 
     def end(self, trailers: Fields) -> None:
-        """Connection: the last byte arrived."""
+        """Connection: mark the body as complete."""
         self.trailers = trailers
         self._complete = True
         self._told()
 
     def fail(self, code: ErrorCode) -> None:
-        """Connection: there will be no more."""
+        """Connection: mark the body as failed, unless it is complete."""
         if not self._complete and self._error is None:
             self._error = code
             self._told()

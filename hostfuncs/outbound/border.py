@@ -1,6 +1,6 @@
-"""The border between a guest and a transport of httpx that somebody gave: an exchange is a request of httpx's there.
+"""Sends a guest's requests through a transport of httpx that the operator or a script gives.
 
-Loaded only where a transport is given. Without one, none of this is in the way of a request.
+This module is loaded only if there is a transport. Without one, requests do not pass through any of it.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ Transport = httpx.AsyncBaseTransport
 Factory = Callable[[Transport], Transport]
 """Makes a transport around the inner one, a PolicyTransport."""
 Report = Callable[[BaseException], None]
-"""Told of what a transport raised that httpx does not know."""
+"""Called with an exception of a transport that is not one of httpx's."""
 
 _REPORT_EVERY_NS = 1_000_000_000
 _CLOSE_S = 1.0
-"""How long a transport may take to close a response."""
+"""The time that a transport may take to close a response. Seconds."""
 _PIECE_BYTES = 64 * 1024
 _NO_CONTENT = frozenset({204, 304})
-_OF_THE_CODED = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
-"""Fields that say how content is coded, and how long it is then."""
+_CODING_FIELDS = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+"""The fields that describe the coding of content, and the length of coded content."""
 
 
 class Border:
-    """A transport, and what it needs of its own: one per binding in a worker, or per linked guest in a script.
+    """A transport with its inner transport: one per binding in a worker, or per linked guest in a script.
 
     Parameters:
-        transport: the transport, or a function that makes one around the inner transport, which it is given.
-        report: told of what the transport raised that httpx does not know, at most once per second.
+        transport: the transport, or a function that takes the inner transport and returns a transport around it.
+        report: called, at most once per second, with an exception of the transport that is not one of httpx's.
 
     Raises:
-        TypeError: it is neither, or the function returned something else.
-        Exception: whatever the function raised.
+        TypeError: `transport` is neither, or the function returned something else.
+        Exception: any exception of the function.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport | Factory, report: Report) -> None:
@@ -86,14 +86,14 @@ class Border:
         check: Callable[[], None] | None = None,
         account: Account | None = None,
     ) -> Exchanges:
-        """Open the requests of one invocation. Parameters as for `Outbound.begin`."""
+        """Open the requests of one invocation. See `Outbound.begin` for the parameters."""
         exchanges = TransportExchanges(outbound, policy, limits, deadline_ns, check, account or Account(64 * MIB))
         exchanges.border = self
         self.inner.enter(exchanges)
         return exchanges
 
     def report(self, failed: BaseException) -> None:
-        """Report what the transport raised, unless something was reported within the last second."""
+        """Report an exception of the transport, unless another was reported within the last second."""
         now = time.monotonic_ns()
         if now - self._reported_ns >= _REPORT_EVERY_NS:
             self._reported_ns = now
@@ -106,12 +106,12 @@ class TransportExchange(Exchange):
     _owner: TransportExchanges
 
     def begin(self) -> None:
-        """Set it going: in a task, which whatever is written for httpx expects."""
+        """Start it, in a task, because code that is written for httpx expects one."""
         self.begun = True
         self._begin_task()
 
     def expire(self) -> None:
-        """End a wait that took too long. The guest is told, even if the transport ignores the cancellation."""
+        """End a wait that took too long. The guest gets the error even if the transport ignores the cancellation."""
         self._fail(TimeoutError())
         super().expire()
 
@@ -177,13 +177,13 @@ class TransportExchange(Exchange):
             stream=httpx.ByteStream(b"") if body is None else _Written(body),
             extensions=extensions,
         )
-        # Methods are case-sensitive (RFC 9110 section 9.1), and httpx makes capitals of them.
+        # Methods are case-sensitive (RFC 9110 section 9.1), but httpx writes them in capitals.
         request.method = plan.method
         return request
 
 
 class _Written(httpx.AsyncByteStream):
-    """The body that the guest writes."""
+    """The body of the guest's request, as httpx reads it."""
 
     def __init__(self, body: RequestBody) -> None:
         self._body = body
@@ -203,9 +203,9 @@ class _Reply:
         self.status = response.status_code
         self.headers: Fields = tuple(response.headers.raw)
         if response.is_stream_consumed and not isinstance(response.stream, httpx.ByteStream):
-            # Somebody has read it, so it is decoded, and nothing is left in its stream.
+            # The transport has read the response. Its content is decoded then, and its stream is empty.
             self._stream = httpx.ByteStream(response.content)
-            self.headers = tuple(line for line in self.headers if line[0].lower() not in _OF_THE_CODED)
+            self.headers = tuple(line for line in self.headers if line[0].lower() not in _CODING_FIELDS)
         self._attempt = attempt
         # RFC 9110 section 6.4.1.
         self._empty = method == "HEAD" or self.status in _NO_CONTENT
@@ -213,7 +213,7 @@ class _Reply:
         self._rest = memoryview(b"")
 
     def check(self) -> None:
-        """Raise OutboundError or ValueError if this is not a response that a guest could be given."""
+        """Raise OutboundError or ValueError if a guest cannot be given this response."""
         if self.status == 101:
             raise OutboundError(ErrorCode("HTTP-upgrade-failed"))
         if not 200 <= self.status <= 599:
@@ -234,7 +234,7 @@ class _Reply:
                 chunk = await anext(self._chunks, None)
                 self._rest = memoryview(chunk or b"")
             if self._rest or chunk is not None:
-                # A transport may give all of a body at once, and the guest takes it by pieces.
+                # A transport may return a whole body at once. The guest gets it in pieces.
                 piece, self._rest = self._rest[:_PIECE_BYTES], self._rest[_PIECE_BYTES:]
                 return bytes(piece)
         trailers: Callable[[], Fields] | None = self._response.extensions.get(TRAILERS)
@@ -243,7 +243,7 @@ class _Reply:
         return None
 
     async def release(self) -> None:
-        """See `attempt.Reply`; this one may wait."""
+        """See `attempt.Reply`. This one may wait."""
         try:
             async with asyncio.timeout(_CLOSE_S):
                 await self._response.aclose()
@@ -252,7 +252,7 @@ class _Reply:
 
 
 class TransportExchanges(Exchanges):
-    """The requests of one invocation that a transport answers, and those that it sends through the inner one."""
+    """The requests of one invocation that a transport answers, and those that it sends through the inner transport."""
 
     _exchange_type = TransportExchange
     border: Border
@@ -271,12 +271,12 @@ class TransportExchanges(Exchanges):
         self._inner: set[Exchange] = set()
 
     def adopt(self, exchange: Exchange) -> None:
-        """Inner transport: an exchange is about to begin that is not a request of the guest's own."""
+        """Inner transport: add an exchange that is about to begin and is not a request of the guest's own."""
         self._inner.add(exchange)
         self._live[exchange] = None
 
     async def changed(self, holds: Callable[[], bool]) -> None:
-        """Inner transport: wait until something holds that `notify` is called for."""
+        """Inner transport: wait until a condition holds. It is checked again after each `notify`."""
         while not holds():
             waiter = self.loop.create_future()
             self._waiters[waiter] = None
@@ -293,7 +293,7 @@ class TransportExchanges(Exchanges):
         super().notify()
 
     def ended(self, exchange: Exchange, outcome: str, denied: str = "") -> None:
-        """See Exchanges. What the transport sent is neither counted nor recorded: the guest's request is."""
+        """See Exchanges. Only the guest's own requests are counted and recorded, and not those of the transport."""
         if exchange in self._inner:
             self._inner.discard(exchange)
             self._live.pop(exchange, None)

@@ -1,4 +1,4 @@
-"""Connects to an origin: resolves its name once, checks every address, connects to one that passed, and speaks TLS."""
+"""Connects to an origin: resolves its name once, checks every address, connects to one that passed, and starts TLS."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from hostfuncs.outbound.values import Settings
 
 
 class AddressDenied(OutboundError):  # noqa: N818 - a decision, not a malfunction
-    """Every address of the name was refused by the policy."""
+    """The policy refused every address of the name."""
 
     def __init__(self, denied: Denied) -> None:
         super().__init__(denied.code)
@@ -27,16 +27,16 @@ class AddressDenied(OutboundError):  # noqa: N818 - a decision, not a malfunctio
 def permitted(
     policy: Policy, rule: Rule | None, scheme: str, port: int, addresses: Sequence[Address]
 ) -> Sequence[Address]:
-    """Return the addresses that a policy lets through.
+    """Return the addresses that a policy allows.
 
     Parameters:
-        policy: whose.
-        rule: the one that admitted the origin; None for the default rule.
-        scheme, port: of the origin.
-        addresses: to which its name resolved; at least one.
+        policy: the egress policy.
+        rule: the rule that admitted the origin; None for the default rule.
+        scheme, port: the origin's.
+        addresses: the addresses of its name, at least one.
 
     Raises:
-        AddressDenied: none passes.
+        AddressDenied: the policy allows none.
     """
     allowed = []
     denied: Denied | None = None
@@ -54,17 +54,17 @@ def permitted(
 
 
 class Dialer(Protocol):
-    """Connects on behalf of a process that has no sockets of its own. It asks the policy by itself."""
+    """Resolves and connects for a process that has no sockets of its own. It checks the policy itself."""
 
     async def dial(self, scheme: str, host: str, port: int, enter: Callable[[Phase], None]) -> socket.socket:
-        """Return a connected socket that does not block.
+        """Return a connected socket in non-blocking mode.
 
         Parameters:
-            scheme, host, port: the origin; the scheme is empty for the operator's proxy, of which no policy is asked.
-            enter: told when the name is resolved.
+            scheme, host, port: the origin. The scheme is empty for the operator's proxy, which needs no policy.
+            enter: called with `Phase.CONNECTING` when the name is resolved.
 
         Raises:
-            AddressDenied, Unresolved, OutboundError, OSError: there is none.
+            AddressDenied, Unresolved, OutboundError, OSError: the origin cannot be connected to.
         """
         ...
 
@@ -111,7 +111,7 @@ class Connector:
         """Open a stream to an origin.
 
         Raises:
-            AddressDenied, Unresolved, OutboundError, OSError, ssl.SSLError: it cannot be.
+            AddressDenied, Unresolved, OutboundError, OSError, ssl.SSLError: the origin cannot be connected to.
         """
         scheme, host, port = origin
         dialer = self.outbound.dialer
@@ -131,10 +131,10 @@ class Connector:
         return stream
 
     async def dial(self, host: str, port: int, attempt: Attempt) -> Stream:
-        """Open a stream to a host that the operator named; no policy is asked.
+        """Open a stream to a host that the operator named. No policy is checked.
 
         Raises:
-            Unresolved, OutboundError, OSError: it cannot be.
+            Unresolved, OutboundError, OSError: the host cannot be connected to.
         """
         dialer = self.outbound.dialer
         if dialer is not None:

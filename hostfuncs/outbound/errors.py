@@ -92,8 +92,8 @@ class ErrorCode:
 
     Parameters:
         name: the case's name exactly as the WIT has it, `DNS-error` for example; a member of `ERROR_CODES`.
-        payload: what the case carries: a payload record, an int for the sizes, a str for the texts; None where the
-            case has no payload and for the `none` of an optional one.
+        payload: the case's payload: a record, an int for a size, or a str for a text. None if the case has no payload,
+            and for the `none` of an optional one.
     """
 
     name: str
@@ -101,7 +101,11 @@ class ErrorCode:
 
 
 class OutboundError(Exception):
-    """A failed or refused request; `code` is what the guest is told."""
+    """A request failed or was refused.
+
+    Parameters:
+        code: the error code for the guest.
+    """
 
     def __init__(self, code: ErrorCode) -> None:
         super().__init__(code.name if code.payload is None else f"{code.name} {code.payload}")
@@ -112,7 +116,7 @@ class OutboundError(Exception):
 
 
 class Unanswered(Exception):  # noqa: N818 - names what happened
-    """The connection ended before any byte of a response; the origin may or may not have acted on the request."""
+    """The connection ended before any byte of a response. The origin may or may not have acted on the request."""
 
 
 class Cut(Exception):  # noqa: N818 - names what happened
@@ -120,7 +124,7 @@ class Cut(Exception):  # noqa: N818 - names what happened
 
 
 class Unresolved(Exception):  # noqa: N818 - names what happened
-    """The name resolved to nothing usable, without the resolver saying why."""
+    """The name has no usable address, and the resolver gave no reason."""
 
 
 class Phase(StrEnum):
@@ -163,7 +167,7 @@ _ERRNOS = {
     errno.ENOMEM: "connection-limit-reached",
 }
 
-# getaddrinfo does not pass on the RCODE; each of its errors stands for one (RFC 1035, section 4.1.1).
+# getaddrinfo does not return the RCODE, but each of its errors stands for one (RFC 1035, section 4.1.1).
 _GAI_RCODES = {
     socket.EAI_NONAME: "NXDOMAIN",
     getattr(socket, "EAI_NODATA", -5): "NODATA",
@@ -172,9 +176,9 @@ _GAI_RCODES = {
     getattr(socket, "EAI_ADDRFAMILY", -9): "NODATA",
 }
 
-# OpenSSL's names of the alerts a peer sent, such as SSLV3_ALERT_HANDSHAKE_FAILURE and TLSV1_UNRECOGNIZED_NAME.
+# OpenSSL's names of a peer's alerts, such as SSLV3_ALERT_HANDSHAKE_FAILURE and TLSV1_UNRECOGNIZED_NAME.
 _ALERT_REASON = re.compile(r"(?:SSL|TLS)V\d+_(?:ALERT_)?(\w+)")
-# What ssl.AlertDescription lacks of the alerts of RFC 8446, section 6, or names otherwise.
+# The alerts of RFC 8446, section 6, that ssl.AlertDescription lacks or names otherwise.
 _ALERTS = {
     "INAPPROPRIATE_FALLBACK": 86,
     "USER_CANCELED": 90,
@@ -183,7 +187,7 @@ _ALERTS = {
     "NO_APPLICATION_PROTOCOL": 120,
 } | {alert.name.removeprefix("ALERT_DESCRIPTION_"): alert.value for alert in ssl.AlertDescription}
 
-# h11's hint which status a server would answer with -> what that means for a client.
+# By h11's hint of the status with which a server would answer: the error code for a client.
 _H11_HINTS = {431: "HTTP-response-header-section-size", 501: "HTTP-response-transfer-coding"}
 
 
@@ -198,7 +202,7 @@ def name_library_failures(code_of: Callable[[BaseException, Phase], ErrorCode]) 
     """Set the function that names failures of httpcore2 and h2. `httpcore_adapter` does it when it is loaded.
 
     Parameters:
-        code_of: as `code_of` below.
+        code_of: a function like `code_of` below.
     """
     global _of_library
     _of_library = code_of
@@ -206,7 +210,7 @@ def name_library_failures(code_of: Callable[[BaseException, Phase], ErrorCode]) 
 
 _HTTP2_LIBRARIES = frozenset({"httpcore2", "h2"})
 
-# One row per exception type; the first that fits counts, so the special stand before the general.
+# One row per exception type. The first that fits counts, so subclasses come before their base classes.
 _TYPES: tuple[tuple[type[BaseException], str], ...] = (
     (Unanswered, "connection-terminated"),
     (Cut, "HTTP-response-incomplete"),
@@ -216,11 +220,11 @@ _TYPES: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
-    """Name a failure as wasi-http does.
+    """Return the wasi-http error code of a failure.
 
     Parameters:
-        failure: what a connection, asyncio, ssl, h11 or httpcore2 raised.
-        phase: how far the exchange was.
+        failure: an exception of a connection, asyncio, ssl, h11 or httpcore2.
+        phase: the phase of the exchange.
     """
     if isinstance(failure, OutboundError):
         return failure.code
@@ -250,9 +254,9 @@ def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
 
 
 def within(name: str, phase: Phase) -> ErrorCode:
-    """Return the error code `name`, or the one that stands for it in this phase.
+    """Return the error code `name`, or the one that replaces it in this phase.
 
-    IANA's registry behind these codes: connection-terminated means before any part of the response was received.
+    By IANA's registry of these codes, connection-terminated means that no part of the response was received.
     """
     return ErrorCode("HTTP-response-incomplete" if name == "connection-terminated" and phase is Phase.BODY else name)
 

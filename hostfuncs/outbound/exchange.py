@@ -1,4 +1,4 @@
-"""One request and its response: a coroutine that sends, receives, times out, and repeats once where that is safe."""
+"""One request and its response: a coroutine that sends, receives, times out, and retries once where that is safe."""
 
 import asyncio
 from typing import Protocol
@@ -16,11 +16,11 @@ from hostfuncs.outbound.policy import Policy
 from hostfuncs.outbound.pool import Pool
 from hostfuncs.outbound.values import Fields, Options, OutboundLimits, ResponseHead
 
-# RFC 9110 section 9.2.2: what may be repeated without asking.
+# RFC 9110 section 9.2.2: methods whose requests may be repeated.
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-# RFC 9110 section 8.6: methods whose requests say "no content" explicitly.
+# RFC 9110 section 8.6: methods whose requests have Content-Length: 0 if they have no content.
 _CONTENT_METHODS = frozenset({"POST", "PUT", "PATCH"})
-# RFC 9110 sections 9.3.1 and 9.3.2: methods whose requests have content only if somebody insists.
+# RFC 9110 sections 9.3.1 and 9.3.2: methods whose requests have no content, normally.
 _BODILESS_METHODS = frozenset({"GET", "HEAD"})
 
 _PIECES = 64
@@ -50,11 +50,11 @@ class Owner(Protocol):
         ...
 
     def due(self, seconds: float) -> float:
-        """Return the instant at which the event loop will have run, or waited, for so long."""
+        """Return the instant at which the event loop will have run for so many seconds, waiting included."""
         ...
 
     def notify(self) -> None:
-        """Look again whether what the guest waits for is there."""
+        """Check the guest's predicate again, because something has changed."""
         ...
 
     def ended(self, exchange: "Exchange", outcome: str, denied: str = "") -> None:
@@ -62,12 +62,12 @@ class Owner(Protocol):
         ...
 
     def break_off(self, reason: BaseException) -> None:
-        """Raise the reason out of what the guest waits for: it ends the guest."""
+        """Raise an exception, which ends the guest, in the call in which it waits."""
         ...
 
 
 class Exchange:
-    """One request and its response. Made by `Exchanges.start`."""
+    """One request and its response. `Exchanges.start` makes it."""
 
     def __init__(self, owner: Owner, plan: Plan, options: Options, body: RequestBody | None, began_ns: int) -> None:
         self._account = owner.account
@@ -80,19 +80,19 @@ class Exchange:
         self._head: ResponseHead | None = None
         self._error: ErrorCode | None = None
         self.denied = ""
-        """Why the policy refused it after it began, if it did; as in usage records."""
+        """The reason, as in usage records, if the policy refused it after it began; otherwise empty."""
         self._phase = Phase.WAITING
-        self._told: OutboundError | None = None
+        self._body_error: OutboundError | None = None
         self.closed = False
         """Whether the guest has dropped this exchange."""
         self._limits = owner.limits
         self.body = ResponseBody(owner.loop, owner.limits, owner.account, owner.notify)
-        """The response's body; bytes appear once `done()`."""
+        """The response's body. Its bytes arrive once `done()` is true."""
         self._options = options
         self.due = _NEVER
-        """When it has been waited for long enough, on the clock of `Exchanges.due`."""
+        """The instant of its present timeout, on the clock of `Exchanges.due`."""
         self.begun = False
-        """Whether the task of this exchange has begun."""
+        """Whether its coroutine was started."""
         self._expired = False
         self._cancelled = False
         self._finishing = False
@@ -114,9 +114,9 @@ class Exchange:
                 destination-IP-prohibited, destination-IP-unroutable, destination-unavailable, connection-refused,
                 connection-timeout, connection-terminated, connection-limit-reached, connection-read-timeout, one of
                 TLS, HTTP-response-header-section-size, HTTP-response-transfer-coding, HTTP-response-incomplete,
-                HTTP-upgrade-failed, HTTP-protocol-error, or the body's own (see `RequestBody`); `errors.code_of` names
-                them.
-            RuntimeError: not `done()`.
+                HTTP-upgrade-failed, HTTP-protocol-error, or a code of the body (see `RequestBody`). `errors.code_of`
+                decides.
+            RuntimeError: it is not `done()`.
         """
         if self._head is not None:
             return self._head
@@ -125,12 +125,12 @@ class Exchange:
         raise RuntimeError("the exchange is not done")
 
     def close(self) -> None:
-        """The guest dropped it: cancel what is still running. More than once is fine."""
+        """Cancel it, because the guest dropped it. It may be called more than once."""
         if self.closed:
             return
         self.closed = True
         if self._task is None:
-            # It never began, so there is no clean-up of its own.
+            # It never began, so it has no clean-up of its own.
             self._drop()
             self._owner.ended(self, "dropped")
         else:
@@ -142,7 +142,7 @@ class Exchange:
             self._request_body.close()
 
     def over(self) -> bool:
-        """Return whether it has ended, one way or the other, and holds nothing any more."""
+        """Return whether it has ended and holds nothing any more."""
         return self.closed if self._task is None else self._task.done()
 
     # for Exchanges
@@ -152,7 +152,7 @@ class Exchange:
         return self._request_body is not None and self._request_body.held > 0
 
     def begin(self) -> None:
-        """Set it going."""
+        """Start it."""
         self.begun = True
         if self._owner.outbound.in_place:
             task = self._task = InlineTask(self._owner.loop, self._run())
@@ -165,7 +165,7 @@ class Exchange:
         task.add_done_callback(self._task_ended)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        # A task that is cancelled before its first step never runs, and its clean-up neither.
+        # A task that is cancelled before its first step never runs, and neither does its clean-up.
         if task.cancelled():
             if self._expired and not self.closed:
                 outcome = self._fail(TimeoutError())
@@ -182,7 +182,7 @@ class Exchange:
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
-        # Resolving, TCP and TLS share one timeout, so CONNECTING leaves the clock as it is.
+        # Resolving, TCP and TLS share one timeout, so CONNECTING does not begin another.
         if phase is not Phase.CONNECTING:
             self.due = self._owner.due(self._seconds(phase))
 
@@ -194,18 +194,18 @@ class Exchange:
             guest_ns, server_ms = options.first_byte_timeout_ns, settings.first_byte_timeout_ms
         else:
             guest_ns, server_ms = options.between_bytes_timeout_ns, settings.between_bytes_timeout_ms
-        # The guest's, but never longer than the server's.
+        # The guest's timeout, but at most the server's.
         return server_ms / 1000 if guest_ns is None else min(guest_ns / 1e9, server_ms / 1000)
 
     def _pause(self) -> None:
         self.due = _NEVER
 
     def _fail_from_body(self, error: OutboundError) -> None:
-        self._told = error
+        self._body_error = error
         self._cancel()
 
     def _cancel(self) -> None:
-        """Cancel the task, once, and not in its clean-up: that waits for no network, and must not be cut short."""
+        """Cancel the task once, but not during its clean-up, which is short and must not be interrupted."""
         if not self._cancelled and not self._finishing:
             self._cancelled = True
             if self._task is not None:
@@ -217,13 +217,13 @@ class Exchange:
             await self._exchange()
             outcome = "ok"
         except asyncio.CancelledError:
-            if self._told is not None and not self.closed:
-                outcome = self._fail(self._told)
+            if self._body_error is not None and not self.closed:
+                outcome = self._fail(self._body_error)
             elif self._expired and not self.closed:
                 outcome = self._fail(TimeoutError())
         except GuestEnded as reason:
             self._owner.break_off(reason)
-        except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - the one boundary: every failure gets its code
+        except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001 - the boundary: every failure gets an error code
             outcome = self._fail(exc)
         finally:
             if outcome == "dropped":
@@ -254,7 +254,7 @@ class Exchange:
         pool, plan = self._owner.pool, self.plan
         body = self._request_body
         if body is not None and body.unused and plan.method in _BODILESS_METHODS and plan.announced is None:
-            # Opened as a matter of routine: such a request has no body, as in Go and in wasmtime.
+            # Guests open a body as a matter of routine. Such a request has none, as in Go and in wasmtime.
             body.close()
             self._request_body = None
         may_repeat = plan.method in _IDEMPOTENT
@@ -283,8 +283,8 @@ class Exchange:
             except Occupied:
                 continue
             except Exception as exc:
-                # A kept connection the origin had given up: nothing of a response came, so a request that may be
-                # repeated is, once, on a connection that is new or proves itself again.
+                # The origin had closed a kept connection, and no part of a response came. If the request may be
+                # repeated, it is sent once more, on a new connection or another kept one.
                 lost = attempt.lost or isinstance(exc, (Unanswered, ConnectionError))
                 if not lost or not may_repeat or not attempt.reused or self._head is not None or self._body_taken():
                     raise
@@ -311,7 +311,7 @@ class Exchange:
             body.feed(chunk)
             pieces += 1
             if pieces % _PIECES == 0:
-                # An origin that sends tiny chunks must not keep the loop from its timers.
+                # An origin that sends tiny chunks must not keep the event loop from its timers.
                 await asyncio.sleep(0)
             if body.full():
                 self._pause()
@@ -322,7 +322,7 @@ class Exchange:
             self._keep(attempt.trailers, trailers=True)
 
     def _keep(self, fields: Fields, *, trailers: bool = False) -> None:
-        """Check and count lines that the origin sent, which are kept until the guest drops the exchange."""
+        """Check the lines that the origin sent, and count them. They are held until the guest drops the exchange."""
         limits = self._limits
         size = check_received(
             fields, limit_bytes=limits.header_bytes, limit_count=limits.header_count, trailers=trailers
@@ -339,7 +339,7 @@ class Exchange:
                 if plan.method in _CONTENT_METHODS:
                     headers.append((b"Content-Length", b"0"))
             elif body.complete and not body.trailers and not body.taken:
-                # All of it is here: the plain framing every origin understands.
+                # All of it is here, so it gets the framing that every origin understands.
                 headers.append((b"Content-Length", b"%d" % body.written))
             else:
                 headers.append((b"Transfer-Encoding", b"chunked"))

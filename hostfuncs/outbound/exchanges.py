@@ -1,4 +1,4 @@
-"""All requests of one invocation: started, driven, waited for, and cleaned away."""
+"""The requests of one invocation: starts them, runs the event loop for them, waits for them, and cleans up."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from hostfuncs.outbound.values import Options, OutboundLimits, Request, UsageRec
 _CHECK_EVERY_S = 0.5
 _NEVER = float("inf")
 _TARGETS_KEPT = 8
-"""Refused requests of which the target is recorded, the first of an invocation."""
+"""The number of an invocation's first refused requests whose targets are recorded."""
 _DEFAULTS = Options()
 
 
@@ -33,11 +33,11 @@ class PooledClient(Client, Protocol):
 
 
 class Exchanges:
-    """All requests of one invocation. Made by `Outbound.begin`; `close` ends it, always.
+    """The requests of one invocation. `Outbound.begin` makes it, and `close` must always end it.
 
-    Not for more than one thread. Nothing moves unless `wait` or `turn` is called. The timeouts of exchanges run on a
-    clock that stands still when the loop does: while the guest computes nobody listens, so no origin is late. There is
-    one alarm for all of them, and it is part of waiting.
+    It is for one thread. Nothing is sent or received unless `wait` or `turn` is called. The timeouts of exchanges run
+    on a clock that stops while the event loop does not run: no origin can be late while the guest computes and nobody
+    reads. All exchanges share one alarm, which is a part of `wait`.
     """
 
     _exchange_type = Exchange
@@ -56,9 +56,9 @@ class Exchanges:
         self.account = account
         """Counts the bytes that are held for the guest."""
         self.policy = policy
-        """Who may be called."""
+        """The egress policy."""
         self.limits = limits
-        """The invocation's ceilings."""
+        """The limits of the invocation."""
         self._deadline_ns = deadline_ns
         self._check = check
         self._live: dict[Exchange, None] = {}
@@ -74,7 +74,7 @@ class Exchanges:
         self._ready: Callable[[], bool] | None = None
         self._failure: BaseException | None = None
         self._left_at = 0.0
-        self._stood_s = 0.0
+        self._stopped_s = 0.0
         self._next_due = _NEVER
         self._alarm: asyncio.TimerHandle | None = None
         self._attended = -1
@@ -84,7 +84,7 @@ class Exchanges:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The worker's loop."""
+        """The worker's event loop."""
         loop = self._loop
         if loop is None:
             loop = self._loop = self.outbound.loop
@@ -94,8 +94,8 @@ class Exchanges:
         """Make a body to write to, before or after `start`.
 
         Parameters:
-            content_length: the size announced in the header, if it is; `finish` then insists on it. Bytes.
-            capacity: bytes it holds before `permit` says 0; `buffer_bytes` by default, at most `body_bytes`.
+            content_length: the length in bytes that the header announces, if it does. `finish` then requires it.
+            capacity: the bytes that it holds until `permit` returns 0; by default `buffer_bytes`, at most `body_bytes`.
         """
         room = self.limits.buffer_bytes if capacity is None else capacity
         return RequestBody(
@@ -108,21 +108,21 @@ class Exchanges:
         )
 
     def whole_body(self, data: bytearray, owner: object) -> RequestBody:
-        """Make a body of bytes that are all there and that the account counts already. See `RequestBody.hold`."""
+        """Make a body of bytes that are complete and that the account counts already. See `RequestBody.hold`."""
         body = self.request_body(capacity=len(data))
         body.hold(data, owner)
         return body
 
     def start(self, request: Request, options: Options | None = None, body: RequestBody | None = None) -> Exchange:
-        """Begin a request. Never blocks.
+        """Begin a request. It never blocks.
 
         Parameters:
-            request: what to send; unchecked.
-            options: timeouts.
-            body: from `request_body`; None sends no content.
+            request: the request, unchecked.
+            options: its timeouts.
+            body: a body from `request_body`; None sends no content.
 
         Raises:
-            OutboundError: refused at once. HTTP-protocol-error (scheme, forbidden or malformed header),
+            OutboundError: the request is refused. HTTP-protocol-error (scheme, forbidden or malformed header),
                 HTTP-request-method-invalid, HTTP-request-URI-invalid (authority, path), HTTP-request-URI-too-long,
                 HTTP-request-denied and destination-IP-prohibited (policy), HTTP-request-header-section-size,
                 HTTP-request-header-size, HTTP-request-body-size. The refusal is in the usage records.
@@ -142,18 +142,18 @@ class Exchanges:
         return exchange
 
     def wait(self, ready: Callable[[], bool], until_ns: int | None = None) -> bool:
-        """Drive the loop until `ready()` holds.
+        """Run the event loop until `ready()` is true.
 
         Parameters:
-            ready: a question over exchanges and bodies of this invocation; cheap, asked after every change.
-            until_ns: CLOCK_MONOTONIC instant at which to give up.
+            ready: a cheap predicate over exchanges and bodies of this invocation. It is called after every change.
+            until_ns: CLOCK_MONOTONIC instant at which to give up; None waits until the deadline.
 
         Returns:
-            True once `ready()` holds, False at `until_ns`.
+            True once `ready()` is true, False at `until_ns`.
 
         Raises:
             DeadlineExceeded: the invocation's deadline came first.
-            Exception: whatever `check` (see `Outbound.begin`) or `ready` raised.
+            Exception: any exception of `check` (see `Outbound.begin`) or `ready`.
         """
         if self._failure is None and ready():
             return True
@@ -185,9 +185,9 @@ class Exchanges:
             self._left_at = time.monotonic()
 
     def _run(self, ready: Callable[[], bool], pause_s: float) -> None:
-        """Run the loop until `ready()`, or an exchange has been waited for long enough, or a pause is over."""
+        """Run the loop until `ready()` is true, a timeout of an exchange is over, or `pause_s` seconds are."""
         loop = self.loop
-        when = min(loop.time() + pause_s, self._next_due + self._stood_s)
+        when = min(loop.time() + pause_s, self._next_due + self._stopped_s)
         self._ready = ready
         self._alarm = loop.call_at(when, loop.stop)
         try:
@@ -203,17 +203,18 @@ class Exchanges:
             raise failure
 
     def break_off(self, reason: BaseException) -> None:
-        """Exchange: raise the reason out of `wait` or `turn`, which the guest called."""
+        """Exchange: raise an exception in the guest's call of `wait` or `turn`."""
         self._failure = self._failure or reason
         if self._ready is not None:
             self._ready = None
             self.loop.stop()
 
     def turn(self) -> None:
-        """Let everything that can move do so, without waiting. For questions that must not block but need an answer.
+        """Send and receive what is possible without waiting. It is for predicates that must not block.
 
         Raises:
-            DeadlineExceeded: the invocation's deadline is over. An origin may always have something to say.
+            DeadlineExceeded: the invocation's deadline has passed. Otherwise an origin that always sends more could
+                keep a guest running for ever.
         """
         if not self._live:
             return
@@ -221,7 +222,7 @@ class Exchanges:
             raise DeadlineExceeded
         self._enter()
         loop = self.loop
-        # One pass starts what is new and sees what arrived, a second lets the tasks act on it.
+        # The first pass starts new exchanges and sees what has arrived. In the second, tasks act on it.
         for _ in range(2):
             loop.call_soon(loop.stop)
             loop.run_forever()
@@ -233,15 +234,15 @@ class Exchanges:
         """Also wait for something that is not a request: call `arrived` whenever `fd` is readable, until `close`.
 
         Parameters:
-            fd: a descriptor; stays the caller's.
-            arrived: reads from it without waiting. What it raises is raised by `wait`.
+            fd: a descriptor, which stays the caller's.
+            arrived: reads from it without waiting. `wait` raises its exceptions.
         """
         self._attended = fd
 
         def readable() -> None:
             try:
                 arrived()
-            except BaseException as exc:  # noqa: BLE001 - handed to whoever waits, as in `notify`
+            except BaseException as exc:  # noqa: BLE001 - `wait` raises it, as in `notify`
                 self.break_off(exc)
             else:
                 self.notify()
@@ -249,20 +250,20 @@ class Exchanges:
         self.loop.add_reader(fd, readable)
 
     def notify(self) -> None:
-        """Exchange: something changed; stop driving if that is what was waited for."""
+        """Exchange: something has changed. Stop the event loop if the guest's predicate is true now."""
         if self._ready is not None and self._failure is None:
             try:
                 if self._ready():
                     self._ready = None
                     self.loop.stop()
-            except BaseException as exc:  # noqa: BLE001 - handed to whoever waits, not to the task that changed something
+            except BaseException as exc:  # noqa: BLE001 - for `wait`, and not for the task that changed something
                 self.break_off(exc)
 
     def close(self) -> list[UsageRecord]:
-        """End the invocation: cancel and close what is left, keep connections that are clean, and report.
+        """End the invocation: cancel and close the exchanges that are left. Connections in order are kept.
 
         Returns:
-            One record per request that was started or refused.
+            one record for each request that was started or refused.
         """
         if self._attended >= 0:
             self.loop.remove_reader(self._attended)
@@ -271,7 +272,7 @@ class Exchanges:
         for exchange in left:
             exchange.close()
         if any(not exchange.over() for exchange in left):
-            # It ends in the loop's next pass, which must not be that of the next invocation.
+            # It ends in the loop's next pass, which must come before the next invocation.
             self.outbound.unsettled = True
         self._started = 0
         self._live.clear()
@@ -287,23 +288,23 @@ class Exchanges:
 
     @property
     def pool(self) -> Pool:
-        """The connections this invocation may use."""
+        """The connections that this invocation may use."""
         if self._pool is None:
             self._pool = self.outbound.pool(self.policy)
         return self._pool
 
     def due(self, seconds: float) -> float:
-        """The instant, on the clock that stands still with the loop, at which so much time will have passed."""
-        due = time.monotonic() - self._stood_s + seconds
+        """Return the instant at which `seconds` will have passed, on the clock that stops with the event loop."""
+        due = time.monotonic() - self._stopped_s + seconds
         if due < self._next_due:
             self._next_due = due
-            if self._alarm is not None and due + self._stood_s < self._alarm.when():
+            if self._alarm is not None and due + self._stopped_s < self._alarm.when():
                 self._alarm.cancel()
-                self._alarm = self.loop.call_at(due + self._stood_s, self.loop.stop)
+                self._alarm = self.loop.call_at(due + self._stopped_s, self.loop.stop)
         return due
 
     def ended(self, exchange: Exchange, outcome: str, denied: str = "") -> None:
-        """An exchange is over."""
+        """Record the end of an exchange."""
         self._live.pop(exchange, None)
         if exchange.begun:
             self._flying -= 1
@@ -315,7 +316,7 @@ class Exchanges:
         self.notify()
 
     def _refused(self, rule: str, outcome: str, began_ns: int, denied: str, target: str) -> None:
-        # A guest that is refused for ever must not fill the host's memory with the reports of it.
+        # A guest that goes on after refusals must not fill the host's memory with their records.
         if self._refusals < self.limits.requests + 64:
             self._refusals += 1
             self.account.take(RECORD_BYTES)
@@ -333,21 +334,21 @@ class Exchanges:
         )
 
     def _kept(self, target: str) -> str:
-        """Return a target as it is recorded: cut, and empty once enough are named. The account counts none of them."""
+        """Return a target as it is recorded: cut, and empty after the first ones. The account counts none of them."""
         self._targets += 1
         return target[: texts.TARGET_CHARS] if self._targets <= _TARGETS_KEPT else ""
 
     def _enter(self) -> None:
-        """The loop is about to run."""
+        """Prepare for a run of the event loop."""
         self.outbound.loop_epoch += 1
         if self._left_at:
-            self._stood_s += time.monotonic() - self._left_at
+            self._stopped_s += time.monotonic() - self._left_at
             self._left_at = 0.0
         if self._fresh:
             self._begin()
 
     def _begin(self) -> None:
-        """Begin what was started, as far as the limit of requests in flight allows."""
+        """Begin the exchanges that were started, as far as the limit of requests in flight allows."""
         if self._beginning:
             return
         self._beginning = True
@@ -361,8 +362,8 @@ class Exchanges:
             self._beginning = False
 
     def _expire(self) -> None:
-        """Fail every exchange whose time is over."""
-        now = time.monotonic() - self._stood_s
+        """Fail every exchange whose timeout is over."""
+        now = time.monotonic() - self._stopped_s
         if now < self._next_due:
             return
         self._next_due = _NEVER

@@ -1,6 +1,6 @@
-"""The methods, header names and header values that may leave, and their sizes.
+"""Checks methods, header names and header values, and their sizes.
 
-Forbidden names are those of wasmtime's wasi-http (`DEFAULT_FORBIDDEN_HEADERS`): hop-by-hop fields and Host, which
+The forbidden names are those of wasmtime's wasi-http (`DEFAULT_FORBIDDEN_HEADERS`): hop-by-hop fields and Host, which
 belong to the connection and not to the guest.
 """
 
@@ -31,7 +31,7 @@ _TARGET = re.compile(r"[\x21-\x22\x24-\x7e]*")
 _LINE_OVERHEAD = 4  # ": " and CR LF
 
 MAX_NAME_BYTES = 64 * 1024 - 1
-"""Longest field name, as the `http` crate under wasmtime has it."""
+"""The longest field name. It is that of the `http` crate, which wasmtime uses."""
 
 
 def is_method(method: str) -> bool:
@@ -50,14 +50,14 @@ def is_field_value(value: bytes) -> bool:
 
 
 def trimmed(fields: Fields) -> Fields:
-    """The lines without blanks and tabs around their values, which are no part of them (RFC 9110, section 5.5)."""
+    """Return lines without the blanks and tabs around their values, which are not part of them (RFC 9110, 5.5)."""
     if all(value.strip(b" \t") == value for _, value in fields):
         return fields
     return tuple((name, value.strip(b" \t")) for name, value in fields)
 
 
 def is_forbidden(name: bytes) -> bool:
-    """Return whether guests may not set the field. Case does not matter."""
+    """Return whether guests may not set a field. Case does not matter."""
     return name.lower() in FORBIDDEN_FIELDS
 
 
@@ -65,8 +65,8 @@ def check_target(target: str, limit: int) -> bytes:
     """Turn path-with-query into a request target.
 
     Raises:
-        OutboundError: HTTP-request-URI-too-long over `limit` bytes; HTTP-request-URI-invalid for characters that have
-            to be percent-encoded, for a fragment, and for what begins with neither `/` nor `?`.
+        OutboundError: HTTP-request-URI-too-long over `limit` bytes; HTTP-request-URI-invalid for characters that must
+            be percent-encoded, for a fragment, and if the text begins with neither `/` nor `?`.
     """
     if len(target) > limit:
         raise OutboundError(ErrorCode("HTTP-request-URI-too-long"))
@@ -82,17 +82,23 @@ def check_target(target: str, limit: int) -> bytes:
 def check_fields(
     fields: Iterable[tuple[bytes, bytes]], *, limit_bytes: int, limit_count: int, trailers: bool = False
 ) -> int:
-    """Check header (or trailer) lines a guest wants to send, and return their size in bytes.
+    """Check the header or trailer lines of a guest, and return their size in bytes.
+
+    Parameters:
+        fields: the lines.
+        limit_bytes: the most bytes of all lines together, and of each one.
+        limit_count: the most lines.
+        trailers: whether they are trailer lines.
 
     Raises:
-        OutboundError: HTTP-protocol-error for a forbidden or malformed field, HTTP-request-header-section-size or
-            HTTP-request-header-size (or their trailer twins) over the limits.
+        OutboundError: HTTP-protocol-error for a forbidden or malformed field; HTTP-request-header-section-size,
+            HTTP-request-header-size, HTTP-request-trailer-section-size or HTTP-request-trailer-size over the limits.
     """
     total = count = 0
     for name, value in fields:
         if not is_field_name(name) or not is_field_value(value) or is_forbidden(name):
             raise OutboundError(ErrorCode("HTTP-protocol-error"))
-        # RFC 9110 section 10.1.4: TE is hop-by-hop, and the only value that means something to HTTP/2 is this one.
+        # RFC 9110 section 10.1.4: TE is hop-by-hop, and this is the only value that HTTP/2 allows.
         if name.lower() == b"te" and value.strip().lower() != b"trailers":
             raise OutboundError(ErrorCode("HTTP-protocol-error"))
         if trailers and name.lower() in (b"content-length", b"trailer", b"te", b"expect"):
@@ -114,7 +120,7 @@ def check_fields(
 def check_received(
     fields: Iterable[tuple[bytes, bytes]], *, limit_bytes: int, limit_count: int, trailers: bool = False
 ) -> int:
-    """Check the lines an origin sent, and return their size in bytes.
+    """Check the lines of an origin, and return their size in bytes. See `check_fields` for the parameters.
 
     Raises:
         OutboundError: HTTP-response-header-section-size or HTTP-response-trailer-section-size.
@@ -130,7 +136,7 @@ def check_received(
 
 
 def content_length(fields: Iterable[tuple[bytes, bytes]]) -> int | None:
-    """Return the Content-Length the guest announced, None without one.
+    """Return the Content-Length that the lines announce; None if they announce none.
 
     Raises:
         OutboundError: HTTP-protocol-error if it is not a number or there are several that differ.

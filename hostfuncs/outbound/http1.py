@@ -1,9 +1,9 @@
-"""One HTTP/1.1 connection, straight on h11.
+"""One HTTP/1.1 connection, based on h11.
 
-httpcore2's own one sends the whole request body before it looks for a response, drops trailers, and tells a connection
-that was closed under it from one that broke by the text of a message. Guests may read a response while they still
-write (wasi-http allows it), want trailers, and a request on a stale connection has to be repeated only when that is
-safe. So the connection is ours.
+httpcore2's connection does not fit: it sends the whole request body before it reads a response, it drops trailers, and
+only the text of a message distinguishes a connection that was closed before the request from one that broke. Guests may
+read a response while they still write (wasi-http allows it), they use trailers, and a request on a stale connection
+must be repeated only if that is safe.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from hostfuncs.outbound.values import Fields
 _READ_BYTES = 64 * 1024
 _MAX_HEAD_BYTES = 256 * 1024
 _TOGETHER_BYTES = 64 * 1024
-"""A body up to this size that is complete when the request is sent goes out along with the head."""
+"""The longest body that is sent together with the head, if it is complete then."""
 _CONTINUE_WAIT_S = 1.0
-"""How long a body waits for `100 Continue` before it is sent all the same (RFC 9110 section 10.1.1)."""
+"""The time after which a body is sent even without `100 Continue` (RFC 9110 section 10.1.1)."""
 _MOST_INTERIM = 64
-"""How many interim responses may come before the response. Each has a place in the limit of a head only by itself."""
+"""The most interim responses before the response. The limit of a head applies to each of them separately."""
 _END = h11.EndOfMessage()
 
 
@@ -40,13 +40,13 @@ class _State(Enum):
 
 
 class Http1Connection:
-    """A connection that carries one request at a time; its own `Reply` while it does.
+    """A connection that carries one request at a time. It is also the `Reply` to that request.
 
     Parameters:
-        origin: where it leads.
-        connector: opens its stream with the first request, and counts eras.
-        keepalive_s: how long it may be idle.
-        stream: if it stands already.
+        origin: its origin.
+        connector: opens its stream with the first request.
+        keepalive_s: the longest time for which it may be idle.
+        stream: its stream; None if it is not connected yet.
     """
 
     def __init__(self, origin: Origin, connector: Connector, keepalive_s: float, stream: Stream | None = None) -> None:
@@ -68,11 +68,11 @@ class Http1Connection:
         return f"<Http1Connection {self._state.value}, {self._served} served>"
 
     async def request(self, attempt: Attempt) -> "Http1Connection":
-        """Connect if that is still to do, send a request and return its response, the body still to be read.
+        """Connect, unless it is connected, send a request and return its response, with the body still to be read.
 
         Raises:
-            Occupied: another request has it.
-            Unanswered, Cut: see there.
+            Occupied: it carries another request.
+            Unanswered, Cut: it ended before, or within, a response.
             h11.ProtocolError, OSError, ssl.SSLError, OutboundError: the exchange failed.
         """
         if self._state is not _State.IDLE and self._state is not _State.NEW:
@@ -96,11 +96,15 @@ class Http1Connection:
         return self
 
     async def _open(self, attempt: Attempt) -> None:
-        # Kept here before anybody who waits for it hears of it: who gives up just then leaves nothing behind.
+        # The task itself stores the stream. If the waiting exchange is cancelled just then, the stream is not lost.
         self._stream = await self._connector.open(self.origin, attempt)
 
     def _send(self, stream: Stream, attempt: Attempt) -> asyncio.Event | None:
-        """Send the head, and the body if it is there; else begin to send it. Returns what `100 Continue` sets."""
+        """Send the head, and the body if it is complete. Otherwise begin to send the body.
+
+        Returns:
+            the event that `100 Continue` sets; None if the request does not expect it.
+        """
         plan, body = attempt.plan, attempt.body
         send = self._h11.send
         data = send(h11.Request(method=plan.method, target=plan.target, headers=attempt.headers)) or b""
@@ -121,7 +125,7 @@ class Http1Connection:
         try:
             stream.push(data)
         except OSError:
-            # The origin may have answered before it closed; reading finds out.
+            # The origin may have answered before it closed. Reading will tell.
             return proceed
         if body is not None:
             self._sender = self._connector.outbound.spawn(self._send_body(stream, body, attempt, proceed))
@@ -135,14 +139,14 @@ class Http1Connection:
                 try:
                     await asyncio.wait_for(proceed.wait(), _CONTINUE_WAIT_S)
                 except TimeoutError:
-                    proceed.set()  # the body goes out: an answer that comes meanwhile does not stop it
+                    proceed.set()  # the body is sent now, and a response that comes meanwhile does not stop it
             async for chunk in body:
                 await stream.write(self._h11.send(h11.Data(data=chunk)) or b"")
             await stream.write(self._h11.send(h11.EndOfMessage(headers=list(body.trailers))) or b"")
         except OutboundError as exc:
             attempt.fail(exc)
         except OSError:
-            # As in _send: what the origin said before it closed counts.
+            # As in `_send`: the origin may have answered before it closed.
             return
         except h11.LocalProtocolError:
             attempt.fail(OutboundError(ErrorCode("HTTP-protocol-error")))
@@ -156,7 +160,7 @@ class Http1Connection:
                 await self._fill(stream)
             elif isinstance(event, h11.Response):
                 if proceed is not None and not proceed.is_set() and self._sender is not None:
-                    # The answer came instead of `100 Continue`: the origin does not want the body.
+                    # The response came instead of `100 Continue`: the origin does not want the body.
                     self._sender.cancel()
                 return event
             elif isinstance(event, h11.InformationalResponse):
@@ -169,7 +173,7 @@ class Http1Connection:
                     proceed.set()
 
     async def _fill(self, stream: Stream) -> bool:
-        """Give the parser what arrives next. Returns whether anything did; False at the end of a body."""
+        """Feed the parser with the bytes that arrive next. Return False at the end of the stream."""
         try:
             data = await stream.read(_READ_BYTES)
         except ConnectionError as exc:
@@ -185,7 +189,7 @@ class Http1Connection:
         return bool(data)
 
     async def next_data(self) -> bytes | None:
-        """Return the next piece of the response's body, None at its end; leaves trailers in the attempt."""
+        """Return the next piece of the response's body; None at its end. The trailers are then in the attempt."""
         event: Any = self._h11.next_event()
         while event is h11.NEED_DATA:
             assert self._stream is not None
@@ -203,7 +207,7 @@ class Http1Connection:
         return None
 
     async def release(self) -> None:
-        """The exchange is over: keep the connection if both sides are done with it, else close it."""
+        """End the exchange: keep the connection if both sides are done with it, or else close it."""
         self._release()
 
     def _release(self) -> None:
@@ -224,7 +228,7 @@ class Http1Connection:
         else:
             self.close()
         if sender is not None and sending:
-            # Not awaited: nothing here may be interrupted half-way.
+            # The task is not awaited, because a cancellation must not interrupt this clean-up.
             sender.cancel()
 
     def close(self) -> None:
@@ -233,18 +237,18 @@ class Http1Connection:
         if self._stream is not None:
             self._stream.abort()
 
-    # what the pool asks
+    # for the pool
 
     def idle(self) -> bool:
-        """Return whether it stands and nothing runs on it."""
+        """Return whether it is connected and carries no request."""
         return self._state is _State.IDLE
 
     def stale(self) -> bool:
-        """Return whether it must not be used again: too old, or the origin closed it while the loop stood still."""
+        """Return whether it must not be used again: it is too old, or the origin has closed it."""
         stream = self._stream
         if stream is None or time.monotonic() > self._expires_at or stream.noticed():
             return True
-        # While the loop runs it notices a close itself; the kernel has to be asked only once after it stood still.
+        # A running event loop notices a close. Only after a stop of the loop must the kernel be asked, once.
         loop_epoch = self._connector.outbound.loop_epoch
         if loop_epoch != self._quiet_epoch:
             if stream.stirred():
@@ -253,7 +257,7 @@ class Http1Connection:
         return False
 
     def shares(self) -> bool:
-        """Never: one request at a time."""
+        """Return False: it carries one request at a time."""
         return False
 
 

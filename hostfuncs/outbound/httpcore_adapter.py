@@ -1,14 +1,14 @@
-"""Connections that httpcore2 serves, by its public interface: HTTP/2, and whatever goes through a proxy.
+"""Connections of httpcore2, by its public interface: for HTTP/2, and for all requests through a proxy.
 
-Loaded only where the settings ask for one of them: `sender.warm`. Everything in here runs in asyncio's tasks, because
-httpcore2's locks want one. What httpcore2 cannot do is listed in docs/outbound.md.
+`sender.warm` loads this module only if the settings need it. All of it runs in asyncio's tasks, because httpcore2's
+locks need one. docs/outbound.md lists what httpcore2 cannot do.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from typing import cast
 
-# httpcore2's locks load this with the first request; loaded before the fork, its pages are shared.
+# httpcore2's locks load this with the first request. Loaded before the fork, its pages are shared.
 import anyio._backends._asyncio  # noqa: F401
 import h2.config
 import h2.events
@@ -32,7 +32,14 @@ Maker = Callable[[Origin], Connection]
 
 
 def maker(settings: Settings, contexts: Contexts, connector: Connector, plain: Maker) -> Maker:
-    """Return a factory of connections for settings with HTTP/2 or a proxy; `plain` makes the others."""
+    """Return a factory of connections for settings with HTTP/2 or a proxy.
+
+    Parameters:
+        settings: the settings.
+        contexts: the TLS contexts.
+        connector: opens the streams.
+        plain: makes the connections that need neither.
+    """
     keepalive_s = settings.keepalive_ms / 1000
 
     def direct(origin: Origin) -> Connection:
@@ -49,7 +56,7 @@ def maker(settings: Settings, contexts: Contexts, connector: Connector, plain: M
         if any(matches(origin) for matches in exceptions):
             return direct(origin)
         backend = Backend(connector)
-        # Its pool is used for nothing but to choose between its two kinds of proxied connections.
+        # The pool of httpcore2 is used only to choose between its two kinds of proxied connections.
         chooser = httpcore2.AsyncConnectionPool(
             ssl_context=contexts.common,
             proxy=httpcore2.Proxy(httpcore2.URL(scheme=b"http", host=host, port=port, target=b"/"), auth),
@@ -68,19 +75,19 @@ def _httpcore_origin(origin: Origin) -> httpcore2.Origin:
 
 
 class _Http2(httpcore2.AsyncHTTP2Connection):
-    """httpcore2's connection, with h2's checks of header sections (RFC 9113, 8.2 and 8.3) switched on."""
+    """httpcore2's HTTP/2 connection, with h2's checks of header sections (RFC 9113, 8.2 and 8.3)."""
 
     CONFIG = h2.config.H2Configuration(validate_inbound_headers=True)
 
 
 class HttpcoreConnection:
-    """A connection of httpcore2's as the pool sees connections.
+    """Adapts a connection of httpcore2 to `attempt.Connection`.
 
     Parameters:
-        origin: where it leads.
-        inner: the connection.
-        backend: opens its stream.
-        network: the stream, if it stands already: an HTTP/2 connection, whose streams count in the guest's account.
+        origin: its origin.
+        inner: the connection of httpcore2.
+        backend: opens its stream; None if `network` is given.
+        network: the stream of an HTTP/2 connection that is connected already. The guest's account counts its bytes.
     """
 
     def __init__(
@@ -102,7 +109,7 @@ class HttpcoreConnection:
 
     @property
     def network(self) -> Network | None:
-        """The stream under it, if it stands."""
+        """Its stream; None if it is not connected yet."""
         return self._direct if self._backend is None else self._backend.network
 
     async def request(self, attempt: Attempt) -> Reply:
@@ -121,11 +128,11 @@ class HttpcoreConnection:
             self._retired = True
             raise Occupied from None
         except BaseException as failure:
-            # httpcore2 does not reset the stream, and the origin goes on with it.
+            # httpcore2 does not reset the HTTP/2 stream, so the origin goes on to send it.
             self._retired = self._retired or not is_reset(failure)
             self.ended()
             if isinstance(failure, ValueError) and not isinstance(failure, OSError):
-                # Its way to say that a status is not a number.
+                # httpcore2 raises this for a status that is not a number.
                 raise OutboundError(ErrorCode("HTTP-protocol-error")) from failure
             if isinstance(failure, httpcore2.RemoteProtocolError):
                 attempt.lost = True
@@ -142,12 +149,12 @@ class HttpcoreConnection:
         return self.network is not None and self.network.gone()
 
     def ended(self) -> None:
-        """A request is over. Where none is left, nothing that was read waits for one."""
+        """Record the end of a request. After the last one, no bytes that were read are held any more."""
         if self.network is not None and self._inner.is_idle():
             self.network.settle()
 
     def retire(self) -> None:
-        """Use it for no further request: a response was given up that its origin goes on to send."""
+        """Use it for no further request, because its origin goes on to send a response that was given up."""
         self._retired = True
 
     def close(self) -> None:
@@ -171,7 +178,7 @@ class HttpcoreConnection:
 
 
 class _HttpcoreReply:
-    """A response of httpcore2's."""
+    """Adapts a response of httpcore2 to `attempt.Reply`."""
 
     def __init__(self, connection: HttpcoreConnection, response: httpcore2.Response) -> None:
         self.status = response.status
@@ -202,7 +209,7 @@ class _HttpcoreReply:
         if not self._ended:
             self._connection.retire()
         try:
-            # Closed here and not by the collector, which would leave that to the loop's next run.
+            # Closed here. The garbage collector would leave the closing to the next run of the event loop.
             await self._chunks.aclose()
         finally:
             await self._response.aclose()
@@ -213,7 +220,7 @@ def _wire_request(attempt: Attempt, *, proxied: bool) -> httpcore2.Request:
     scheme, host, port = attempt.plan.origin
     target = attempt.plan.target
     if proxied and scheme == "http" and target == b"*":
-        # RFC 9112, section 3.2.4: as it stands the proxy itself would be asked.
+        # RFC 9112, section 3.2.4: with `*` alone, the proxy itself would answer.
         target = b"http://" + attempt.plan.authority.header
     return httpcore2.Request(
         method=attempt.plan.method.encode("ascii"),
@@ -229,7 +236,7 @@ def _wire_request(attempt: Attempt, *, proxied: bool) -> httpcore2.Request:
 
 
 def is_malformed(response: httpcore2.Response) -> bool:
-    """Return whether a response has what neither h2 nor httpcore2 refuses and no guest may be given."""
+    """Return whether a response has a status or field that no guest may get, although h2 and httpcore2 accept it."""
     return not 200 <= response.status <= 599 or any(
         not is_field_name(name) or not is_field_value(value) or value.strip(b" \t") != value
         for name, value in response.headers
@@ -237,14 +244,14 @@ def is_malformed(response: httpcore2.Response) -> bool:
 
 
 def is_reset(failure: BaseException) -> bool:
-    """Return whether the origin ended the one stream, and nothing else."""
+    """Return whether the origin reset the one HTTP/2 stream, and not the connection."""
     return bool(failure.args) and isinstance(failure.args[0], h2.events.StreamReset)
 
 
 class NegotiatedConnection:
-    """A connection to an https origin that is offered HTTP/2: not yet standing, then whichever the origin chose.
+    """A connection to an https origin that offers HTTP/2. Once it is connected, it speaks the origin's choice.
 
-    Whoever wants the same origin meanwhile waits for it, since it may become one that serves them all.
+    Further requests to the same origin wait for it meanwhile, since it may be able to carry them all.
     """
 
     def __init__(self, origin: Origin, connector: Connector, keepalive_s: float) -> None:
@@ -299,7 +306,7 @@ class NegotiatedConnection:
         return self._inner.shares()
 
 
-# One row per exception type; the first that fits counts, so the special stand before the general.
+# One row per exception type. The first that fits counts, so subclasses come before their base classes.
 _TYPES: tuple[tuple[type[BaseException], str], ...] = (
     (httpcore2.ProxyError, "destination-unavailable"),
     (httpcore2.NetworkError, "connection-terminated"),
@@ -309,9 +316,9 @@ _TYPES: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def code_of(failure: BaseException, phase: Phase) -> ErrorCode:
-    """Name what httpcore2 or h2 raised. See `errors.code_of`."""
+    """Return the error code of an exception of httpcore2 or h2. See `errors.code_of`."""
     if isinstance(failure, (httpcore2.NetworkError, httpcore2.ProtocolError)) and failure.args:
-        # What happened is their argument: an exception (through a proxy), or the event that ended an HTTP/2 stream.
+        # Their argument is the cause: an exception (through a proxy), or the event that ended an HTTP/2 stream.
         wrapped = failure.args[0]
         if isinstance(wrapped, (OSError, h11.RemoteProtocolError)):
             return errors.code_of(wrapped, phase)

@@ -1,4 +1,4 @@
-"""Streams and connects of ours, in the form that httpcore2 takes them."""
+"""Adapts `network.Stream` and the connector to the network interfaces of httpcore2."""
 
 import asyncio
 import ssl
@@ -15,14 +15,14 @@ from hostfuncs.outbound.errors import Phase
 from hostfuncs.outbound.network import Stream
 
 PIECE_BYTES = 16 * 1024
-"""What is read of a connection at once. Each piece is taken in without a pause."""
+"""The most bytes that are read at once. httpcore2 processes them without a pause."""
 _SMALL_PIECE_BYTES = 2 * 1024
 _LONG_S = 0.005
-"""A piece that took longer to take in is followed by a small one: frames of few bytes take the longest."""
+"""If httpcore2 took longer than this for a piece, the next one is small: many short frames take the longest."""
 
 
 class Network(httpcore2.AsyncNetworkStream):
-    """A stream of ours as httpcore2 wants it. Timeouts are the exchange's.
+    """Adapts a stream to httpcore2's interface. It ignores timeouts, which the exchange has.
 
     Parameters:
         stream: the stream.
@@ -37,15 +37,15 @@ class Network(httpcore2.AsyncNetworkStream):
         self.abort = stream.abort
 
     def count(self, account: Account) -> None:
-        """Count what is read until `delivered` or `settle` says that it is held no more: HTTP/2 streams wait there."""
+        """Count the bytes that are read, until `delivered` or `settle`. httpcore2 holds them for its HTTP/2 streams."""
         self._account = account
 
     def delivered(self, size: int) -> None:
-        """So many bytes of content are held elsewhere now."""
+        """Stop counting `size` bytes of content, which another buffer holds now."""
         self._give(min(size, self._unread))
 
     def settle(self) -> None:
-        """Nothing that was read is held any more."""
+        """Stop counting: httpcore2 holds no bytes any more."""
         self._give(self._unread)
         self._account = None
 
@@ -61,7 +61,7 @@ class Network(httpcore2.AsyncNetworkStream):
         if self._account is not None:
             self._account.take(len(data))
             self._unread += len(data)
-        # An origin that always has something to say would otherwise keep the loop from its clocks.
+        # Otherwise an origin that always sends more would keep the event loop from its timers.
         await asyncio.sleep(0)
         self._given_at = time.monotonic()
         return data
@@ -89,7 +89,7 @@ class Network(httpcore2.AsyncNetworkStream):
 
 
 class Backend(httpcore2.AsyncNetworkBackend):
-    """The network for one connection to a proxy, which the operator named: nothing here asks a binding's policy."""
+    """The network backend of one connection to a proxy. The operator named it, so no binding's policy is checked."""
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector

@@ -1,10 +1,10 @@
-"""Failures as transports of httpx name them, and as wasi-http does: each way is one table."""
+"""Translates error codes of wasi-http to exceptions of httpx, and back: one table for each direction."""
 
 import httpx2 as httpx
 
 from hostfuncs.outbound.errors import ErrorCode, OutboundError, Phase, within
 
-# The classes of httpx that a failed request raises, so that what is written for httpx (retries, for example) fits.
+# The exception of httpx for each error code, so that code for httpx, such as one that retries, works with them.
 _CLASSES: dict[str, type[httpx.TransportError]] = {
     "DNS-timeout": httpx.ConnectTimeout,
     "DNS-error": httpx.ConnectError,
@@ -24,7 +24,7 @@ _CLASSES: dict[str, type[httpx.TransportError]] = {
     "HTTP-response-timeout": httpx.ReadTimeout,
 }
 
-# One row per exception type; the first that fits counts, so the special stand before the general.
+# One row per exception type. The first that fits counts, so subclasses come before their base classes.
 _TYPES: tuple[tuple[type[Exception], str], ...] = (
     (httpx.ConnectTimeout, "connection-timeout"),
     (httpx.WriteTimeout, "connection-write-timeout"),
@@ -42,7 +42,7 @@ _TYPES: tuple[tuple[type[Exception], str], ...] = (
 
 
 def failure(error: OutboundError, request: httpx.Request) -> httpx.TransportError:
-    """Make the exception of httpx for a failed request. To be raised from `error`, which has the error code."""
+    """Return the exception of httpx for a failed request. Raise it from `error`, which has the error code."""
     name = error.code.name
     kind = _CLASSES.get(name)
     if kind is None:
@@ -51,7 +51,7 @@ def failure(error: OutboundError, request: httpx.Request) -> httpx.TransportErro
 
 
 def cause_of(failed: BaseException) -> OutboundError | None:
-    """Find what the inner transport said, in the causes of an exception that came out of a transport around it."""
+    """Return the inner transport's error among the causes of a transport's exception; None if there is none."""
     seen: set[int] = set()
     cause: BaseException | None = failed
     while cause is not None and id(cause) not in seen:
@@ -63,7 +63,7 @@ def cause_of(failed: BaseException) -> OutboundError | None:
 
 
 def code_of(failed: BaseException, phase: Phase) -> ErrorCode | None:
-    """Name what a transport raised; None for what httpx does not know, which is a fault of the transport."""
+    """Return the error code of a transport's exception; None if it is not one of httpx's. That is a fault then."""
     for kind, name in _TYPES:
         if isinstance(failed, kind):
             return within(name, phase)

@@ -1,8 +1,8 @@
-"""A task that runs inline: what its coroutine waits for resumes it at once, without a turn of the event loop.
+"""A task that runs inline: an event resumes its coroutine at once, without a pass of the event loop.
 
 The event loop resumes an asyncio task in its next pass. That costs a pass, a handle and a context switch for every
 piece that arrives. An exchange over HTTP/1.1 waits mostly for its stream, and can go on within the call that brings the
-bytes. What else it waits for, such as a connection being made or room in a body, are ordinary asyncio futures.
+bytes. For other events, such as a new connection or room in a body, it waits with ordinary asyncio futures.
 """
 
 import asyncio
@@ -22,25 +22,25 @@ class Suspension:
         yield self
 
     def wake(self) -> None:
-        """Resume the task that waits here, if there is one. Return when it waits again or has ended."""
+        """Resume the task that waits here, if there is one. This returns when the task waits again or has ended."""
         resume, self._resume = self._resume, None
         if resume is not None:
             resume()
 
     def take(self, resume: Callable[[], None] | None) -> None:
-        """Called by the task: it waits here, or no longer (None)."""
+        """Set the function that resumes the waiting task; None if no task waits. The task calls this."""
         self._resume = resume
 
 
 class InlineTask:
-    """Drives one coroutine to its end. `done` and `cancel` mean what they mean for `asyncio.Task`.
+    """Runs one coroutine to its end. `done` and `cancel` are those of `asyncio.Task`.
 
-    The coroutine must not raise anything but CancelledError. It runs outside of any task and, up to its first await,
-    possibly outside of the running loop; what needs either is to be put into a task, which can be awaited.
+    The coroutine must not raise anything but CancelledError. It runs outside any task, and up to its first await
+    possibly outside a running loop. Code that needs either must be in a task, which the coroutine can await.
 
     Parameters:
-        loop: for turns it gives up, and the loop of the futures it awaits.
-        coroutine: not started yet.
+        loop: the event loop of the futures that it awaits.
+        coroutine: the coroutine, not started yet.
     """
 
     __slots__ = ("_cancelled", "_coroutine", "_done", "_loop", "_waiting")
@@ -56,7 +56,7 @@ class InlineTask:
         return f"<InlineTask {'done' if self._done else 'waiting' if self._waiting is not None else 'under way'}>"
 
     def begin(self) -> None:
-        """Run to the first thing that has to be waited for."""
+        """Run the coroutine until it waits for the first time."""
         self._go(None)
 
     def done(self) -> bool:
@@ -64,7 +64,7 @@ class InlineTask:
         return self._done
 
     def cancel(self) -> bool:
-        """Have CancelledError raised where the coroutine waits, now or when it next does; False once it has ended."""
+        """Raise CancelledError where the coroutine waits, now or the next time. Return False if it has ended."""
         if self._done:
             return False
         waiting = self._waiting
@@ -72,7 +72,7 @@ class InlineTask:
             waiting.take(None)
             self._go(asyncio.CancelledError())
         elif waiting is None or not waiting.cancel():
-            # Under way, or what it waited for is there and its turn to come.
+            # It is running, or its future is done and it will be resumed.
             self._cancelled = True
         return True
 

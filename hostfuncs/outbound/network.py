@@ -1,7 +1,7 @@
-"""Sockets: resolve once, check every address, connect to one that passed, and know what the peer did meanwhile.
+"""Sockets: looks up names, connects, and provides the streams of connections.
 
-The event loop stands still while the guest computes, so a stream has to be able to say, without the loop, whether
-something waits in its socket: an idle HTTP/1.1 connection with anything to read has been closed, or is out of step.
+The event loop does not run while the guest computes. So a stream can tell without the loop whether its socket has
+something to read: an idle HTTP/1.1 connection that has was closed, or is out of step.
 """
 
 import asyncio
@@ -20,25 +20,25 @@ from hostfuncs.outbound.body import Buffer
 from hostfuncs.outbound.inline_task import Suspension
 
 LOOK_UPS = 8
-"""Names looked up at once; further ones wait."""
+"""The most names that are looked up at once. Further ones wait."""
 ATTEMPT_DELAY_S = 0.25
-"""How long an address may be silent before the next is tried beside it: the delay that RFC 8305, section 8 gives."""
+"""The time without an answer after which the next address is tried, too. It is that of RFC 8305, section 8."""
 ATTEMPTS_AT_ONCE = 8
-"""The most addresses of one origin that are tried beside each other. How many there are is up to its DNS."""
+"""The most addresses of one origin that are tried at once. The origin's DNS may return any number."""
 _HIGH_WATER = 64 * 1024
 _RECEIVE_BYTES = 64 * 1024
 
 
 class Resolver(Protocol):
-    """Turns names into addresses."""
+    """Resolves names."""
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return addresses in the order to try them. Raises socket.gaierror."""
+        """Return the addresses of a host, in the order in which to try them. Raises socket.gaierror."""
         ...
 
 
 class SystemResolver:
-    """getaddrinfo on threads of its own."""
+    """Resolves names by getaddrinfo(3), on threads of its own."""
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
@@ -46,14 +46,14 @@ class SystemResolver:
 
     @property
     def busy(self) -> bool:
-        """Return whether a look-up still holds a thread, even if nobody waits for it: none can be stopped."""
+        """Whether a look-up holds a thread, even if its caller has given up: getaddrinfo cannot be interrupted."""
         return any(look_up.running() for look_up in list(self._asked))
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Ask the system, hosts file and search domains included. Raises socket.gaierror."""
+        """Return the addresses by the system's resolver, with the hosts file and search domains. See Resolver."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(LOOK_UPS, thread_name_prefix="resolve")
-        # As bytes: the name was read once, and no second codec is to read it otherwise.
+        # As bytes, so that no second codec reads the name in another way than the policy did.
         name = host.encode("ascii")
         look_up = self._threads.submit(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
         self._asked.add(look_up)
@@ -64,16 +64,16 @@ class SystemResolver:
 
 @cache
 def _landing() -> memoryview:
-    """Return the buffer that all streams receive into, before the bytes are copied out. The first stream makes it."""
+    """Return the buffer into which all streams receive. The bytes are copied from it at once."""
     return memoryview(bytearray(_RECEIVE_BYTES))
 
 
 class Stream(asyncio.BufferedProtocol):
-    """A TCP or TLS connection, straight on an asyncio transport.
+    """A TCP or TLS connection, directly on an asyncio transport.
 
     Parameters:
-        loop: the loop.
-        sock: its socket, which stays the transport's to close.
+        loop: the event loop.
+        sock: its socket. The transport closes it.
         in_place: whether the reader is resumed within the call that brings the bytes (see `InlineTask`), and not by the
             next pass of the event loop.
     """
@@ -93,14 +93,14 @@ class Stream(asyncio.BufferedProtocol):
         self._drain: asyncio.Future[None] | None = None
         self._full = False
 
-    # asyncio.BufferedProtocol: a plain one would have a quarter of a mebibyte mapped and unmapped for every read
+    # for asyncio. With a plain Protocol, each read would map and unmap a quarter of a mebibyte.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the connection stands."""
+        """asyncio: the connection is established."""
         self._transport = cast(asyncio.Transport, transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """asyncio: where to read to; copied out by the `buffer_updated` that follows at once."""
+        """asyncio: return the buffer for the next read. `buffer_updated` follows at once and copies the bytes."""
         return self._landing
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -129,17 +129,17 @@ class Stream(asyncio.BufferedProtocol):
         self._full = True
 
     def resume_writing(self) -> None:
-        """asyncio: it has drained."""
+        """asyncio: the transport's buffer has drained."""
         self._full = False
         self._wake(self._drain)
 
     # for connections
 
     async def read(self, max_bytes: int) -> bytes:
-        """Return what has arrived, b"" at the end.
+        """Return the bytes that have arrived, at most `max_bytes`. Wait if there are none. Return b"" at the end.
 
         Raises:
-            OSError, ssl.SSLError: the connection broke, as the transport said it.
+            OSError, ssl.SSLError: the connection broke.
         """
         while not self._buffer.size:
             if self._lost is not None:
@@ -158,7 +158,7 @@ class Stream(asyncio.BufferedProtocol):
         return chunk
 
     async def write(self, buffer: bytes) -> None:
-        """Hand bytes to the kernel, waiting while the peer does not take them.
+        """Hand bytes to the kernel, and wait while the peer does not take them.
 
         Raises:
             OSError: the connection is gone.
@@ -179,18 +179,18 @@ class Stream(asyncio.BufferedProtocol):
         self._transport.write(buffer)
 
     def abort(self) -> None:
-        """Close at once. Nothing is flushed: whoever closes has had all it wanted, or wants no more."""
+        """Close at once, without flushing. Callers have got all they wanted, or want no more."""
         if self._transport is not None:
             self._transport.abort()
 
     async def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str | None) -> None:
-        """Speak TLS from here on.
+        """Start TLS as a client.
 
         Raises:
             ssl.SSLError, OSError: the handshake failed.
         """
         assert self._transport is not None
-        inside = _Inside(self, self._loop)
+        inside = _TlsProtocol(self, self._loop)
         try:
             secured = await self._loop.start_tls(self._transport, inside, ssl_context, server_hostname=server_hostname)
         except BaseException:
@@ -201,21 +201,21 @@ class Stream(asyncio.BufferedProtocol):
 
     @property
     def tls(self) -> ssl.SSLObject | None:
-        """The TLS under way; None without."""
+        """The TLS object; None without TLS."""
         return None if self._transport is None else self._transport.get_extra_info("ssl_object")
 
     def noticed(self) -> bool:
-        """Return whether the loop has seen the peer do anything since the last read."""
+        """Return whether the event loop has noticed anything of the peer since the last read."""
         if self._buffer.size or self._eof or self._is_lost:
             return True
         return self._transport is None or self._transport.is_closing()
 
     def stirred(self) -> bool:
-        """Return whether the peer sent, closed or reset since the last read. Asks the kernel, not the event loop."""
+        """Return whether the peer has sent, closed or reset since the last read. It asks the kernel, too."""
         return self.noticed() or self._peek() is not None
 
     def gone(self) -> bool:
-        """Return whether the peer has closed, by a look into the socket; false while bytes are still to be read."""
+        """Return whether the peer has closed. It asks the kernel, too. It is false while there are bytes to read."""
         if self._eof or self._is_lost or self._transport is None or self._transport.is_closing():
             return True
         return self._peek() == b""
@@ -230,21 +230,21 @@ class Stream(asyncio.BufferedProtocol):
             return b""
 
     def deciphered(self, data: bytes) -> None:
-        """From inside TLS: bytes arrived. `arrived` is to follow."""
+        """Add bytes that came through TLS. The caller calls `arrived` afterwards."""
         self._took(data)
 
     def ended(self) -> None:
-        """The peer will send no more. `arrived` is to follow."""
+        """Record that the peer will send no more. The caller calls `arrived` afterwards."""
         self._eof = True
 
     def lost(self, exc: Exception | None) -> None:
-        """The connection is gone. `arrived` is to follow."""
+        """Record that the connection is gone. The caller calls `arrived` afterwards."""
         self._is_lost = True
         self._lost = exc
         self._wake(self._drain)
 
     def arrived(self) -> None:
-        """Resume whoever reads."""
+        """Resume the reader."""
         if self._suspension is not None:
             self._suspension.wake()
         else:
@@ -256,15 +256,15 @@ class Stream(asyncio.BufferedProtocol):
             future.set_result(None)
 
 
-class _Inside(asyncio.Protocol):
-    """The protocol inside asyncio's TLS, on behalf of a stream.
+class _TlsProtocol(asyncio.Protocol):
+    """The protocol inside asyncio's TLS, which passes everything to a stream.
 
-    No BufferedProtocol: when the peer closes, asyncio fills the buffer of one once and drops what is left. And whoever
-    reads is resumed by the loop's next pass, since it may close the connection, in the midst of asyncio's own closing.
+    It is not a BufferedProtocol: when the peer closes, asyncio would fill its buffer once and drop the rest. The loop's
+    next pass resumes the reader, since the reader may close the connection while asyncio itself is closing it.
 
     Parameters:
-        stream: on whose behalf.
-        loop: its loop.
+        stream: the stream.
+        loop: its event loop.
     """
 
     def __init__(self, stream: Stream, loop: asyncio.AbstractEventLoop) -> None:
@@ -291,10 +291,10 @@ class _Inside(asyncio.Protocol):
 
 
 async def adopt(sock: socket.socket, *, in_place: bool = False) -> Stream:
-    """Return a stream on a connected socket. The socket becomes the stream's; it is closed if there is none.
+    """Return a stream on a connected socket. The stream owns the socket. On an error the socket is closed.
 
     Parameters:
-        sock: connected, not blocking.
+        sock: a connected socket in non-blocking mode.
         in_place: see `Stream`.
     """
     loop = asyncio.get_running_loop()
@@ -309,20 +309,20 @@ async def adopt(sock: socket.socket, *, in_place: bool = False) -> Stream:
 
 
 async def open_socket(addresses: Sequence[Address], port: int) -> socket.socket:
-    """Connect to the first address that answers, never to anything but these addresses.
+    """Connect to the first of several addresses that answers.
 
-    The families take turns (RFC 8305, section 4), so that one that leads nowhere costs a single pause. Each attempt but
-    the last gives way to the next after ATTEMPT_DELAY_S without an answer and goes on beside it (section 5); the first
-    to succeed wins. At most ATTEMPTS_AT_ONCE are under way, however many addresses a name has.
+    The address families alternate (RFC 8305, section 4), so that one without a route costs a single delay. If an
+    address has not answered after ATTEMPT_DELAY_S, the next is tried, too (section 5). The first to succeed wins. At
+    most ATTEMPTS_AT_ONCE attempts run at once, however many addresses there are.
 
     Parameters:
-        addresses, port: where to.
+        addresses, port: the addresses and the port. No other address is used.
 
     Returns:
-        the connected socket, which does not block and is the caller's to close.
+        the connected socket in non-blocking mode. The caller closes it.
 
     Raises:
-        OSError: every attempt failed; the last failure.
+        OSError: every attempt failed. It is the error of the last one.
     """
     loop = asyncio.get_running_loop()
     if len(addresses) == 1:
@@ -354,14 +354,14 @@ async def open_socket(addresses: Sequence[Address], port: int) -> socket.socket:
                 raise failure
         return winner
     finally:
-        # Not awaited: being cancelled there would lose what they, and we, have connected.
+        # The tasks are not awaited: a cancellation there would lose the sockets that are connected.
         for task in attempts:
             task.cancel()
             task.add_done_callback(_close_loser)
 
 
 def interleaved(addresses: Sequence[Address]) -> list[Address]:
-    """Return the addresses with the families in turn, beginning with the first's; within one in the order given."""
+    """Return the addresses with alternating families, the first one's first. Each family keeps its order."""
     first = [address for address in addresses if address.version == addresses[0].version]
     second = [address for address in addresses if address.version != addresses[0].version]
     pairs = zip_longest(first, second)
@@ -388,7 +388,7 @@ async def _connect_one(loop: asyncio.AbstractEventLoop, address: Address, port: 
 
 
 def parse_addresses(texts: Iterable[str]) -> list[Address]:
-    """Read what a resolver returned, leaving out what is not an address."""
+    """Return the addresses among the texts of a resolver."""
     found: list[Address] = []
     for text in texts:
         with contextlib.suppress(ValueError):

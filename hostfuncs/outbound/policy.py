@@ -1,23 +1,22 @@
-"""The egress policy: whom guests may call. One frozen value per binding, one fixed order of checks.
+"""The egress policy: the origins that guests may call. It is one frozen value per binding.
 
-The order, for every request:
+Every request is checked in this order:
 
- 1. scheme: `http` or `https`, and some rule's scheme;
- 2. host pattern: the first rule that matches scheme, host and port. Without a list every host passes that is not a
-    metadata service's name;
- 3. limits (requests started so far, header sizes): asked by `admission`;
- 4. resolve, once;
- 5. every address the name resolved to, in all its forms (see `addresses.forms`), against
+ 1. Scheme: it is `http` or `https`, and that of a rule.
+ 2. Host pattern: the first rule that matches scheme, host and port. Rules with a name or an address take precedence
+    over those with a wildcard. Without a list, every host passes except the names of metadata services.
+ 3. Limits (requests started so far, header sizes). `admission` checks them.
+ 4. Resolve the name, once.
+ 5. Every address of the name, in all its forms (see `addresses.forms`), is checked against
      - `block_networks`, which nothing overrides;
-     - the server's own ports, which an address of this machine may have only where a rule names both, address and
-       port;
-     - the default rule: public and private addresses pass. Loopback ones pass by a rule that names the host, or by one
-       whose address or CIDR holds them; link-local, multicast and unspecified ones by the latter alone; those of
-       metadata services by a rule that names the very address, by the name of such a service, or by the word
-       `metadata`. Whoever answers for a name's DNS decides nothing more than that;
- 6. connect to an address that passed, never to a name.
+     - the server's own ports: on an address of this machine they need a rule that names both the address and the port;
+     - the kinds of addresses. Public and private addresses pass. Loopback addresses need a rule that names the host, or
+       one whose address or CIDR contains them. Link-local, multicast and unspecified addresses need a rule with such an
+       address or CIDR. Addresses of metadata services need a rule that names the very address or the name of such a
+       service, or the word `metadata`. Nothing more depends on the answers of a name server.
+ 6. Connect to an address that passed, never to a name.
 
-Addresses that did not pass are left out; if none is left, the request is denied.
+Addresses that do not pass are left out. If none is left, the request is denied.
 """
 
 import ipaddress
@@ -27,8 +26,8 @@ from dataclasses import dataclass
 
 from hostfuncs.outbound.addresses import (
     ALLOWED_BY_DEFAULT,
+    ALLOWED_BY_NAME,
     BLOCK_NAMES,
-    LIFTED_BY_NAME,
     METADATA_HOSTS,
     METADATA_NETWORKS,
     NAT64_LENGTHS,
@@ -38,14 +37,14 @@ from hostfuncs.outbound.addresses import (
     forms,
     is_of_this_machine,
     kind_of,
-    says,
+    singles_out,
     within,
 )
 from hostfuncs.outbound.authority import DEFAULT_PORTS, Authority, parse_host
 from hostfuncs.outbound.errors import ErrorCode
 
 DEFAULT_RULE = "default"
-"""What usage records call the rule that holds without a list."""
+"""The name in usage records of the rule that applies without a list."""
 
 _RULE = re.compile(
     r"(?P<scheme>https?|\*)://(?P<host>\[[^\]]*\](?:/[0-9]+)?|[^\[\]:]+)(?::(?P<port>\*|[0-9]{1,5}))?", re.ASCII
@@ -60,7 +59,7 @@ class Denied(Exception):  # noqa: N818 - a decision, not a malfunction
 
     Parameters:
         reason: `host`, `address`, `scheme`, `method` or `limit`.
-        rule: the pattern that had matched before, if any.
+        rule: the pattern that had matched before; empty if none had.
     """
 
     def __init__(self, reason: str, rule: str = "") -> None:
@@ -77,16 +76,16 @@ class Rule:
     text: str
     schemes: frozenset[str]
     port: int | None
-    """None: any port. 0: the scheme's own."""
+    """The port; 0 for the scheme's own, None for any."""
     host: str | None = None
-    """Literal name."""
+    """A literal name."""
     suffix: str | None = None
-    """`.example.com` of `*.example.com`; matches names below it at any depth, not itself. Empty string: any host."""
+    """`.example.com` of `*.example.com`. It matches all names below it, and not itself. Empty for any host."""
     network: Network | None = None
 
     @property
     def literal(self) -> bool:
-        """Return whether the operator named exactly this host."""
+        """Whether the pattern is one host's name."""
         return self.host is not None
 
     def matches(self, scheme: str, authority: Authority) -> bool:
@@ -94,7 +93,7 @@ class Rule:
         if not self.fits(scheme, authority.port):
             return False
         if self.network is not None:
-            # An address that merely carries one of the network's is a stranger's.
+            # An address that only embeds one of the network does not belong to it.
             return authority.address is not None and within(_unmapped(authority.address), [self.network])
         if self.host is not None:
             return authority.host == self.host
@@ -102,7 +101,7 @@ class Rule:
         return self.suffix == "" or (authority.address is None and authority.host.endswith(self.suffix))
 
     def fits(self, scheme: str, port: int) -> bool:
-        """Return whether scheme and port fit, whatever the host."""
+        """Return whether scheme and port fit, regardless of the host."""
         return scheme in self.schemes and (self.port is None or port == (self.port or DEFAULT_PORTS[scheme]))
 
 
@@ -111,14 +110,15 @@ class Policy:
     """The egress policy of a binding."""
 
     rules: tuple[Rule, ...] | None
-    """None: the default rule alone."""
+    """The rules in order; None for the default rule alone."""
     blocked: tuple[Network, ...] = ()
+    """Networks that are never connected to."""
     nat64: tuple[ipaddress.IPv6Network, ...] = ()
-    """Prefixes of the network's own translators."""
+    """The NAT64 prefixes of the network, beside the well-known ones."""
     own_ports: frozenset[int] = frozenset()
-    """Ports the server itself listens on."""
+    """The ports on which the server itself listens."""
     owner: str = ""
-    """Whose it is. Connections are never shared between owners: an origin may have authenticated one of them."""
+    """The binding's name. Bindings never share connections, because an origin may have authenticated one of them."""
 
     @classmethod
     def parse(
@@ -137,12 +137,12 @@ class Policy:
                 address, a CIDR, or `*`; port a number or `*` and by default the scheme's. Or `*` alone, or `metadata`
                 alone for all metadata services. None for the default rule, an empty list for nothing at all.
             block_networks: CIDRs, addresses, or `private`, `loopback`, `link-local`, `metadata`.
-            nat64_prefixes: CIDRs of the network's own translators between IPv6 and IPv4, beside the well-known ones.
-            own_ports: ports on which the server itself listens.
-            owner: whose policy it is: a binding's name.
+            nat64_prefixes: the NAT64 prefixes of the network, beside the well-known ones.
+            own_ports: the ports on which the server itself listens.
+            owner: the name of the policy's binding.
 
         Raises:
-            ValueError: naming the pattern, what is wrong with it and what to write instead.
+            ValueError: a pattern is wrong. The message names it, its fault and what to write instead.
         """
         blocked: list[Network] = []
         for text in block_networks:
@@ -169,7 +169,7 @@ class Policy:
         return cls(rules, tuple(blocked), nat64, frozenset(own_ports), owner)
 
     def admit(self, scheme: str, authority: Authority) -> Rule | None:
-        """Answer steps 1 and 2: the rule that lets the request through, None for the default rule.
+        """Make steps 1 and 2. Return the rule that admits the request; None for the default rule.
 
         Raises:
             Denied: `scheme` if no rule has this scheme, `host` if none matches.
@@ -180,7 +180,7 @@ class Policy:
             if authority.host in METADATA_HOSTS:
                 raise Denied("host", DEFAULT_RULE)
             return None
-        # A rule that names the host beats a wildcard before it: it says more, and lifts more.
+        # A rule that names the host takes precedence over an earlier wildcard: it allows more addresses.
         found = [rule for rule in self.rules if rule.matches(scheme, authority)]
         if found:
             chosen = next((rule for rule in found if rule.literal or rule.network is not None), found[0])
@@ -192,10 +192,10 @@ class Policy:
         raise Denied("host")
 
     def check_address(self, rule: Rule | None, scheme: str, port: int, address: Address) -> None:
-        """Answer step 5 for one resolved address.
+        """Make step 5 for one resolved address.
 
         Raises:
-            Denied: with reason `address`.
+            Denied: the address is not allowed. The reason is `address`.
         """
         text = DEFAULT_RULE if rule is None else rule.text
         for form in forms(address, self.nat64):
@@ -212,7 +212,7 @@ class Policy:
             rule.network is not None
             and rule.fits(scheme, port)
             and within(address, [rule.network])
-            and says(rule.network, kind)
+            and singles_out(rule.network, kind)
             for rule in self.rules or ()
         )
 
@@ -232,7 +232,7 @@ def _lifts(rule: Rule | None, kind: Kind) -> bool:
     """Return whether a rule that names the host lets it resolve to an address of this kind."""
     if rule is None or rule.host is None:
         return False
-    return kind in LIFTED_BY_NAME or (kind is Kind.METADATA and rule.host in METADATA_HOSTS)
+    return kind in ALLOWED_BY_NAME or (kind is Kind.METADATA and rule.host in METADATA_HOSTS)
 
 
 def _unmapped(address: Address) -> Address:
@@ -248,7 +248,7 @@ def _parse_prefix(text: str) -> ipaddress.IPv6Network:
     if network.prefixlen not in NAT64_LENGTHS or network.network_address.packed[8]:
         lengths = ", ".join(map(str, NAT64_LENGTHS))
         raise ValueError(
-            f"NAT64 prefix {text!r} is none (RFC 6052): its length is one of {lengths}, and bits 64 to 71 are zero"
+            f"NAT64 prefix {text!r} is not valid (RFC 6052): write one of {lengths} bits whose bits 64 to 71 are zero"
         )
     return network
 
@@ -294,5 +294,5 @@ def _parse_rule(text: str) -> Rule:
 
 
 def _unbracket(host: str) -> str:
-    """`[fd00::/8]` and `[fd00::]/8` both mean the network fd00::/8."""
+    """Return a CIDR without brackets: `[fd00::/8]` and `[fd00::]/8` both mean fd00::/8."""
     return host.replace("[", "").replace("]", "")

@@ -1,12 +1,13 @@
-"""The connections of one policy: who gets which, how many there may be, and who waits for one.
+"""The connection pool of one policy: it hands connections to exchanges, bounds their number, and queues exchanges.
 
-A connection is in one of two places: taken, by one exchange or, where it carries several at once, by more; or idle, in
-the order of last use. The newest idle one for an origin is used first, so that what is not needed grows old and goes.
-Whoever finds neither an idle connection nor room for a new one waits; what becomes free goes to the first in line, and
-an idle connection to another origin makes room. So there are never idle connections while somebody waits.
+A connection is either taken, by one exchange or, if it can carry several at once, by more; or it is idle, in the order
+of last use. The newest idle connection to an origin is used first, so that connections that are not needed grow old
+and are closed. An exchange that finds neither an idle connection nor room for a new one waits in a queue. A connection
+that becomes free goes to the first in the queue, and an idle connection to another origin makes room. So there are
+never idle connections while an exchange waits.
 
-Everything is decided in synchronous steps; nothing here waits but `take`, and what is handed over to somebody who has
-given up meanwhile comes back.
+All decisions are made in synchronous steps. Only `take` waits. A connection that is handed to an exchange that has
+given up meanwhile is put back.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from hostfuncs.outbound.authority import Origin
 
 
 class _Waiter:
-    """Somebody in line."""
+    """An exchange in the queue."""
 
     __slots__ = ("given", "origin")
 
@@ -29,14 +30,14 @@ class _Waiter:
 
 
 class Pool:
-    """See the module.
+    """A connection pool.
 
     Parameters:
-        make: makes a connection to an origin, not yet standing.
-        connections: how many there may be; at least 1.
-        idle_connections: of these, how many may be idle.
-        new_future: makes what a waiter waits on.
-        changed: called when a connection is made or closed: the loop has to run for it to have its effect.
+        make: makes a connection to an origin, which is not connected yet.
+        connections: the most connections; at least 1.
+        idle_connections: the most of them that may be idle.
+        new_future: makes the future of a waiting exchange.
+        changed: called when a connection is made or closed, because the event loop must run for that to take effect.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Pool:
         self._new_future = new_future
         self._changed = changed
         self.known: Known = {}
-        """What the policy admits; see there."""
+        """The cache of what the policy admits. See `admission.Known`."""
         self._taken: dict[Connection, int] = {}
         self._idle: dict[Connection, None] = {}
         self._waiters: deque[_Waiter] = deque()
@@ -67,21 +68,21 @@ class Pool:
 
     @property
     def taken(self) -> int:
-        """Return how many connections somebody has."""
+        """The number of connections that are taken."""
         return len(self._taken)
 
     @property
     def idle(self) -> int:
-        """Return how many connections nobody has."""
+        """The number of idle connections."""
         return len(self._idle)
 
     @property
     def waiting(self) -> int:
-        """Return how many are in line."""
+        """The number of exchanges in the queue."""
         return sum(not waiter.given.done() for waiter in self._waiters)
 
     async def take(self, origin: Origin) -> Connection:
-        """Return a connection to an origin, standing or not; waits for its turn. To be given back with `put`."""
+        """Wait for a connection to an origin, and return it, connected or not. It must go back by `put`."""
         connection = self._find(origin)
         if connection is not None:
             return connection
@@ -93,12 +94,12 @@ class Pool:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             if waiter.given.done() and not waiter.given.cancelled():
-                # It was handed over just when its waiter gave up.
+                # The connection was handed over just when the exchange gave up.
                 self.put(waiter.given.result())
             raise
 
     def put(self, connection: Connection) -> None:
-        """Take a connection back: it is kept if it is in order, and goes to whoever waits."""
+        """Take a connection back. If it is in order, it is kept, or goes to an exchange that waits."""
         users = self._taken[connection] - 1
         if users:
             self._taken[connection] = users
@@ -114,13 +115,13 @@ class Pool:
             self._hand_over()
 
     def close(self) -> None:
-        """Close every connection, those that are taken too. Who waits goes on waiting."""
+        """Close every connection, even those that are taken. Exchanges in the queue go on waiting."""
         for connection in (*self._idle, *self._taken):
             self._close(connection)
         self._idle.clear()
 
     def _find(self, origin: Origin) -> Connection | None:
-        """A connection for a newcomer or the first in line, taken; None if there is neither one nor room for one."""
+        """Take and return a connection to an origin; None if there is neither one nor room for one."""
         for connection in list(reversed(self._idle)):
             if connection.origin == origin:
                 del self._idle[connection]
@@ -148,7 +149,7 @@ class Pool:
         return connection
 
     def _hand_over(self) -> None:
-        """Serve who waits, first come, first served, except that a shared connection serves whoever it can."""
+        """Hand connections to the queue in order, except that a shared connection goes to all that it can serve."""
         for waiter in list(self._waiters):
             if waiter.given.done():
                 self._waiters.remove(waiter)
@@ -159,7 +160,7 @@ class Pool:
                 waiter.given.set_result(connection)
 
     def _thin_out(self) -> None:
-        """Close what is idle beyond the limit, and the oldest if its time is over."""
+        """Close idle connections beyond the limit, and the oldest one if it is stale."""
         while len(self._idle) > self._most_idle:
             self._drop_oldest()
         oldest = next(iter(self._idle), None)

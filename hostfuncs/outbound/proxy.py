@@ -1,4 +1,4 @@
-"""The outbound proxy and the exceptions from it, as settings name them."""
+"""Reads the settings of the outbound proxy and of the exceptions from it."""
 
 import ipaddress
 import re
@@ -15,10 +15,10 @@ def parse_proxy(url: str) -> tuple[bytes, int, tuple[bytes, bytes] | None]:
     """Read `http://[user:password@]host:port`.
 
     Returns:
-        Host, port, and user and password if they are given, percent-decoded (RFC 3986, section 2.1).
+        The host, the port, and the user and password if they are given, percent-decoded (RFC 3986, section 2.1).
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the text is something else.
     """
     scheme, separator, rest = url.partition("://")
     credentials, _, address = rest.rpartition("@")
@@ -30,7 +30,7 @@ def parse_proxy(url: str) -> tuple[bytes, int, tuple[bytes, bytes] | None]:
 
 
 def check_proxy(settings: Settings) -> None:
-    """Read the settings of the proxy. Raises ValueError, with a remedy, if they are wrong."""
+    """Check the settings of the proxy. Raises ValueError, with a remedy, if they are wrong."""
     if settings.proxy is not None:
         parse_proxy(settings.proxy)
     for text in settings.no_proxy:
@@ -38,7 +38,14 @@ def check_proxy(settings: Settings) -> None:
 
 
 def parse_exception(text: str) -> Callable[[Origin], bool]:
-    """Read one entry of `no_proxy` as curl and Go read NO_PROXY: a name and what is below it, an address, or a CIDR."""
+    """Read one entry of `no_proxy` as curl and Go read NO_PROXY: a name with its subdomains, an address, or a CIDR.
+
+    Returns:
+        a function that returns whether an origin matches the entry.
+
+    Raises:
+        ValueError: the entry is something else.
+    """
     host, _, port_text = text.rpartition(":") if re.fullmatch(r"[^:]+:[0-9]+|\[.*\]:[0-9]+", text) else (text, "", "")
     port = int(port_text) if port_text else None
     host = host.lower().strip("[]")

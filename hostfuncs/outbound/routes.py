@@ -1,4 +1,4 @@
-"""Asks the kernel where a packet to an address would go. Nothing is sent.
+"""Asks the kernel for the route to an address. No packet is sent.
 
 Source: rtnetlink(7), RTM_GETROUTE; the kernel's include/uapi/linux/rtnetlink.h.
 """
@@ -24,10 +24,10 @@ _ANSWER_BYTES = 8192
 
 
 def ends_here(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Return whether the kernel delivers to this machine what is sent to an address.
+    """Return whether the kernel delivers packets to an address to this machine.
 
-    That is so for every address of its interfaces, the second ones of a network included, and for ranges that are
-    routed to the machine itself. The kernel is asked at every call: addresses and routes come and go.
+    It does so for every address of its interfaces, including further ones in the same network, and for ranges that are
+    routed to the machine itself. Each call asks the kernel, because addresses and routes come and go.
     """
     try:
         kind = _route_type(address)
@@ -40,16 +40,16 @@ def _route_type(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int |
     """Return the type of the route to an address; None if there is none.
 
     Raises:
-        OSError: the kernel may not be asked.
+        OSError: this process may not ask the kernel.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     packed = address.packed
     body = _ROUTE.pack(family, address.max_prefixlen, 0, 0, 0, 0, 0, 0, 0)
     body += struct.pack("=HH", 4 + len(packed), _DESTINATION) + packed
-    # The protocol 0 is NETLINK_ROUTE.
+    # Protocol 0 is NETLINK_ROUTE.
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as asking:
         asking.send(_HEADER.pack(_HEADER.size + len(body), _GETROUTE, _REQUEST, 1, 0) + body)
-        # The kernel has answered before `send` returns; without an answer there is nothing to wait for.
+        # The kernel answers before `send` returns, so there is never anything to wait for.
         answer = asking.recv(_ANSWER_BYTES, socket.MSG_DONTWAIT)
     if _HEADER.unpack_from(answer)[1] == _NEWROUTE:
         return answer[_TYPE_AT]
@@ -60,11 +60,11 @@ def _route_type(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int |
 
 
 def _is_its_own_source(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    """Return whether what goes to an address would come from that very address, as for most own ones."""
+    """Return whether a packet to an address would have that address as its source, as for most own addresses."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((str(address), 9))
             return ipaddress.ip_address(probe.getsockname()[0].partition("%")[0]) == address
     except OSError:
-        return False  # there is no way to it, or no such family here
+        return False  # there is no route to it, or the machine lacks the address family

@@ -1,9 +1,8 @@
 """The HTTP client of a worker: its event loop, connection pools and TLS.
 
-Requests do not go through an httpx2 client: WASI has no cookies, redirects, authentication or environment proxies, so
-there is nothing for the client to do but to copy headers. Nor do they go through the pool of httpcore2, the transport
-under it, which runs several hundred Python functions per request before and after anything is sent; its connections
-serve HTTP/2 and proxies.
+Requests do not go through an httpx2 client: WASI has no cookies, redirects, authentication or environment proxies, so a
+client would only copy headers. Nor do they go through the pool of httpcore2, the transport under httpx2, which calls
+several hundred Python functions per request. Its connections are used for HTTP/2 and proxies.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ from hostfuncs.outbound.values import MIB, OutboundLimits, Settings
 
 
 def warm(settings: Settings) -> Contexts:
-    """Load what these settings need and read the certificate stores. Whoever forks workers calls this first.
+    """Load the modules that the settings need, and read the certificate stores. Call it before workers are forked.
 
     Raises:
         ValueError: a certificate file, pattern or proxy in the settings is wrong.
@@ -43,15 +42,15 @@ def _needs_httpcore(settings: Settings) -> bool:
 
 
 class Outbound:
-    """Outbound HTTP of one worker. Use it after the fork only: it starts nothing until then.
+    """The HTTP client of one worker. It may be made before the fork, and must be used only after it.
 
-    Connections are pooled per policy: a connection one binding may have is never handed to another that may not. A
-    worker runs one invocation at a time, so all pools but the current one hold idle connections only, and the oldest
-    of them are closed when `Settings.connections` is reached.
+    There is one connection pool per policy, so that no binding gets a connection that its policy does not allow. A
+    worker runs one invocation at a time, so all pools but the current one hold only idle connections. The oldest of
+    them are closed when `Settings.connections` is reached.
 
     Parameters:
-        settings: see there.
-        resolver: turns names into addresses; the system's by default.
+        settings: the settings.
+        resolver: resolves names; the system's resolver by default.
         new_loop: makes the event loop; `asyncio.new_event_loop` by default.
 
     Raises:
@@ -67,27 +66,27 @@ class Outbound:
     ) -> None:
         self.settings = settings or Settings()
         self.contexts: Contexts = warm(self.settings)
-        """Whom to trust."""
+        """The TLS contexts."""
         self.in_place = not _needs_httpcore(self.settings)
-        """Whether exchanges are driven in place (see `InlineTask`) and not as tasks."""
+        """Whether exchanges run as `InlineTask` and not as asyncio's tasks."""
         self.resolver: Resolver = resolver or SystemResolver()
-        """Turns names into addresses."""
+        """Resolves names."""
         self.dialer: Dialer | None = None
-        """Who resolves names, asks the policy and connects for this process; None if it does so itself."""
+        """Resolves names, checks the policy and connects for this process; None if the process does so itself."""
         self._new_loop = new_loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pools: dict[Policy, Pool] = {}
         self._latest: tuple[Policy, Pool] | None = None
         self.streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-        """Those that are open, and perhaps some that were."""
+        """All open streams, and perhaps some that are closed."""
         self.loop_epoch = 0
-        """How many times the event loop has been entered."""
+        """The number of times that the event loop has been entered."""
         self.unsettled = False
         """Whether the loop may still have tasks to run, or closed connections to finish."""
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop; runs only inside `Exchanges.wait` and `Exchanges.turn`."""
+        """The event loop. It runs only inside `Exchanges.wait` and `Exchanges.turn`."""
         if self._loop is None:
             self._loop = self._new_loop()
         return self._loop
@@ -100,14 +99,14 @@ class Outbound:
         check: Callable[[], None] | None = None,
         account: Account | None = None,
     ) -> Exchanges:
-        """Open the requests of one invocation. Costs nothing until the first request.
+        """Open the requests of one invocation. This costs nothing until the first request.
 
         Parameters:
-            policy: who may be called.
-            limits: ceilings of the invocation.
+            policy: the egress policy.
+            limits: the limits of the invocation.
             deadline_ns: CLOCK_MONOTONIC instant.
-            check: asked every half second while `Exchanges.wait` blocks; what it raises leaves `wait`.
-            account: counts the bytes that are held for the guest; by default one of 64 MiB for this invocation.
+            check: called every half second while `Exchanges.wait` blocks. `wait` raises its exceptions.
+            account: counts the bytes that are held for the guest; by default a new one of 64 MiB.
         """
         return Exchanges(self, policy, limits, deadline_ns, check, account or Account(64 * MIB))
 
@@ -116,7 +115,7 @@ class Outbound:
         latest = self._latest
         if latest is not None and latest[0] is policy:
             return latest[1]
-        # Moved to the end, so that the first is the one unused for longest.
+        # Moved to the end, so that the first pool is the least recently used.
         pool = self._pools.pop(policy, None) or self._new_pool()
         self._pools[policy] = pool
         self._latest = (policy, pool)
@@ -151,7 +150,7 @@ class Outbound:
         return pool
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Put a coroutine into a task; `Exchanges.close` sees to its end."""
+        """Run a coroutine in a task. `Exchanges.close` makes sure that it ends."""
         self.unsettled = True
         return self.loop.create_task(coroutine)
 
@@ -160,16 +159,16 @@ class Outbound:
 
     @property
     def looking_up(self) -> bool:
-        """Return whether threads look names up for an invocation that is over. The next one would wait for them."""
+        """Whether threads look up names for an invocation that is over. The next one would wait for them."""
         return isinstance(self.resolver, SystemResolver) and self.resolver.busy
 
     def connections(self) -> tuple[int, int]:
-        """Return how many connections are active and how many are idle."""
+        """Return the number of connections that are taken, and the number of those that are idle."""
         pools = self._pools.values()
         return sum(pool.taken for pool in pools), sum(pool.idle for pool in pools)
 
     def reset(self) -> None:
-        """Throw every connection away, and the loop with them. For states that cannot be vouched for."""
+        """Close every connection and the event loop, because their state is not certain."""
         loop, self._loop = self._loop, None
         self._pools.clear()
         self._latest = None
@@ -187,7 +186,7 @@ class Outbound:
         loop.close()
 
     def settle(self) -> None:
-        """Wait, but not for long, until tasks that were cancelled or that close something have ended."""
+        """Wait briefly until tasks that were cancelled, or that close something, have ended."""
         if not self.unsettled:
             return
         self.unsettled = False
@@ -198,14 +197,14 @@ class Outbound:
         if any(not task.done() for task in pending):
             self.reset()
         else:
-            # What was cancelled while it waited ends in the loop's next pass, and what it closes gives its descriptor
-            # back in the one after.
+            # A cancelled inline task ends in the loop's next pass, and a connection that it closes frees its descriptor
+            # in the pass after that.
             for _ in range(2):
                 loop.call_soon(loop.stop)
                 loop.run_forever()
 
     def close(self) -> None:
-        """Close all connections and the loop. The object can be used again."""
+        """Close all connections and the event loop. The object can be used again."""
         if self._loop is not None:
             for pool in self._pools.values():
                 pool.close()

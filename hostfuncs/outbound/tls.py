@@ -13,10 +13,10 @@ class Contexts:
     """The TLS contexts of a worker: one for all origins, and one per client certificate.
 
     Parameters:
-        settings: ca_files, client_certificates, http2.
+        settings: the settings. `ca_files`, `client_certificates` and `http2` are used.
 
     Raises:
-        ValueError: a file cannot be read or is no PEM, or a pattern is wrong; names the file or pattern.
+        ValueError: a file cannot be read or is not a PEM file, or a pattern is wrong. The message names it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -36,7 +36,7 @@ class Contexts:
             self._special.append((policy, context))
 
     def for_origin(self, scheme: str, host: str, port: int) -> ssl.SSLContext:
-        """Return the context for an origin: the first client certificate whose pattern matches, else the common one."""
+        """Return the context for an origin: that of the first matching client certificate, or the common one."""
         if self._special:
             shown = f"[{host}]" if ":" in host else host
             authority = parse_authority(f"{shown}:{port}", scheme)
@@ -49,9 +49,9 @@ class Contexts:
 
 def _context(settings: Settings) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    # RFC 9525, section 6.3: a server's names are its certificate's subjectAltNames. Go and rustls refuse what has none.
+    # RFC 9525, section 6.3: a server's names are its certificate's subjectAltNames. Go and rustls require them, too.
     context.hostname_checks_common_name = False
-    # An origin could otherwise have a guest's worker compute handshakes for as long as it likes.
+    # Otherwise an origin could make a guest's worker compute handshakes without end.
     context.options |= ssl.OP_NO_RENEGOTIATION
     for path in settings.ca_files:
         try:
@@ -64,9 +64,9 @@ def _context(settings: Settings) -> ssl.SSLContext:
 
 @lru_cache(maxsize=4)
 def contexts(settings: Settings) -> Contexts:
-    """Return the contexts for these settings, made once per process.
+    """Return the contexts for these settings. They are made once per process.
 
-    Reading the system's store takes tens of milliseconds, and a context survives a fork: whoever forks workers calls
-    this first. Raises ValueError as `Contexts` does.
+    Reading the system's certificate store takes tens of milliseconds, and a context survives a fork. So this is called
+    before workers are forked. Raises ValueError, see `Contexts`.
     """
     return Contexts(settings)

@@ -1,6 +1,7 @@
-"""The inner transport: guests' HTTP client as a transport of httpx, which others such as one that signs stand around.
+"""The inner transport: the guests' HTTP client as a transport of httpx. A transport that is given, for example to sign
+requests, wraps it.
 
-Loaded only where somebody gives a transport, because it loads httpx.
+This module is loaded only if there is such a transport, because it loads httpx.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ RULE = "hostfuncs.rule"
 """Extension of requests and responses: the pattern of the policy that matched. A str."""
 TRAILERS = "hostfuncs.trailers"
 """Extension of requests and responses: a function without parameters that returns the trailer lines, (name, value) in
-bytes. To be called when the body has been read to its end; empty before."""
+bytes. It returns none before the body has been read to its end."""
 FIRST_BYTE_TIMEOUT = "hostfuncs.first_byte_timeout"
-"""Extension of requests: seconds from the connection standing to the end of the response's head. A float."""
+"""Extension of requests: the seconds from the established connection to the end of the response's head. A float."""
 BETWEEN_BYTES_TIMEOUT = "hostfuncs.between_bytes_timeout"
-"""Extension of requests: seconds between two pieces of the response's body. A float."""
+"""Extension of requests: the seconds between two pieces of the response's body. A float."""
 
 _READ_BYTES = 64 * 1024
 _NO_TRAILERS: Fields = ()
-# Fields that httpx or the border add: they belong to the connection, which makes its own.
+# Fields that httpx or `border` add. They belong to the connection, which sets its own.
 _CONNECTION_FIELDS = frozenset({b"host", b"transfer-encoding", b"connection", b"keep-alive"})
 
 
 class Run(Owner, Protocol):
-    """The run that the inner transport serves, `hostfuncs.outbound.border.TransportExchanges`, as it uses it."""
+    """The run for which the inner transport sends requests, `hostfuncs.outbound.border.TransportExchanges`."""
 
     def request_body(self) -> RequestBody:
         """Return a body for a request of this run."""
         ...
 
     def adopt(self, exchange: Exchange) -> None:
-        """Take over an exchange that is not a request of the guest's own."""
+        """Add an exchange that is not a request of the guest's own."""
         ...
 
     async def changed(self, holds: Callable[[], bool]) -> None:
@@ -54,15 +55,15 @@ class Run(Owner, Protocol):
 
 
 class PolicyTransport(httpx.AsyncBaseTransport):
-    """Sends requests as guests' are sent, within the run of a guest that is under way.
+    """Sends requests in the way of guests' requests, during the run of a guest.
 
-    Every request is checked like a guest's own: the policy, the limits of sizes, and every address that its name
-    resolves to. Host is made of the URL. A failure is an exception of httpx whose `__cause__` is an OutboundError with
-    the wasi-http error code.
+    Every request is checked like a guest's own: the policy, the limits of sizes, and every address of its name. Host is
+    made from the URL. A failure is an exception of httpx whose `__cause__` is an OutboundError with the wasi-http error
+    code.
 
-    Read from `request.extensions`: httpx's `timeout` (`connect`, and `read` for the response's head and between pieces
-    of its body; in seconds, cut to the server's), httpx's `target`, and `TRAILERS`, `FIRST_BYTE_TIMEOUT` and
-    `BETWEEN_BYTES_TIMEOUT`. Set in `response.extensions`: `RULE` and `TRAILERS`.
+    It reads from `request.extensions`: httpx's `timeout` (`connect`, and `read` for the response's head and between
+    pieces of its body; in seconds, at most the server's), httpx's `target`, and `TRAILERS`, `FIRST_BYTE_TIMEOUT` and
+    `BETWEEN_BYTES_TIMEOUT`. It sets in `response.extensions`: `RULE` and `TRAILERS`.
     """
 
     def __init__(self) -> None:
@@ -72,15 +73,15 @@ class PolicyTransport(httpx.AsyncBaseTransport):
         return f"<PolicyTransport {'idle' if self._exchanges is None else 'in a run'}>"
 
     def enter(self, exchanges: Run | None) -> None:
-        """Border: a run has begun to make requests, or, with None, it is over."""
+        """Border: set the run that makes requests; None when it is over."""
         self._exchanges = exchanges
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request. The response's body streams, and so does the request's, even while the response does.
+        """Send a request. The bodies of the request and of the response are streamed, at the same time if necessary.
 
         Raises:
-            httpx.TransportError: refused or failed; see the class.
-            RuntimeError: no run is under way, or this is not its event loop.
+            httpx.TransportError: the request was refused or failed. See the class.
+            RuntimeError: no guest is running, or this is not its event loop.
         """
         exchanges = self._exchanges
         if exchanges is None or exchanges.loop is not asyncio.get_running_loop():
@@ -90,7 +91,7 @@ class PolicyTransport(httpx.AsyncBaseTransport):
             wanted = _wanted(request)
             body = exchanges.request_body() if _has_body(request.headers) else None
             began = time.monotonic_ns()
-            # What the guest may send was counted when it asked; its transport may ask again, or fetch a token.
+            # The guest's own request was counted already. Its transport may retry, or fetch a token, without counting.
             plan = admit(wanted, body, exchanges.policy, exchanges.limits, -1, exchanges.pool.known)
             exchange = Exchange(exchanges, plan, _options(request), body, began)
             sent = _Sent(exchanges, exchange, body, request)
@@ -127,7 +128,7 @@ class _Sent(httpx.AsyncByteStream):
         self._unsent: OutboundError | None = None
 
     def begin(self) -> None:
-        """Set the exchange going."""
+        """Start the exchange."""
         self._exchanges.adopt(self._exchange)
         if self._body is not None:
             self._sender = asyncio.get_running_loop().create_task(self._send(self._body))
@@ -139,7 +140,7 @@ class _Sent(httpx.AsyncByteStream):
                 rest = memoryview(chunk)
                 while rest:
                     await self._exchanges.changed(body.ready)
-                    # A body that is no longer wanted takes nothing, and says so.
+                    # If the exchange has ended, `permit` returns 0 and `write` raises its error.
                     part = rest[: body.permit() or 1]
                     body.write(bytes(part))
                     rest = rest[len(part) :]
@@ -153,7 +154,7 @@ class _Sent(httpx.AsyncByteStream):
             body.abort(self._unsent.code)
 
     def reason(self, error: OutboundError) -> OutboundError:
-        """Return the cause of the failure: what the request's stream raised, or what the policy refused."""
+        """Return the cause of a failure: the policy's refusal, or the exception of the request's stream."""
         exchange = self._exchange
         if exchange.denied:
             return Refused(error.code, exchange.plan.rule, exchange.denied)
@@ -174,7 +175,7 @@ class _Sent(httpx.AsyncByteStream):
             raise httpx_errors.failure(reason, self._request) from reason
 
     async def aclose(self) -> None:
-        """Let go of the exchange, complete or not."""
+        """Close the exchange, complete or not."""
         self._exchange.close()
         if self._sender is not None:
             self._sender.cancel()
@@ -182,7 +183,7 @@ class _Sent(httpx.AsyncByteStream):
 
 
 def _has_body(headers: httpx.Headers) -> bool:
-    """RFC 9112 section 6.3: a request without either field has none."""
+    """Return whether a request has a body. Without either field it has none (RFC 9112 section 6.3)."""
     return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
