@@ -41,7 +41,7 @@ class Track(msgspec.Struct, kw_only=True):
     recent_failed: int = 0
     """Those of them that failed."""
     recent_cpu_s: float = 0.0
-    """The processor time of the guest\'s runs since the last point but one."""
+    """The processor time of the guest's runs since the last point but one."""
     recent_s: float = 0.0
     """The time since the last point but one."""
 

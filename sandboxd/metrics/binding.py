@@ -27,7 +27,7 @@ _TIMEOUT_KEY: Final = key_of("timeout_ms")
 _STDERR_KEY: Final = key_of("stderr_bytes")
 
 MEASURED_NS: Final = 1e9
-"""The time of measured runs by which those that are not measured are judged."""
+"""The time of measured runs from which the processor time of other runs is estimated."""
 MAX_REPORTED: Final = 128
 MAX_REPORTED_CHARACTERS: Final = 300
 """The most rules, the most error codes, and the longest of either, for one binding. Others are counted as `other`."""
@@ -51,7 +51,7 @@ class BindingMetrics:
         self.memory_peak = 0
         """The largest memory of a run since the start. Bytes."""
         self._measured_cpu_ns = self._measured_ns = 0.0
-        """Of the latest runs whose processor time was measured: this, and how long they took."""
+        """The processor time, and the duration, of the latest runs that were measured."""
         self._rules: set[str] = set()
         self._codes: set[str] = set()
         if name:
@@ -83,7 +83,7 @@ class BindingMetrics:
 
     @property
     def cpu_s(self) -> float:
-        """Processor time of the guest's runs since the start. Seconds."""
+        """The processor time of the guest's runs since the start, in seconds."""
         return self._cpu.value if self._name else 0.0
 
     def runs(self) -> Mapping[str, Histogram]:
@@ -151,7 +151,7 @@ class BindingMetrics:
             self._measured_cpu_ns += result.cpu_ns
             self._measured_ns += took_ns
             if self._measured_ns > MEASURED_NS:
-                # Each measurement counts half as much as those that follow: a guest's ways change.
+                # Old measurements lose weight, because a guest's behaviour changes.
                 self._measured_cpu_ns /= 2
                 self._measured_ns /= 2
         elif self._measured_ns:

@@ -21,7 +21,7 @@ class Count:
     durations: Sequence[int] = field(default=(), repr=False)
     """The number of completed requests in each bucket of their durations."""
     cpu_s: float = 0.0
-    """The processor time of the guest\'s runs, in seconds."""
+    """The processor time of the guest's runs, in seconds."""
 
 
 def count(metrics: BindingMetrics) -> Count:

@@ -203,7 +203,7 @@ BROKER: Final = (
                 for family in (_AF_INET, _AF_INET6)
                 for kind in (_SOCK_STREAM, _SOCK_DGRAM)
             ),
-            # Whether an address is the machine's own is known by its route.
+            # The route to an address tells whether it is one of the machine's own.
             (Check(0, _AF_NETLINK), Check(1, _SOCK_RAW, _SOCK_TYPE), Check(2, _NETLINK_ROUTE)),
         ),
         otherwise=_EPERM,

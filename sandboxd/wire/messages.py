@@ -188,7 +188,7 @@ class Result(Message, frozen=True, kw_only=True, tag="result"):
     instantiate_ns: int = 0
     guest_ns: int = 0
     cpu_ns: int = -1
-    """Processor time of the run; -1 if it was not measured, because the guest's runs are short and another one was."""
+    """The processor time of the run; -1 if it was not measured. Of short runs only some are measured."""
     memory_bytes: int = 0
     outbound: Annotated[tuple[OutboundUsage, ...], msgspec.Meta(max_length=RECORDS_MAX)] = ()
     http: HttpResponse | None = None
