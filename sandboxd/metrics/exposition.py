@@ -1,7 +1,7 @@
 """Writes metrics as text for Prometheus, and as messages between cells.
 
-With a thousand bindings the text has 140,000 lines. Most of them are those of the scrape before (see `lines`), and the
-text is made in pieces with rests between them, so that the event loop answers others meanwhile.
+With a thousand bindings the text has 140,000 lines. Most of them are the same as in the scrape before (see `lines`).
+The text is made in pieces with pauses between them, in which the event loop serves requests.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ DAPR: Final = "dapr_"
 _whole_bound = re.compile(rb'le="([0-9]+)\.0"').sub
 _pointed_bound = re.compile(rb'le="([0-9]+)"').sub
 WORK_S: Final = 0.001
-"""A text rests after so much work. Seconds."""
+"""The time of work after which there is a pause. Seconds."""
 PART_BYTES: Final = 128 * 1024
-"""The parts in which a text is kept, compressed and sent."""
+"""The least size of the parts in which a text is kept, compressed and sent."""
 GZIP_LEVEL: Final = 1
-"""The lines are so much alike that a higher level saves little."""
+"""The lines resemble each other so much that a higher level saves little."""
 _SAMPLES: Final = 150
 """The most samples of a message in one piece."""
 
@@ -79,7 +79,7 @@ def pieces_of(families: Sequence[Family]) -> Iterator[Metric]:
 
 
 class _Empty(Collector):
-    """A registry of one metric without samples, for prometheus_client's encoders."""
+    """A collector of one metric without samples, for prometheus_client's encoders."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = Metric(metric.name, metric.documentation, metric.type)
@@ -104,11 +104,11 @@ class TextFormat:
         return f"<TextFormat {self.content_type}>"
 
     def head(self, metric: Metric) -> bytes:
-        """Return the lines that stand before the samples of a metric. Pieces of one metric have them once."""
+        """Return the lines before the samples of a metric. Only the first piece of a metric has them."""
         if metric.name == self._former:
             return b""
         self._former = metric.name
-        # Encoders write no type but Collector; a registry would check names again each time.
+        # Encoders take a Collector. A real registry would check the names again each time.
         head: bytes = self._encoder(_Empty(metric)).removesuffix(b"# EOF\n")
         if metric.name.startswith(DAPR) and not self.open_metrics:
             # Go's client library has counters without `_total`, which the encoder does not know.
@@ -116,11 +116,11 @@ class TextFormat:
         return head
 
     def of_dapr(self, lines: bytes) -> bytes:
-        """Return lines of daprd's metrics, whose bounds are whole numbers, as OpenMetrics allows them."""
+        """Return lines of daprd's metrics in this format. Their bounds are whole numbers, which OpenMetrics forbids."""
         return _pointed_bound(rb'le="\1.0"', lines) if self.open_metrics else lines
 
     def pieces(self, metrics: Iterable[Metric]) -> Iterator[bytes]:
-        """Yield metrics as text; pieces of one metric follow each other."""
+        """Yield metrics as text. The pieces of one metric follow each other."""
         for metric in metrics:
             yield self.head(metric)
             lines = of_metric(metric)
@@ -135,11 +135,11 @@ class TextFormat:
 
 
 async def paced(pieces: Iterable[bytes], rest: float) -> list[bytes]:
-    """Return pieces of a text, with rests between them, in parts of at least `PART_BYTES`.
+    """Join pieces of a text to parts of at least `PART_BYTES`, with pauses.
 
     Parameters:
-        pieces: each takes less than a millisecond to make.
-        rest: how long to rest after a millisecond of work or more, as a multiple of the time that the work took.
+        pieces: the pieces, each of which takes less than a millisecond to make.
+        rest: the pause after each millisecond of work, as a multiple of the time that the work took.
     """
     parts: list[bytes] = []
     batch: list[bytes] = []
@@ -160,7 +160,7 @@ async def paced(pieces: Iterable[bytes], rest: float) -> list[bytes]:
 
 
 async def compressed(parts: Iterable[bytes]) -> bytes:
-    """Return a text in gzip's format (RFC 1952). Another thread does the work, without the interpreter's lock."""
+    """Return a text in the gzip format (RFC 1952). Another thread does the work, without the interpreter lock."""
     return await asyncio.to_thread(_compress, tuple(parts))
 
 

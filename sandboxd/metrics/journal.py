@@ -41,7 +41,7 @@ class FailureNote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Kept(NamedTuple):
-    """A failure as it is kept: made into a `FailureNote` for who reads it, because most are never read."""
+    """A failure as it is kept. It becomes a `FailureNote` only for a reader, because most are never read."""
 
     at: float
     outcome: str
@@ -52,7 +52,7 @@ class _Kept(NamedTuple):
     duration_ns: int
 
     def note(self, binding: str) -> FailureNote:
-        """Return it for people."""
+        """Return the failure as a note."""
         stderr = self.stderr
         return FailureNote(
             binding=binding,
