@@ -293,11 +293,11 @@ class CoreRunner(GuestRunner):
             self._instantiated_ns = native.instantiated_ns
             self.memory_bytes = native.memory_bytes
             if not well:
-                self._stands = native.stands
+                self._instantiated = native.stands
                 self._trap[0], self._error = native.failure()
                 if native.exited is not None:
                     state.ended = ProcExit(native.exited)
-                if not self._stands:
+                if not self._instantiated:
                     self.memory_bytes = state.memory.size()
         finally:
             state.finish()

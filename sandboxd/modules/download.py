@@ -208,9 +208,7 @@ class Downloader:
                     UnreachableError(text, remedy="try again later, or look at the origin"),
                     _seconds(response.headers.get("Retry-After", "")),
                 )
-            raise SourceError(
-                text, remedy=_REMEDIES.get(status, "open the URL yourself: the answer is not a guest")
-            )
+            raise SourceError(text, remedy=_REMEDIES.get(status, "open the URL yourself: the answer is not a guest"))
         data = await self._body(response, shown, on_bytes)
         return Reply(data=data, etag=etag, last_modified=last_modified)
 
