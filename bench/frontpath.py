@@ -156,7 +156,7 @@ class FrontPath:
             proxy_headers=False,
         )
         refusals = Refusals()
-        protocol = bounded_protocol(16384, Connections(CallerLimits(), refusals), refusals)
+        protocol = bounded_protocol(16384, Connections(CallerLimits(), refusals), refusals, self.app.direct)
         self._protocols = []
         for _ in range(connections):
             made: Any = protocol(config, ServerState(), {}, loop)

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from sandboxd.components.binding import Binding, Listed
 from sandboxd.metrics import BindingMetrics, Metrics
 from sandboxd.pool.errors import Rejected
+from sandboxd.pool.invocation import Receiver
 from sandboxd.pool.stream import Stream
 from sandboxd.wire.messages import Call, Result
 from sandboxd.wire.streams import StdinKind, StdoutKind
@@ -19,6 +20,14 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
+
+
+class Invoked(Protocol):
+    """An invocation that was accepted."""
+
+    def abandon(self) -> None:
+        """Cancel it, because its caller has gone. It is not answered any more."""
+        ...
 
 
 class Invoker(Protocol):
@@ -35,6 +44,14 @@ class Invoker(Protocol):
         Raises:
             Rejected: no worker is available.
             BindingUnavailable: the binding cannot run.
+        """
+        ...
+
+    def begin(self, binding: str, call: Call, receive: Receiver, stream: Stream | None = None) -> Invoked:
+        """As `invoke`, without waiting.
+
+        Parameters:
+            receive: takes the result, or why there is none, after this has returned; it neither raises nor invokes.
         """
         ...
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from sandboxd.pool.stream import Stream
 from sandboxd.wire import messages as m
+
+Receiver = Callable[[m.Result | Exception], None]
+"""Takes the answer to an invocation: a result, or the reason why there is none (`Rejected`, `BindingUnavailable`). It
+is called once, within a step of the pool: it must neither raise nor call the pool."""
 
 
 class Carrier(Protocol):
@@ -17,27 +21,29 @@ class Carrier(Protocol):
 
 
 class Invocation:
-    """A call, its place in the pool, and the future on which its caller waits.
+    """A call, its place in the pool, and who receives its answer.
 
     Parameters:
         id: unique in this pool.
         binding: the name of its binding.
         call: what the guest is called with.
-        future: receives the result or an error.
+        receive: takes the answer.
         queued_ns: the time.monotonic_ns() at which it came, or came back into the queue.
+        pool: the pool that has it.
         stream: for a streaming invocation, the flow of its bodies.
     """
 
     __slots__ = (
+        "_receive",
         "binding",
         "call",
-        "future",
         "held_ns",
         "id",
         "losses",
         "miss",
-        "moved_to",
         "number",
+        "over",
+        "pool",
         "queued_ns",
         "sent_ns",
         "stream",
@@ -49,22 +55,25 @@ class Invocation:
         id: int,
         binding: str,
         call: m.Call,
-        future: asyncio.Future[m.Result],
+        receive: Receiver,
         queued_ns: int,
+        pool: Carrier,
         stream: Stream | None = None,
     ) -> None:
         self.id = id
         self.binding = binding
         self.call = call
-        self.future = future
+        self._receive = receive
+        self.over = False
+        """Whether it was answered, or its caller has gone away."""
         self.queued_ns = queued_ns
+        self.pool = pool
+        """The pool that has it: another one than at first, if its binding got another one while it waited."""
         self.stream = stream
         self.held_ns = 0
         """The time.monotonic_ns() since which it could run and waits for a child instead; 0 if it does not."""
         self.sent_ns = 0
         """The time.monotonic_ns() at which it was last sent to a worker; 0 if it never was."""
-        self.moved_to: Carrier | None = None
-        """The pool that has it, if its binding got another one while it waited; None where it is where it came."""
         self.losses = 0
         """The number of workers that ended with it as their next invocation, not begun."""
         self.miss = ""
@@ -76,11 +85,16 @@ class Invocation:
 
     def __repr__(self) -> str:
         where = f"at worker {self.worker_serial}" if self.worker_serial else "waiting"
-        return f"<Invocation {self.id} of {self.binding} {'answered' if self.future.done() else where}>"
+        return f"<Invocation {self.id} of {self.binding} {'over' if self.over else where}>"
 
-    def answer(self, result: m.Result) -> bool:
-        """Give the caller the result. Return False if the caller was answered already or has gone away."""
-        if self.future.done():
-            return False
-        self.future.set_result(result)
-        return True
+    def answer(self, answer: m.Result | Exception) -> None:
+        """Give the caller the result, or the reason why there is none. Does nothing if it is over."""
+        if not self.over:
+            self.over = True
+            self._receive(answer)
+
+    def abandon(self) -> None:
+        """Cancel it, because its caller has gone away. Does nothing if it is over."""
+        if not self.over:
+            self.over = True
+            self.pool.abandon(self)

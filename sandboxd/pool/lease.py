@@ -141,7 +141,8 @@ class Leases:
 
     def capacity(self, entry: GuestEntry) -> int:
         """Return how many further invocations of a binding could be sent to idle workers or queued."""
-        free = min(max(0, len(self.idle) - len(self._children)), entry.free) if self.idle else 0
+        idle = len(self.idle) - len(self._children)
+        free = min(idle, entry.free) if idle > 0 else 0
         if free:
             free = min(free, max(entry.share - entry.held, self._workers - len(self.busy), 0))
         return max(0, self.queue.free_places(entry.binding)) + free
@@ -262,7 +263,7 @@ class Leases:
         """
         self.end_lease(worker, invocation)
         invocation.worker_serial = 0
-        if invocation.future.done():
+        if invocation.over:
             return True
         if self.current is None or not self.current.runs(invocation.binding):
             return False
@@ -353,7 +354,7 @@ class Leases:
             worker.send(invocation, entry)
         else:
             worker.send(invocation, entry, self._polling.worker_ns(now_ns))
-            self._polling.watch(invocation.future, entry, now_ns)
+            self._polling.watch(invocation, entry, now_ns)
 
     def _leave_busy(self, worker: Worker, now_ns: int) -> None:
         if self._children:

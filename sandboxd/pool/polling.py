@@ -14,7 +14,7 @@ import time
 from typing import Final
 
 from sandboxd.pool.generation import GuestEntry
-from sandboxd.wire import messages as m
+from sandboxd.pool.invocation import Invocation
 from sandboxd.wire.adaptive_gate import AdaptiveGate
 
 FRONT_NS: Final = 150_000
@@ -48,17 +48,17 @@ class Polling:
         """Return the time for which a worker that is sent an invocation now polls after it, in ns; 0 for no polling."""
         return WORKER_NS if self._enabled and now_ns - self._quiet_since_ns < WORKER_NS else 0
 
-    def watch(self, future: asyncio.Future[m.Result], entry: GuestEntry, now_ns: int) -> None:
+    def watch(self, invocation: Invocation, entry: GuestEntry, now_ns: int) -> None:
         """Keep the event loop from sleeping until the result arrives, if that is expected soon."""
         if self._enabled and entry.average_ns < QUICK_NS and self._gate.allow():
-            loop = future.get_loop()
-            loop.call_soon(self._look, loop, future, now_ns + FRONT_NS)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._look, loop, invocation, now_ns + FRONT_NS)
 
-    def _look(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[m.Result], until_ns: int) -> None:
+    def _look(self, loop: asyncio.AbstractEventLoop, invocation: Invocation, until_ns: int) -> None:
         if time.monotonic_ns() >= until_ns:
             self._gate.failed()
-        elif future.done():
+        elif invocation.over:
             self._gate.succeeded()
         else:
             # While callbacks are pending, the event loop checks its sockets without waiting for them.
-            loop.call_soon(self._look, loop, future, until_ns)
+            loop.call_soon(self._look, loop, invocation, until_ns)

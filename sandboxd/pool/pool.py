@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 
 import msgspec
 
@@ -23,7 +24,7 @@ from sandboxd.pool.errors import (
     RejectReason,
 )
 from sandboxd.pool.generation import LONG_NS, Generation, Holding
-from sandboxd.pool.invocation import Invocation
+from sandboxd.pool.invocation import Invocation, Receiver
 from sandboxd.pool.lease import Leases
 from sandboxd.pool.maintenance import Maintenance
 from sandboxd.pool.polling import Polling
@@ -150,14 +151,14 @@ class Pool:
         current = self._leases.current
         entry = current.entries.get(invocation.binding) if current is not None else None
         if self._closing:
-            self._refuse(invocation, self._reject(PoolClosing("the server is shutting down")))
+            invocation.answer(self._reject(PoolClosing("the server is shutting down")))
         elif entry is None or entry.why_failed:
-            self._refuse(invocation, self._unavailable(invocation.binding))
-        elif not invocation.future.done():
+            invocation.answer(self._unavailable(invocation.binding))
+        elif not invocation.over:
             invocation.id = next(self._ids)
-            invocation.moved_to = self
+            invocation.pool = self
             if not self._leases.place(invocation, entry):
-                self._refuse(invocation, self._queue_full())
+                invocation.answer(self._queue_full())
             self._sweeper.start()
 
     async def discard(self, generation: Generation) -> None:
@@ -185,28 +186,48 @@ class Pool:
             QueueFull, QueueTimeout, PoolClosing: no worker was available.
             BindingUnavailable: the serving generation has no such guest.
         """
+        future: asyncio.Future[m.Result] = self._loop.create_future()
+        invocation = self.begin(binding, call, partial(_settle, future), stream)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            invocation.abandon()
+            raise
+        finally:
+            if stream is not None:
+                stream.close()
+
+    def begin(self, binding: str, call: m.Call, receive: Receiver, stream: Stream | None = None) -> Invocation:
+        """Accept an invocation: give it to a worker, or queue it.
+
+        Parameters:
+            binding: the binding's name.
+            call: what the guest is called with.
+            receive: takes the answer, after this has returned.
+            stream: carries the bodies of a streaming invocation.
+
+        Returns:
+            the invocation, which its caller may abandon.
+
+        Raises:
+            QueueFull, PoolClosing: it is refused.
+            BindingUnavailable: the serving generation has no such guest.
+        """
         if self._closing:
             raise self._reject(PoolClosing("the server is shutting down"))
         current = self._leases.current
         entry = current.entries.get(binding) if current is not None else None
         if entry is None or entry.why_failed:
             if binding in self.elsewhere:
-                return await self.elsewhere[binding].invoke(binding, call, stream)
+                return self.elsewhere[binding].begin(binding, call, receive, stream)
             raise self._unavailable(binding)
-        invocation = Invocation(next(self._ids), binding, call, self._loop.create_future(), time.monotonic_ns(), stream)
+        invocation = Invocation(next(self._ids), binding, call, receive, time.monotonic_ns(), self, stream)
         if stream is not None:
             stream.bound(entry.limits.http_body_bytes, head_only=call.http is not None and call.http.method == "HEAD")
         if not self._leases.place(invocation, entry):
             raise self._queue_full()
         self._sweeper.start()
-        try:
-            return await invocation.future
-        except asyncio.CancelledError:
-            (invocation.moved_to or self).abandon(invocation)
-            raise
-        finally:
-            if stream is not None:
-                stream.close()
+        return invocation
 
     def capacity(self, binding: str) -> int:
         """Return how many further invocations of a binding would be accepted now: sent to idle workers or queued.
@@ -286,7 +307,7 @@ class Pool:
             await asyncio.sleep(SWEEP_S)
         clean = not leases.busy and not len(leases.queue)
         for invocation in leases.queue.clear():
-            self._refuse(invocation, self._reject(PoolClosing("the server shut down before its turn came")))
+            invocation.answer(self._reject(PoolClosing("the server shut down before its turn came")))
         for worker in list(leases.busy.values()):
             for invocation in worker.inflight:
                 detail = "the server shut down before the invocation was over"
@@ -323,19 +344,20 @@ class Pool:
         entry = self._leases.end_lease(worker, invocation)
         if worker.role is Role.CHILD:
             self._warm.on_served(worker)
-            self._answer(invocation, result)
             self._end_child(worker)
+            self._answer(invocation, result)
             return
         took_ns = result.guest_ns + result.instantiate_ns
         if result.outcome is Outcome.DEADLINE_EXCEEDED:
             # Its full duration is unknown: after a long wait in the queue it may have had no time at all.
             took_ns = max(took_ns, LONG_NS)
         entry.observe(took_ns)
-        self._answer(invocation, result)
         recycle_after = self._settings.recycle_after
         if result.retire or (recycle_after and worker.served >= recycle_after):
             self._maintenance.retire(worker, ExitReason.RECYCLED)
         self._next_work(worker, now)
+        # The worker first: it then has its next work while the answer is written.
+        self._answer(invocation, result)
 
     def on_skipped(self, worker: Worker, invocation_id: int) -> None:
         """Take note of a skipped frame: one that was taken back, or whose revocation and start coincided."""
@@ -498,7 +520,7 @@ class Pool:
             late.answer(m.Result(id=late.id, outcome=Outcome.DEADLINE_EXCEEDED, detail=detail))
         else:
             waited = f"no worker became free within {self._settings.queue_timeout_s:g} s"
-            self._refuse(late, self._reject(QueueTimeout(waited)))
+            late.answer(self._reject(QueueTimeout(waited)))
 
     def _redeliver(self, worker: Worker, invocation: Invocation, *, held: bool = False) -> None:
         """Give an invocation that its worker did not begin to another worker.
@@ -521,13 +543,9 @@ class Pool:
         """Give an invocation whose binding is here no more to the pool that it has now. Refuse it if there is none."""
         pool = self.elsewhere.get(invocation.binding)
         if pool is None:
-            self._refuse(invocation, self._unavailable(invocation.binding))
+            invocation.answer(self._unavailable(invocation.binding))
         else:
             pool.take_over(invocation)
-
-    def _refuse(self, invocation: Invocation, error: Exception) -> None:
-        if not invocation.future.done():
-            invocation.future.set_exception(error)
 
     def _queue_full(self) -> Rejected:
         queue = self._leases.queue
@@ -545,3 +563,13 @@ class Pool:
             return BindingUnavailable(binding, "the server is still loading its guests", loading=True)
         entry = current.entries.get(binding)
         return BindingUnavailable(binding, entry.why_failed if entry else "it is not loaded", loading=False)
+
+
+def _settle(future: "asyncio.Future[m.Result]", answer: m.Result | Exception) -> None:
+    """Give a future the answer to an invocation, unless its task was cancelled meanwhile."""
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

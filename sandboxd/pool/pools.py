@@ -48,6 +48,7 @@ class Pools:
         self._watch("", self._shared)
         # Every request asks these, so nothing stands between: the shared pool passes on what others serve.
         self.invoke = self._shared.invoke
+        self.begin = self._shared.begin
         self.capacity = self._shared.capacity
         self.has_short_runs = self._shared.has_short_runs
         self.reject_queue_full = self._shared.reject_queue_full

@@ -316,6 +316,7 @@ class Server:
             self._stop,
             drain_s=config.drain.timeout_ms / 1000,
             refusals=Refusals(self._metrics.turned_away),
+            direct=self._app.direct,
         )
 
     async def _loaded_or_stopped(self) -> None:

@@ -290,7 +290,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert all(one.worker_serial == worker.serial for one, worker in flying)
         assert all(one.worker_serial == 0 for one in waiting)
         assert all(leases.busy[worker.serial] is worker for _, worker in flying)
-        places = [one.call.stdin for one in waiting] + [one.call.stdin for one, _ in flying if not one.future.done()]
+        places = [one.call.stdin for one in waiting] + [one.call.stdin for one, _ in flying if not one.over]
         assert len(set(places)) == len(places), "given twice"
         assert set(places) == {payload for payload, task in self.calls.items() if not task.done()}, "a lease was lost"
 

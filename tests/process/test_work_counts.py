@@ -32,15 +32,15 @@ WORKER_IN_PYTHON = {
     "retained blocks": 0.5,
 }
 FRONT = {
-    "Python calls": 182,
-    "native calls": 165,
+    "Python calls": 122,
+    "native calls": 118,
     "writes to the worker": 1,
     "writes to the caller": 1,
     "retained blocks": 1.0,
 }
 FRONT_FAILED = {
-    "Python calls": 228,
-    "native calls": 214,
+    "Python calls": 160,
+    "native calls": 160,
     "writes to the worker": 1,
     "writes to the caller": 1,
     "retained blocks": 1.0,

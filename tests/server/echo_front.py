@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 from sandboxd.components.binding import Binding
 from sandboxd.front.http.app import App
@@ -23,6 +25,7 @@ from sandboxd.log import setup
 from sandboxd.metrics import DaprLabels, Metrics
 from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import BindingUnavailable, PoolClosing, QueueFull, QueueTimeout
+from sandboxd.pool.invocation import Receiver
 from sandboxd.pool.stats import PoolStats
 from sandboxd.pool.stream import Stream
 from sandboxd.processes.allocator import return_large_blocks
@@ -31,12 +34,23 @@ from sandboxd.wire.messages import Call, Result
 OUTCOMES = {outcome.value for outcome in Outcome}
 
 
+class Invoked:
+    """An invocation of the stand-in."""
+
+    def __init__(self, cancel: Callable[[], object]) -> None:
+        self._cancel = cancel
+
+    def abandon(self) -> None:
+        self._cancel()
+
+
 class StandIn:
     """Answers in process. What it does is chosen by the argument `do=...`, which real guests do not have."""
 
     def __init__(self) -> None:
         self.cancelled = 0
         self.started = 0
+        self.begun = 0
 
     async def invoke(self, binding: str, call: Call, stream: Stream | None = None) -> Result:
         self.started += 1
@@ -72,11 +86,29 @@ class StandIn:
                     raise
                 return Result(id=1, outcome=Outcome.DEADLINE_EXCEEDED)
             case "counts":
-                text = json.dumps([self.started, self.cancelled])
+                text = json.dumps([self.started, self.cancelled, self.begun])
                 return Result(id=1, outcome=Outcome.COMPLETED, stdout=text.encode())
             case name if name in OUTCOMES:
                 return Result(id=1, outcome=Outcome(name), detail="wasm error: unreachable", stderr=b"tail")
         return Result(id=1, outcome=Outcome.COMPLETED, stdout=call.stdin)
+
+    def begin(self, binding: str, call: Call, receive: Receiver, stream: Stream | None = None) -> Invoked:
+        self.begun += 1
+        loop = asyncio.get_running_loop()
+        invoking = self.invoke(binding, call, stream)
+        if call.args[:1] == (b"do=hang",):
+            task = loop.create_task(invoking)
+            task.add_done_callback(partial(self._pass_on, receive))
+            return Invoked(task.cancel)
+        try:
+            invoking.send(None)  # it does not wait, so it ends here, or raises
+        except StopIteration as returned:
+            return Invoked(loop.call_soon(receive, returned.value).cancel)
+        raise AssertionError("it waits")
+
+    def _pass_on(self, receive: Receiver, task: "asyncio.Task[Result]") -> None:
+        if not task.cancelled():
+            receive(task.result())
 
     def capacity(self, binding: str) -> int:
         return 1
@@ -160,7 +192,9 @@ async def main(engine: str, options: dict[str, str]) -> None:
         ),
     )
     refusals = Refusals(metrics.turned_away)
-    await serve(app, listener, config, stop, drain_s=float(options.get("drain", 5)), refusals=refusals)
+    direct = app.direct if options.get("direct", "yes") == "yes" else None
+    drain_s = float(options.get("drain", 5))
+    await serve(app, listener, config, stop, drain_s=drain_s, refusals=refusals, direct=direct)
     app.close()
 
 

@@ -151,7 +151,7 @@ def test_slow_heads_are_cut_off(engine: str) -> None:
 
 def counts(front: Front) -> tuple[int, int]:
     """Invocations begun and cancelled, this one included."""
-    begun, cancelled = post(front, b'{"operation":"execute","metadata":{"args":"do=counts"}}').json()
+    begun, cancelled, _ = post(front, b'{"operation":"execute","metadata":{"args":"do=counts"}}').json()
     return begun, cancelled
 
 

@@ -4,7 +4,6 @@ What must hold: who reads it never finds a binding but that of the invocation at
 nobody but the front can write it (seals: memfd_create(2), fcntl(2)).
 """
 
-import asyncio
 import mmap
 import os
 from collections.abc import Iterator
@@ -87,14 +86,14 @@ class Written:
 
 
 def test_the_worker_notes_the_head_of_its_queue(page: RunningPage) -> None:
-    loop = asyncio.new_event_loop()
     entries = {name: GuestEntry(index, name, 4) for index, name in enumerate(("alpha", "beta"))}
     worker = Worker(1, cast(Any, SimpleNamespace(entries=entries)), cast(Any, None))
     worker.connection_made(cast(Any, Written()))
     worker.place = page.take()
     assert worker.place is not None
     view = RunningView(page.descriptor)
-    runs = [Invocation(11 + n, name, Call(deadline_ns=0), loop.create_future(), 0) for n, name in enumerate(entries)]
+    pool = cast(Any, None)
+    runs = [Invocation(11 + n, name, Call(deadline_ns=0), lambda _: None, 0, pool) for n, name in enumerate(entries)]
 
     def noted() -> list[int | None]:
         assert worker.place is not None
@@ -110,4 +109,3 @@ def test_the_worker_notes_the_head_of_its_queue(page: RunningPage) -> None:
     assert noted() == [None, 1]
     worker.leave(runs[1])
     assert noted() == [None, None]
-    loop.close()

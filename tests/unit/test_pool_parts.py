@@ -1,6 +1,5 @@
 """The pool's parts without processes: transition table, waiting queue, status page, look-ahead rule."""
 
-import asyncio
 import itertools
 import os
 from collections.abc import Iterator
@@ -9,23 +8,44 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sandboxd.outcome import Outcome
+from sandboxd.pool.errors import QueueFull
 from sandboxd.pool.generation import SHORT_NS, GuestEntry
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.state import TRANSITIONS, IllegalTransitionError, WorkerEvent, WorkerState, advance
 from sandboxd.pool.waiting import WaitingQueue
-from sandboxd.wire.messages import Call
+from sandboxd.wire.messages import Call, Result
 from sandboxd.wire.page import PAGE_BYTES, SLOTS, StatusPage
 
 
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
+class Pool:
+    """Remembers what was abandoned."""
+
+    def __init__(self) -> None:
+        self.abandoned: list[Invocation] = []
+
+    def abandon(self, invocation: Invocation) -> None:
+        self.abandoned.append(invocation)
 
 
-def make(loop: asyncio.AbstractEventLoop, number: int, binding: str) -> Invocation:
-    return Invocation(number, binding, Call(deadline_ns=0), loop.create_future(), 0)
+def make(number: int, binding: str) -> Invocation:
+    return Invocation(number, binding, Call(deadline_ns=0), lambda _: None, 0, Pool())
+
+
+def test_an_invocation_is_answered_once_and_not_after_its_caller_has_gone() -> None:
+    pool = Pool()
+    answers: list[Result | Exception] = []
+    result, refusal = Result(id=1, outcome=Outcome.COMPLETED), QueueFull("full")
+    answered = Invocation(1, "a", Call(deadline_ns=0), answers.append, 0, pool)
+    answered.answer(result)
+    answered.answer(refusal)
+    answered.abandon()
+    assert (answers, pool.abandoned) == ([result], [])
+    left = Invocation(2, "a", Call(deadline_ns=0), answers.append, 0, pool)
+    left.abandon()
+    left.abandon()
+    left.answer(result)
+    assert (answers, pool.abandoned) == ([result], [left])
 
 
 def test_the_table_never_revives_a_worker() -> None:
@@ -39,20 +59,20 @@ def test_the_table_never_revives_a_worker() -> None:
     assert ways_into_work == {WorkerState.IDLE, WorkerState.BUSY}
 
 
-def test_bindings_take_turns_and_each_keeps_its_order(loop: asyncio.AbstractEventLoop) -> None:
+def test_bindings_take_turns_and_each_keeps_its_order() -> None:
     queue = WaitingQueue(10)
     for number, binding in enumerate("aaabc"):
-        queue.append(make(loop, number, binding))
+        queue.append(make(number, binding))
     order = []
     while (taken := queue.take(lambda _: True)) is not None:
         order.append((taken.binding, taken.id))
     assert order == [("a", 0), ("b", 3), ("c", 4), ("a", 1), ("a", 2)]
 
 
-def test_a_binding_at_its_limit_is_passed_over(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_binding_at_its_limit_is_passed_over() -> None:
     queue = WaitingQueue(10)
     for number, binding in enumerate("ab"):
-        queue.append(make(loop, number, binding))
+        queue.append(make(number, binding))
     taken = queue.take(lambda binding: binding != "a")
     assert taken is not None
     assert taken.binding == "b"
@@ -60,11 +80,11 @@ def test_a_binding_at_its_limit_is_passed_over(loop: asyncio.AbstractEventLoop) 
     assert len(queue) == 1
 
 
-def test_what_is_given_back_comes_first_even_when_full(loop: asyncio.AbstractEventLoop) -> None:
+def test_what_is_given_back_comes_first_even_when_full() -> None:
     queue = WaitingQueue(1)
-    queue.append(make(loop, 1, "a"))
+    queue.append(make(1, "a"))
     assert queue.free_places("a") == queue.free_places("b") == 0
-    queue.requeue(make(loop, 0, "a"))
+    queue.requeue(make(0, "a"))
     assert queue.free_places("a") == -1
     assert repr(queue) == "<WaitingQueue 2/1 of 1 bindings>"
     assert [queue.take(lambda _: True).id for _ in range(2)] == [0, 1]  # type: ignore[union-attr]
@@ -72,12 +92,11 @@ def test_what_is_given_back_comes_first_even_when_full(loop: asyncio.AbstractEve
 
 @given(st.lists(st.tuples(st.sampled_from(["append", "take", "remove", "back"]), st.sampled_from("abc")), max_size=60))
 def test_the_queue_loses_and_invents_nothing(steps: list[tuple[str, str]]) -> None:
-    loop = asyncio.new_event_loop()
     queue = WaitingQueue(1000)
     inside: list[Invocation] = []
     for number, (step, binding) in enumerate(steps):
         if step in ("append", "back"):
-            invocation = make(loop, number, binding)
+            invocation = make(number, binding)
             (queue.append if step == "append" else queue.requeue)(invocation)
             inside.append(invocation)
         elif step == "take":
@@ -89,7 +108,6 @@ def test_the_queue_loses_and_invents_nothing(steps: list[tuple[str, str]]) -> No
             assert queue.remove(inside.pop())
         assert len(queue) == len(inside)
     left = queue.clear()
-    loop.close()
     assert sorted(one.id for one in left) == sorted(one.id for one in inside)
 
 

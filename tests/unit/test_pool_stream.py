@@ -30,6 +30,13 @@ class Carrier:
         self.paused = False
 
 
+class Nobody:
+    """A pool that is told of nothing."""
+
+    def abandon(self, invocation: Invocation) -> None:
+        raise AssertionError("nothing is abandoned")
+
+
 async def settle() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
@@ -140,11 +147,10 @@ def test_credit_for_a_body_that_does_not_follow() -> None:
 
 def test_what_was_put_off_is_next() -> None:
     async def work() -> None:
-        loop = asyncio.get_running_loop()
         queue = WaitingQueue(10)
 
         def waiting(id: int, binding: str) -> Invocation:
-            one = Invocation(id, binding, m.Call(deadline_ns=0), loop.create_future(), 0)
+            one = Invocation(id, binding, m.Call(deadline_ns=0), lambda _: None, 0, Nobody())
             queue.append(one)
             return one
 

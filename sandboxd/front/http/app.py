@@ -17,6 +17,7 @@ from sandboxd.front.http.auth import TokenCheck
 from sandboxd.front.http.binding import BindingEndpoint
 from sandboxd.front.http.bodies import BODY_TIMEOUT, BodyLate, read_body
 from sandboxd.front.http.cors import Cors
+from sandboxd.front.http.direct import DirectEndpoint
 from sandboxd.front.http.guest_http import HttpEndpoint
 from sandboxd.front.http.raw import RawEndpoint, raw_name
 from sandboxd.front.http.replies import reply, reply_plain_error
@@ -61,6 +62,10 @@ class App:
         self._raw = RawEndpoint(settings, invoker, metrics, self._endpoint.gate, self._http)
         self._tokens = TokenCheck(settings.api_token) if settings.api_token else None
         self._cors = Cors(settings.allowed_origins) if settings.allowed_origins else None
+        # Each answer has CORS headers where they are configured.
+        direct = self._cors is None
+        self.direct = DirectEndpoint(self._endpoint, invoker, self._tokens) if direct else None
+        """Answers plain binding requests for HTTP servers that can do without ASGI; None where no request is plain."""
         self._guarded = self._tokens is not None or self._cors is not None
         self._cells = cells
         self.attributes = Attributes(cells)

@@ -28,18 +28,19 @@ class TokenCheck:
     def passes(self, scope: Scope) -> bool:
         """Return whether the request has the token or needs none. The header is removed from the scope."""
         headers: Headers = scope["headers"]
-        given = b""
-        for name, value in headers:
-            if name == TOKEN_HEADER:
-                # httptools leaves the blanks around a value in it (RFC 9110, 5.5).
-                given = value.strip(b" \t")
-                break
+        given = next((value for name, value in headers if name == TOKEN_HEADER), b"")
         if given:
             scope["headers"] = [header for header in headers if header[0] != TOKEN_HEADER]
+        return self.accepts(given) or is_probe(scope)
+
+    def accepts(self, given: bytes) -> bool:
+        """Return whether this is the token. Of several tokens of a request the first counts.
+
+        Parameters:
+            given: the value of the header; httptools leaves the blanks around it in it (RFC 9110, 5.5).
+        """
         # compare_digest takes the same time wherever the first difference is, so that timing reveals nothing.
-        if hmac.compare_digest(given, self._token):
-            return True
-        return is_probe(scope)
+        return hmac.compare_digest(given.strip(b" \t"), self._token)
 
 
 def is_probe(scope: Scope) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sandboxd.errors import ConfigError
+from sandboxd.front.http.direct import DirectEndpoint
 from sandboxd.front.ports import Asgi
 from sandboxd.front.servers.connections import SWEEP_S, CallerLimits, Connections
 from sandboxd.front.servers.refusals import Refusals
@@ -81,6 +82,7 @@ async def serve(
     *,
     drain_s: float = 30.0,
     refusals: Refusals | None = None,
+    direct: DirectEndpoint | None = None,
 ) -> None:
     """Serve until `stop` is set, then finish what has begun.
 
@@ -90,15 +92,20 @@ async def serve(
         stop: setting it stops accepting connections and lets requests finish.
         drain_s: seconds that they may take. Requests that are left then are cancelled.
         refusals: is told of callers that the HTTP server turns away by itself.
+        direct: answers plain binding requests in place of the application, where the HTTP server can do without ASGI
+            (uvicorn); None if the application answers all.
 
     Raises:
         ConfigError: see `choose`.
         Exception: the HTTP server failed.
     """
-    run = {"hypercorn": _hypercorn, "uvicorn": _uvicorn}[choose(config)]
     refusals = refusals or Refusals()
     connections = Connections(config.callers, refusals)
-    server = asyncio.create_task(run(app, listener, config, stop, drain_s, connections, refusals), name="http-server")
+    if choose(config) == "uvicorn":
+        running = _uvicorn(app, listener, config, stop, drain_s, connections, refusals, direct)
+    else:
+        running = _hypercorn(app, listener, config, stop, drain_s, connections, refusals)
+    server = asyncio.create_task(running, name="http-server")
     sweeping = asyncio.create_task(_sweep(connections), name="http-server-sweep")
     stopping = asyncio.create_task(stop.wait(), name="http-server-stop")
     try:
@@ -167,6 +174,7 @@ async def _uvicorn(
     drain_s: float,
     connections: Connections,
     refusals: Refusals,
+    direct: DirectEndpoint | None,
 ) -> None:
     import uvicorn
 
@@ -181,7 +189,7 @@ async def _uvicorn(
             yield
 
     idle_close_s = min(IDLE_CLOSE_S, drain_s)
-    protocol = bounded_protocol(config.max_header_bytes, connections, refusals)
+    protocol = bounded_protocol(config.max_header_bytes, connections, refusals, direct)
     settings = uvicorn.Config(
         app,
         interface="asgi3",
@@ -213,6 +221,9 @@ async def _uvicorn(
     supervisor = asyncio.create_task(supervise(), name="http-server-supervisor")
     try:
         await server.serve(sockets=[listener])
+        # Requests that are left are cancelled: uvicorn has cancelled its tasks, but some requests are none.
+        for connection in connections.all():
+            connection.abort()
     finally:
         supervisor.cancel()
 

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from sandboxd.front.http.bodies import CLOSE
-from sandboxd.front.http.replies import reply_plain_error
+from sandboxd.front.http.replies import INTERNAL_ERROR, reply_plain_error
 from sandboxd.front.http.trace_headers import refused
 from sandboxd.front.servers.connections import LARGE_BYTES
 
@@ -29,11 +29,12 @@ _MAX_NAMES: Final = 256
 
 _bad_name = HEADER_RE.search
 _bad_value = HEADER_VALUE_RE.search
-_fields: dict[bytes, bytes] = {}
+known_names: Final[dict[bytes, bytes]] = {}
+"""Names of headers, and these in lower case. Looked up before `lower_name` is called."""
 
 
-def _field(name: bytes) -> bytes:
-    """Return the name in lower case.
+def lower_name(name: bytes) -> bytes:
+    """Return the name of a header in lower case.
 
     Raises:
         RuntimeError: it is no name.
@@ -41,8 +42,8 @@ def _field(name: bytes) -> bytes:
     if _bad_name(name):
         raise RuntimeError("Invalid HTTP header name.")
     lower = name.lower()
-    if len(_fields) < _MAX_NAMES:
-        _fields[name] = lower
+    if len(known_names) < _MAX_NAMES:
+        known_names[name] = lower
     return lower
 
 
@@ -118,8 +119,7 @@ class Cycle(RequestResponseCycle):
     async def send_500_response(self) -> None:
         """Answer a request that the application failed to answer. uvicorn logs the traceback."""
         scope: Any = self.scope
-        text = "internal failure of the server"
-        await reply_plain_error(self.send, 500, text, [CLOSE, *refused(scope, 500, text)])
+        await reply_plain_error(self.send, 500, INTERNAL_ERROR, [CLOSE, *refused(scope, 500, INTERNAL_ERROR)])
 
     def _write(self, data: bytes) -> None:
         self.transport.write(data)
@@ -130,7 +130,7 @@ class Cycle(RequestResponseCycle):
         values = []
         closes = False
         for name, value in (*self.default_headers, *headers):
-            lower = _fields.get(name) or _field(name)
+            lower = known_names.get(name) or lower_name(name)
             values.append(value)
             if lower == b"content-length":
                 if self.chunked_encoding is None:
