@@ -343,7 +343,7 @@ class CoreRunner(GuestRunner):
         code: int | None = None
         text = ""
         if trap and isinstance(self.state.ended, ProcExit):
-            # Where it exited is of no interest, and telling takes wasmtime microseconds.
+            # Its text would tell where the guest exited, which nobody asks, and takes microseconds to make.
             capi.trap_delete(trap)
         elif trap:
             code, text = capi.take_trap(trap)
