@@ -102,7 +102,7 @@ def _bindings(bindings: Sequence[Json]) -> Table:
 
 
 def _binding(one: Json) -> list[Text]:
-    full = one["limit"] and one["now"] >= one["limit"]
+    full = one["limit"] and one["now"] >= one["limit"] and one["queue"]  # beyond its share it may have what is idle
     ok = one["okShare"]
     last = one["lastFailure"]
     why = one["why"] or (f"{last['outcome']} {seconds(last['secondsAgo'])} ago {last['reason']}" if last else "-")

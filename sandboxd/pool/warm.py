@@ -109,7 +109,7 @@ class Warm:
         assert entry.warm is not None
         if self._generation is None or self._generation.lost:
             return None
-        found = self._table.take(_key(invocation), entry.warm, entry.share, now_ns)
+        found = self._table.take(_key(invocation), entry.warm, entry.limit, now_ns)
         if isinstance(found, Worker):
             self._hits[invocation.binding] += 1
             invocation.miss = ""

@@ -66,7 +66,7 @@ class ScriptedLoop(asyncio.SelectorEventLoop):
             self.settle()
 
 
-class ScriptedTransport:
+class ScriptedTransport(asyncio.Transport):
     """The front's end of a worker's socket."""
 
     def __init__(self, process: "Process") -> None:

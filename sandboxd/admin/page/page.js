@@ -82,7 +82,7 @@ const COLUMNS = [
   ["name", "Binding"],
   ["kind", "Kind", (b) => b.kind],
   ["ready", "Ready", (b) => (b.ready ? "yes" : "NO"), (b) => (b.ready ? "good" : "bad"), (b) => (b.ready ? 1 : 0)],
-  ["now", "Now / limit", (b) => `${b.now} / ${b.limit}${b.limit && b.now >= b.limit ? " FULL" : ""}`, (b) => level(b.limit ? b.now / b.limit : 0, 0.8, 1)],
+  ["now", "Now / limit", (b) => `${b.now} / ${b.limit}${b.limit && b.now >= b.limit && b.queue ? " FULL" : ""}`, (b) => level(b.limit ? b.now / b.limit : 0, 0.8, 1)],
   ["queue", "Queue", (b) => number(b.queue), (b) => (b.queue ? "warn" : "")],
   ["rate", "Req/s", (b) => rate(b.rate)],
   ["graph", "5 min", null],
