@@ -34,21 +34,23 @@ class Caller:
     Parameters:
         url: `http://host:port`, or the path of a Unix socket.
         timeout_s: the longest wait for each step of an answer.
+        most: the longest answer, in bytes; None for any.
 
     Raises:
         SandboxdError: it is no such address.
     """
 
-    def __init__(self, url: str, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, timeout_s: float = TIMEOUT_S, *, most: int | None = None) -> None:
         self._url = url
         self._timeout_s = timeout_s
-        parts = urlsplit(url if "//" in url or url.startswith(("/", ".")) else f"http://{url}")
-        self._path = "" if parts.scheme else url
+        self._most = most
         try:
-            self._netloc = parts.netloc
+            parts = urlsplit(url if "//" in url or url.startswith(("/", ".")) else f"http://{url}")
             _ = parts.port
         except ValueError:
-            self._netloc = ""
+            parts = urlsplit("//")
+        self._path = "" if parts.scheme or not parts.path else url
+        self._netloc = parts.netloc
         if not self._path and (parts.scheme not in ("http", "https") or not self._netloc):
             raise SandboxdError(
                 one_line(f"{url} is no address of a server"),
@@ -74,8 +76,11 @@ class Caller:
         try:
             connection.request(method, path, body, sent)
             reply = connection.getresponse()
-            return reply.status, reply.read()
-        except (OSError, http.client.HTTPException) as error:
+            read = reply.read() if self._most is None else reply.read(self._most + 1)
+            if self._most is not None and len(read) > self._most:
+                raise http.client.HTTPException(f"its answer has more than {self._most} bytes")
+            return reply.status, read
+        except (OSError, http.client.HTTPException, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise SandboxdError(
                 one_line(f"no answer from {self._url}: {reason}"),
@@ -96,7 +101,7 @@ def message_of(body: bytes) -> str:
     """Return what an error's body says, on one line."""
     try:
         found: Any = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict) and isinstance(found.get("message"), str):
         return one_line(found["message"])

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sandboxd.commands.calling import Caller, message_of
+from sandboxd.commands.terminal import safe_for
 from sandboxd.errors import ExitCode, SandboxdError
 
 
@@ -39,7 +40,7 @@ def invoke(url: str, name: str, data: str | None, args: Sequence[str], env: Sequ
     # A guest may run for as long as its timeout, which only the server knows.
     status, body = Caller(url, timeout_s=24 * 3600.0).ask("POST", path, json.dumps(request).encode())
     if status == 200:
-        sys.stdout.buffer.write(body)
+        sys.stdout.buffer.write(safe_for(sys.stdout, body))
         sys.stdout.buffer.flush()
         return ExitCode.OK
     print(f"sandboxd: {status}: {message_of(body)}", file=sys.stderr)
@@ -47,14 +48,13 @@ def invoke(url: str, name: str, data: str | None, args: Sequence[str], env: Sequ
 
 
 def _data(text: str) -> Any:
-    if text == "-":
-        text = sys.stdin.read()
-    elif text.startswith("@"):
+    if text == "-" or text.startswith("@"):
         try:
-            text = Path(text[1:]).read_text(encoding="utf-8")
+            read = sys.stdin.buffer.read() if text == "-" else Path(text[1:]).read_bytes()
+            text = read.decode()
         except (OSError, UnicodeDecodeError) as error:
             raise SandboxdError(f"--data {text}: {error}", exit_code=ExitCode.USAGE) from error
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

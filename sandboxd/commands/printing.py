@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Final, TextIO
 
 from hostfuncs.wasip1.output import Echo
+from sandboxd.commands.terminal import TerminalText
 
 _OUT: Final = "stdout"
 _ERR: Final = "stderr"
@@ -19,8 +20,8 @@ class OutputEnded(BaseException):
 class Printer:
     """Writes what a guest writes, in its order.
 
-    A thread writes, so that a reader who takes his time, a pager perhaps, takes none of the guest's: its deadline means
-    the same as on a server.
+    What goes to a terminal is made safe for it. A thread writes, so that a reader who takes his time, a pager perhaps,
+    takes none of the guest's: its deadline means the same as on a server.
 
     Parameters:
         stdout, stderr: where to; None for a stream that is closed, which gets nothing.
@@ -31,6 +32,10 @@ class Printer:
         self.echo = Echo(lambda data: self._put(_OUT, data), lambda data: self._put(_ERR, data))
         """Is given the guest's output. It raises OutputEnded once writing has failed."""
         self._fds = {_OUT: _descriptor(stdout), _ERR: _descriptor(stderr)}
+        streams = {_OUT: stdout, _ERR: stderr}
+        self._safe = {
+            name: TerminalText() for name, stream in streams.items() if stream is not None and stream.isatty()
+        }
         self._room = room
         self._waiting: list[tuple[str, bytes]] = []
         self._held = 0
@@ -71,19 +76,30 @@ class Printer:
                 while not self._waiting and not self._over:
                     self._changed.wait()
                 if not self._waiting:
-                    return
+                    break
                 pieces, self._waiting = self._waiting, []
             for stream, found in groupby(pieces, key=lambda piece: piece[0]):
-                try:
-                    _write(self._fds[stream], b"".join(data for _, data in found))
-                except OSError as error:
-                    with self._changed:
-                        self._failed = stream, error
-                        self._changed.notify_all()
+                data = b"".join(data for _, data in found)
+                safe = self._safe.get(stream)
+                if not self._written(stream, data if safe is None else safe.feed(data)):
                     return
             with self._changed:
                 self._held -= sum(len(data) for _, data in pieces)
                 self._changed.notify_all()
+        for stream, safe in self._safe.items():
+            if not self._written(stream, safe.end()):
+                return
+
+    def _written(self, stream: str, data: bytes) -> bool:
+        """Write to a stream. Return whether that went well."""
+        try:
+            _write(self._fds[stream], data)
+        except OSError as error:
+            with self._changed:
+                self._failed = stream, error
+                self._changed.notify_all()
+            return False
+        return True
 
 
 def _descriptor(stream: TextIO | None) -> int | None:

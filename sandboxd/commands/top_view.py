@@ -16,11 +16,20 @@ _WIDEST: Final = 32
 Json = dict[str, Any]
 
 
+def printable_throughout(found: Any) -> Any:
+    """Return a document with every text in it printable: whoever answers may be another server than was meant."""
+    if isinstance(found, dict):
+        return {printable(key): printable_throughout(value) for key, value in found.items()}
+    if isinstance(found, list):
+        return [printable_throughout(value) for value in found]
+    return printable(found) if isinstance(found, str) else found
+
+
 def view(status: Json, rows: int = 0) -> RenderableType:
     """Return the status to be printed.
 
     Parameters:
-        status: the document.
+        status: the document, `printable_throughout`.
         rows: lines of the terminal; 0 for any number.
     """
     bindings = sorted(status["bindings"], key=lambda binding: (-binding["now"], -binding["rate"], binding["name"]))
@@ -37,7 +46,7 @@ def view(status: Json, rows: int = 0) -> RenderableType:
 def _head(status: Json) -> Text:
     server, front = status["server"], status["front"]
     good = server["state"] == "ready"
-    text = Text(f"sandboxd {server['version']}  {printable(server['host'])}  up {seconds(server['uptimeSeconds'])}  ")
+    text = Text(f"sandboxd {server['version']}  {server['host']}  up {seconds(server['uptimeSeconds'])}  ")
     text.append(server["state"].upper(), style="bold green" if good else "bold red")
     if server["cells"] > 1:
         text.append(f"  {server['cellsReady']} of {server['cells']} cells")
@@ -45,9 +54,9 @@ def _head(status: Json) -> Text:
     text.append(f"  front {percent(use)} of {front['threads']} thread{'s' * (front['threads'] > 1)}", style=_level(use))
     text.append(f", lag {seconds(front['lagSeconds'])}  memory {size(server['rssBytes'])}")
     if not server["reload"]["ok"]:
-        text.append(f"\nreload refused: {printable(server['reload']['error'])}", style="red")
+        text.append(f"\nreload refused: {server['reload']['error']}", style="red")
     if server["missing"]:
-        text.append(f"\nwaits for {', '.join(server['missing'])} {printable(server['waitsFor'])}", style="red")
+        text.append(f"\nwaits for {', '.join(server['missing'])} {server['waitsFor']}", style="red")
     return text
 
 
@@ -57,7 +66,7 @@ def _pools(status: Json) -> Text:
     for label, pool in status["pools"].items():
         workers = pool["workers"]
         share = workers["busy"] / workers["limit"]
-        text.append(f"{printable(label)}: ")
+        text.append(f"{label}: ")
         text.append(f"{workers['busy']} busy / {workers['limit']} workers", style=_level(share))
         text.append(f", {workers['idle']} idle, {workers['starting']} starting")
         queue = pool["queue"]
@@ -107,7 +116,7 @@ def _binding(one: Json) -> list[Text]:
     last = one["lastFailure"]
     why = one["why"] or (f"{last['outcome']} {seconds(last['secondsAgo'])} ago {last['reason']}" if last else "-")
     return [
-        Text(printable(one["name"]), style="" if one["ready"] else "bold red"),
+        Text(one["name"], style="" if one["ready"] else "bold red"),
         Text(one["kind"] or "not ready"),
         Text(f"{one['now']}/{one['limit']}{' FULL' if full else ''}", style="red" if full else ""),
         Text(str(one["queue"]), style="yellow" if one["queue"] else ""),
@@ -119,7 +128,8 @@ def _binding(one: Json) -> list[Text]:
         Text(percent(one["cpuUse"])),
         Text(f"{size(one['memoryPeakBytes'])}/{size(one['memoryLimitBytes'])}"),
         Text(str(one["denied"]), style="yellow" if one["denied"] else ""),
-        Text(printable(why.partition("\n")[0]), style="dim"),
+        # Its line ends are escaped, as all that is not printable.
+        Text(why.partition("\\n")[0], style="dim"),
     ]
 
 
@@ -128,7 +138,7 @@ def _workers(workers: Sequence[Json]) -> Table:
         [
             Text(str(one["pid"])),
             Text(one["state"], style="green" if one["state"] == "busy" else ""),
-            Text(printable(", ".join(one["bindings"])) or "-"),
+            Text(", ".join(one["bindings"]) or "-"),
             Text(seconds(one["forSeconds"]) if one["forSeconds"] else "-"),
             Text(seconds(one["ageSeconds"])),
             Text(str(one["runs"])),

@@ -118,6 +118,18 @@ def test_hostile_names_and_stderr_are_text(server: AdminServer, page: Any) -> No
     assert page.locator("main img").count() == 0
 
 
+def test_what_cannot_be_seen_is_shown(server: AdminServer, page: Any) -> None:
+    """Bidirectional controls, zero-width characters and controls: Unicode's category C."""
+    hidden = "\u202egnp.\u2066exe\u200b\x1b[2J\x9b\u2028"
+    server.try_it("exit", 1, {"argv": json.dumps(["3", "out", hidden])})
+    page.get_by_role("link", name="exit", exact=True).click()
+    failures = page.locator("#binding .failures")
+    until(lambda: "gnp." in failures.inner_text(), "the failure is there")
+    text = failures.inner_text()
+    assert r"\u{202e}gnp.\u{2066}exe\u{200b}\u{1b}[2J\u{9b}\u{2028}" in text
+    assert set(hidden) & set(text) <= set("gnp.ex[2J")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_phone_nothing_is_wider_than_the_screen(server: AdminServer, browser: Any, scheme: str) -> None:
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)

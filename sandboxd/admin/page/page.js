@@ -6,15 +6,20 @@ const STATUS = "/v1.0/sandboxd/status";
 const byId = (id) => document.getElementById(id);
 const state = { sort: "name", down: false, paused: false, token: sessionStorage.getItem("token") || "", shown: null };
 
+// What cannot be seen, or turns the text around it, is shown by its number. Line ends and tabs are what they are.
+const HIDDEN = /[^\P{C}\n\t]|[\u2028\u2029]/gu;
+const visible = (text) => String(text ?? "").replace(HIDDEN, (found) => `\\u{${found.codePointAt(0).toString(16)}}`);
+
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
+  made.append(...children.map((child) => (child instanceof Node ? child : visible(child))));
   return made;
 }
 
 function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
+  const shown = visible(text);
+  if (node.textContent !== shown) node.textContent = shown;
 }
 
 // figures -------------------------------------------------------------------------------------------------------------
