@@ -27,6 +27,9 @@ class Outcome(StrEnum):
     HOST_FAILED = "host_failed"
     """The host itself failed: a bug or an exhausted machine, never the guest's doing."""
 
+    # Enum's own is a function in Python.
+    __hash__ = str.__hash__
+
 
 # wazero's (sys/error.go), as Dapr passes them on.
 EXITED: Final = "module closed with exit_code({code})"

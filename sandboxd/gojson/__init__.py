@@ -134,6 +134,7 @@ def error_body(code: str, message: str, detail: str = "") -> bytes:
             escaping takes time.
         detail: an explanation for people, in a third member that Dapr does not have; omitted if empty. It is cut, too.
     """
-    message = texts.bounded(message, ERROR_TEXT_BYTES)
+    if len(message) > ERROR_TEXT_BYTES // 4:  # a shorter one has no more bytes, whatever its characters are
+        message = texts.bounded(message, ERROR_TEXT_BYTES)
     extra = f',"detail":{quote(texts.bounded(detail, ERROR_TEXT_BYTES))}' if detail else ""
     return f'{{"errorCode":{_quoted_code(code)},"message":{quote(message)}{extra}}}'.encode()

@@ -40,7 +40,8 @@ class BindingMetrics:
 
     def __init__(self, metrics: Families, name: str) -> None:
         self._metrics = metrics
-        self._name = name
+        self.name = name
+        """The binding; empty for requests that name no configured binding."""
         self._requests: dict[Outcome, Counter] = {
             outcome: metrics.requests.labels(name, HTTP, outcome.value) for outcome in (Outcome if name else _UNNAMED)
         }
@@ -66,12 +67,7 @@ class BindingMetrics:
             self._stdout = metrics.stdout.labels(name)
 
     def __repr__(self) -> str:
-        return f"<BindingMetrics {self._name!r}>"
-
-    @property
-    def name(self) -> str:
-        """The binding; empty for requests that name no configured binding."""
-        return self._name
+        return f"<BindingMetrics {self.name!r}>"
 
     def requests_by_protocol(self) -> tuple[Mapping[Outcome, Counter], ...]:
         """Return the counters of requests, one table for each protocol."""
@@ -84,11 +80,11 @@ class BindingMetrics:
     @property
     def cpu_s(self) -> float:
         """The processor time of the guest's runs since the start, in seconds."""
-        return self._cpu.value if self._name else 0.0
+        return self._cpu.value if self.name else 0.0
 
     def runs(self) -> Mapping[str, Histogram]:
         """Return the histograms of the guest's runs: wait, guest, stdin, stdout. Empty without a name."""
-        if not self._name:
+        if not self.name:
             return {}
         return {
             "wait": self._queue_wait,
@@ -105,7 +101,7 @@ class BindingMetrics:
     def _duration(self, outcome: Outcome) -> Histogram:
         found = self._durations.get(outcome)
         if found is None:
-            found = self._durations[outcome] = self._metrics.durations.labels(self._name, outcome.value)
+            found = self._durations[outcome] = self._metrics.durations.labels(self.name, outcome.value)
         return found
 
     def ended(self, outcome: Outcome, seconds: float) -> None:
@@ -127,7 +123,7 @@ class BindingMetrics:
         """Count a request that came over gRPC. See `ended` for the parameters."""
         count = self._grpc_requests.get(outcome)
         if count is None:
-            count = self._grpc_requests[outcome] = self._metrics.requests.labels(self._name, GRPC, outcome.value)
+            count = self._grpc_requests[outcome] = self._metrics.requests.labels(self.name, GRPC, outcome.value)
         count.value += 1
         self._duration(outcome).observe(seconds)
 
@@ -169,7 +165,7 @@ class BindingMetrics:
         elif result.limit:
             self.limit_reached(result.limit)
         if result.texts_cut:
-            self._metrics.texts_cut.labels(self._name).inc(max(0, min(result.texts_cut, MAX_REPORTED)))
+            self._metrics.texts_cut.labels(self.name).inc(max(0, min(result.texts_cut, MAX_REPORTED)))
         if result.stderr_total > len(result.stderr):
             self.limit_reached(_STDERR_KEY)
         if result.outbound:
@@ -178,11 +174,11 @@ class BindingMetrics:
 
     def retried(self) -> None:
         """Count a further attempt of a request."""
-        self._metrics.retries.labels(self._name).inc()
+        self._metrics.retries.labels(self.name).inc()
 
     def timed_out(self) -> None:
         """Count an attempt that the timeout of a resiliency policy ended."""
-        self._metrics.policy_timeouts.labels(self._name).inc()
+        self._metrics.policy_timeouts.labels(self.name).inc()
 
     def limit_reached(self, key: str) -> None:
         """Count a limit that was reached.
@@ -191,7 +187,7 @@ class BindingMetrics:
             key: one of `sandboxd.limits.keys.ALL_KEYS`. Others, which only a compromised worker sends, are ignored.
         """
         if key in ALL_KEYS:
-            self._metrics.limits.labels(self._name, key).inc()
+            self._metrics.limits.labels(self.name, key).inc()
 
     def _sent(self, usage: OutboundUsage) -> None:
         metrics = self._metrics
@@ -200,13 +196,13 @@ class BindingMetrics:
             self.limit_reached(limit)
         if usage.denied:
             if metrics.journal is not None:
-                metrics.journal.denied(self._name, usage.target)
+                metrics.journal.denied(self.name, usage.target)
             reason = usage.denied if usage.denied in DENIAL_REASONS else "limit"
-            metrics.denied.labels(self._name, reason).inc()
+            metrics.denied.labels(self.name, reason).inc()
             return
         rule = self._known(self._rules, usage.rule)
-        metrics.outbound.labels(self._name, rule, self._known(self._codes, usage.outcome)).inc()
-        metrics.outbound_durations.labels(self._name, rule).observe(usage.duration_ns * 1e-9)
+        metrics.outbound.labels(self.name, rule, self._known(self._codes, usage.outcome)).inc()
+        metrics.outbound_durations.labels(self.name, rule).observe(usage.duration_ns * 1e-9)
 
     def _known(self, seen: set[str], text: str) -> str:
         """Return the label value for a text of a worker. A compromised worker must not create series without limit."""
@@ -233,7 +229,7 @@ class BindingMetrics:
         if children is None:
             values = (
                 labels.app_id,
-                self._name,
+                self.name,
                 labels.namespace,
                 shown,
                 "true" if success else "false",

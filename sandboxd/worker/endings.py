@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+from hostfuncs import outcome as outcomes
 from hostfuncs.running import endings
 from sandboxd.limits.keys import key_of, shown
 from sandboxd.outcome import Outcome
@@ -24,10 +25,12 @@ class KeyNames:
 
 KEY_NAMES: Final = KeyNames()
 
+_OUTCOMES: Final = {outcome: Outcome(outcome.value) for outcome in outcomes.Outcome}
+
 
 def outcome_of(ending: endings.Ending) -> Outcome:
     """Return the server's name of an outcome."""
-    return Outcome(ending.outcome.value)
+    return _OUTCOMES[ending.outcome]
 
 
 def report(binding: str, ending: endings.Ending) -> None:

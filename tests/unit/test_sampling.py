@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def told(records: list[logging.LogRecord]) -> list[dict[str, Any]]:
-    return [getattr(record, log._ATTRIBUTE) for record in records]
+    return [getattr(record, log.ATTRIBUTE) for record in records]
 
 
 def test_a_few_of_each_kind_and_the_count_of_the_others(clock: SimpleNamespace, said: list[logging.LogRecord]) -> None:

@@ -18,6 +18,8 @@ from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import BindingUnavailable, Rejected
 from sandboxd.wire.messages import Result
 
+_SURELY_SHORT: Final = texts.MAX_BYTES // 4
+"""A text of so many characters needs no cut, whatever they are."""
 _JSON: Final = (b"content-type", b"application/json")
 _NO_SUCH_BINDING: Final = (
     "GET /v1.0/metadata lists those that are served; scopes, namespace or direction of a component may leave it out"
@@ -74,7 +76,7 @@ class Failure(Exception):  # noqa: N818 - an answer on its way out, not an error
     def reason(self) -> str:
         """Return what the log says of it."""
         text = self._logged or (f"{self.message}; {self.detail}" if self.detail else self.message)
-        return texts.bounded(text)
+        return texts.bounded(text) if len(text) > _SURELY_SHORT else text
 
     def body(self) -> bytes:
         """Return the body of an answer over HTTP."""

@@ -53,6 +53,7 @@ class Sampled:
         self._lines = 0
         """The lines of this period."""
         self._ends = 0.0
+        self._all = False
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -72,6 +73,7 @@ class Sampled:
         if now >= self._ends:
             self.tell()
             self._ends = now + PERIOD_S
+            self._all = log.isEnabledFor(logging.DEBUG)
             self._timer = asyncio.get_running_loop().call_later(PERIOD_S, self.tell)
         kind = self._kinds.get((binding, outcome, message))
         if kind is None:
@@ -80,7 +82,7 @@ class Sampled:
             return kind.logged
         if not kind.logged:
             return False
-        if (kind.full < FEW and self._lines < MANY) or log.isEnabledFor(logging.DEBUG):
+        if (kind.full < FEW and self._lines < MANY) or self._all:
             kind.full += 1
             self._lines += 1
             return True
