@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import wasmtime
 
 from hostfuncs import wasip1
-from hostfuncs.abi import GuestTrapped, ProcExit, capi
+from hostfuncs.abi import GuestEnded, GuestTrapped, ProcExit, capi
 from hostfuncs.limits import EngineSettings, Limits
 from hostfuncs.outcome import Outcome
 from hostfuncs.running import core_imports
 from hostfuncs.running.endings import COMPLETED, PLAIN_NAMES, Ending, LimitNames
 from hostfuncs.running.errors import GuestError
-from hostfuncs.running.parking import AwaitedBytes, AwaitedStrings, Gate, Input, Wait
+from hostfuncs.running.parking import AwaitedBytes, AwaitedStrings, Gate, Input, ParkPoint, Wait
 from hostfuncs.running.runner import GuestRunner
 
 if TYPE_CHECKING:
@@ -68,9 +68,11 @@ class CoreRunner(GuestRunner):
         "_environ",
         "_error",
         "_externs",
+        "_gate",
         "_has_memory",
         "_has_start",
         "_http",
+        "_initialize",
         "_input",
         "_instance",
         "_instance_address",
@@ -82,6 +84,7 @@ class CoreRunner(GuestRunner):
         "_pre_address",
         "_start_extern",
         "_start_handle",
+        "_start_name",
         "_trap",
         "_trap_address",
         "_values",
@@ -104,6 +107,7 @@ class CoreRunner(GuestRunner):
         files: FileSettings | None = None,
         settings: EngineSettings,
         names: LimitNames = PLAIN_NAMES,
+        initialize: str = "",
     ) -> None:
         # WASI preview 1 uses one memory. wasmtime would apply the memory limit to each of several memories separately.
         super().__init__(engine, limits, instances=1, memories=1, settings=settings, names=names)
@@ -111,6 +115,15 @@ class CoreRunner(GuestRunner):
         self._has_memory = begins_with is not None
         self._begins_with = begins_with or 0
         self._has_start = core_imports.has_start(module)
+        self._initialize, self._start_name = b"", _START
+        if initialize:
+            core_imports.check_initialize(module, initialize)
+            self._initialize = initialize.encode()
+            if initialize == core_imports.WIZER_INITIALIZE and core_imports.has_start(
+                module, core_imports.WIZER_RESUME
+            ):
+                self._has_start, self._start_name = True, core_imports.WIZER_RESUME.encode()
+        self._gate: Gate | None = None
         if self._begins_with > limits.memory_bytes:
             self._refused = self._sentences.begins_too_large(self._begins_with)
         self.program = wasip1.Program(
@@ -128,7 +141,7 @@ class CoreRunner(GuestRunner):
         self._http: CoreHttp | None = core_imports.http_for(module, self.program, limits)
         self._holds_something = self._http is not None or bool(files)
         self._native: NativeRun | None = None
-        if settings.native_functions and self._has_memory and not self._holds_something:
+        if settings.native_functions and self._has_memory and not self._holds_something and not initialize:
             self._native = core_imports.native_for(self.program, limits)
         self._pre = core_imports.link(engine, module, self.program, self._http, self._native)
 
@@ -219,6 +232,7 @@ class CoreRunner(GuestRunner):
     def _begin(self, args: Sequence[bytes], env: Sequence[tuple[bytes, bytes]], stdin: bytes | memoryview) -> None:
         self.stdout = self.stderr = b""
         self.stderr_total = 0
+        self._gate = None
         self.program.begin(
             self._args.extended(args) if args else self._args,
             self._environ.extended([name + b"=" + value for name, value in env]) if env else self._environ,
@@ -260,7 +274,13 @@ class CoreRunner(GuestRunner):
             program.sources.suspend()
             program.memory.use_large_pages()
 
-        gate = Gate(wait, suspend=suspend, resume=resume)
+        def arrive(at: ParkPoint) -> Input:
+            if at is ParkPoint.READY:
+                # Between two calls the guest is not in the middle of asking for its environment.
+                environ.asked = False
+            return wait(at)
+
+        gate = self._gate = Gate(arrive, suspend=suspend, resume=resume)
         program.stdin = AwaitedBytes(gate)  # type: ignore[assignment]
         if self._http is not None:
             assert self._egress is not None
@@ -320,8 +340,11 @@ class CoreRunner(GuestRunner):
         if self._has_memory:
             capi.instance_export_get(context, instance, _MEMORY, len(_MEMORY), self._memory_extern)
             state.memory.attach(context, self._memory_handle)
+        if self._initialize and not self._call_initialize(context):
+            return None
         if self._has_start:
-            capi.instance_export_get(context, instance, _START, len(_START), self._start_extern)
+            name = self._start_name
+            capi.instance_export_get(context, instance, name, len(name), self._start_extern)
             self._error = capi.func_call_unchecked(
                 context, self._start_handle, self._values_address, _RESULTS, self._trap_address
             )
@@ -330,6 +353,23 @@ class CoreRunner(GuestRunner):
         if self._has_memory:
             self.memory_bytes = capi.memory_data_size(context, self._memory_handle)
         return COMPLETED
+
+    def _call_initialize(self, context: int) -> bool:
+        """Call the function that comes before `_start`, and park the run after it. Return False if the run is over."""
+        name = self._initialize
+        capi.instance_export_get(context, self._instance_address, name, len(name), self._start_extern)
+        self._error = capi.func_call_unchecked(
+            context, self._start_handle, self._values_address, _RESULTS, self._trap_address
+        )
+        if self._error or self._trap[0]:
+            return False
+        if self._gate is not None:
+            try:
+                self._gate.arrive(ParkPoint.READY)
+            except GuestEnded as ended:
+                self.state.note(ended)
+                return False
+        return True
 
     def _release(self) -> Sequence[UsageRecord]:
         files = self.program.files

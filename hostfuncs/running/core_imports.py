@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 PAGE_BYTES = 65536
 START = "_start"
+WIZER_INITIALIZE = "wizer.initialize"
+WIZER_RESUME = "wizer.resume"
+"""The functions of a program made for Wizer (its include/wizer.h): one for what comes ahead, and one to run instead of
+`_start`, which would construct anew what the first has constructed."""
 RESULTS = 16
 """Most results that `_start` may have. They are ignored, as in wazero."""
 
@@ -77,19 +81,39 @@ def check_memory(module: wasmtime.Module) -> int | None:
     return None
 
 
-def has_start(module: wasmtime.Module) -> bool:
-    """Return whether the module exports `_start`. Without it the run is over once the instance is made, as in wazero.
+def has_start(module: wasmtime.Module, name: str = START) -> bool:
+    """Return whether the module exports the function that is run. Without it the run is over once the instance is made,
+    as in wazero.
+
+    Parameters:
+        module: the guest.
+        name: the function.
 
     Raises:
-        GuestError: `_start` cannot be called without arguments.
+        GuestError: it cannot be called without arguments.
     """
     for export in module.exports:
-        if export.name == START:
+        if export.name == name:
             kind = export.type
             if not isinstance(kind, wasmtime.FuncType) or len(kind.params) or len(kind.results) > RESULTS:
-                raise GuestError('the export "_start" is not a function without parameters')
+                raise GuestError(f'the export "{name}" is not a function without parameters')
             return True
     return False
+
+
+def check_initialize(module: wasmtime.Module, name: str) -> None:
+    """Check that a module exports a function that can be called before `_start`.
+
+    Raises:
+        GuestError: it does not, or the function has parameters or results.
+    """
+    for export in module.exports:
+        if export.name == name:
+            kind = export.type
+            if isinstance(kind, wasmtime.FuncType) and not len(kind.params) and not len(kind.results):
+                return
+            raise GuestError(f'the export "{name}" is not a function without parameters and results')
+    raise GuestError(f'the module does not export "{name}"')
 
 
 def native_for(program: wasip1.Program, limits: Limits) -> native.NativeRun | None:

@@ -2,7 +2,8 @@
 
 A process with a parked guest can be forked. Each copy goes on with an input of its own in a few milliseconds, while the
 guest would otherwise have to start again. The guest needs no change. It is parked inside the host function that it
-called: `fd_read` or `poll_oneoff` on stdin, the same of `wasi:io` on `wasi:cli/stdin`, or its first outbound request.
+called: `fd_read` or `poll_oneoff` on stdin, the same of `wasi:io` on `wasi:cli/stdin`, or its first outbound request. A
+core module may have a function that is called before `_start`. Its run is parked after that, if it was not before.
 
 The objects here replace the run's input, so a run that is not parked has no cost from them. A runner that was parked
 once is not used for another run.
@@ -24,6 +25,8 @@ class ParkPoint(StrEnum):
     """It read, or polled, standard input."""
     REQUEST = "request"
     """It made an outbound request."""
+    READY = "ready"
+    """The function that comes before `_start` has returned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

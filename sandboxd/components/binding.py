@@ -70,6 +70,8 @@ class Binding:
     """The parked children that are kept ready for each set of arguments; 0 adapts their number to the demand."""
     warm_templates: int = 8
     """The most sets of arguments that are started warm at once."""
+    initialize: str = ""
+    """The exported function that every run calls before `_start`; a guest is parked after it. Empty for none."""
     mounts: tuple[MountSettings, ...] = ()
     """Folders of the host that the guest finds."""
     tmp: TmpSettings | None = None

@@ -119,6 +119,8 @@ def _warm_start(prop: Property, _: KeyContext) -> Mapping[str, Any]:
     return {"warm_start": word in TRUTHY}
 
 
+_EXPORT: Final = r"(?!(?:true|false)\s*$)[A-Za-z_$][!-~]{0,199}"
+"""The names of exported functions that are taken: what compilers write, and nothing that was meant as a switch."""
 _WARM_INSTANCES: Final = About(
     key="warmInstances",
     kind=Kind.NUMBER,
@@ -143,6 +145,15 @@ def _warm_instances(prop: Property, _: KeyContext) -> Mapping[str, Any]:
 
 def _warm_templates(prop: Property, _: KeyContext) -> Mapping[str, Any]:
     return {"warm_templates": _number(prop, _WARM_TEMPLATES)}
+
+
+def _warm_until(prop: Property, _: KeyContext) -> Mapping[str, Any]:
+    name = prop.value.strip()
+    if not re.fullmatch(_EXPORT, name):
+        raise InvalidError(
+            f"warmUntil {prop.shown} is neither stdin nor the name of a function", "such as wizer.initialize"
+        )
+    return {"initialize": "" if name == "stdin" else name}
 
 
 def _mounts(prop: Property, context: KeyContext) -> Mapping[str, Any]:
@@ -299,6 +310,12 @@ KEYS: Final = (
     ),
     _key(
         _WARM_TEMPLATES.key, _warm_templates, "`8`", "number", _WARM_TEMPLATES.meaning, number=_WARM_TEMPLATES,
+    ),
+    _key(
+        "warmUntil", _warm_until, "`stdin`", "`stdin`, or the name of an exported function",
+        "a function of a core module that every run calls before `_start`; after it, a guest that is started warm "
+        "waits; see [warm starts](warm-starts.md#guests-that-say-when-they-are-ready)",
+        pattern=rf"\s*{_EXPORT}\s*",
     ),
     _key(
         "mounts", _mounts, "none", "list of `{source, target, readOnly}`",

@@ -27,8 +27,8 @@ PATIENCE_NS: Final = 50_000_000
 """An invocation that may run waits at most so long for a child that is being forked, where a cold run takes longer."""
 CHILD_NS: Final = 3e6
 """What a child is taken to need to be ready before any was."""
-POINTS: Final = frozenset(("stdin", "request"))
-"""What a template may say of where its guest is parked: `hostfuncs.running.parking.ParkPoint`."""
+POINTS: Final = {"stdin": "reads stdin", "request": "makes a request", "ready": "is ready"}
+"""What a template may say of where its guest is parked (`hostfuncs.running.parking.ParkPoint`), in words."""
 
 _TRACE: Final = frozenset((b"TRACEPARENT", b"TRACESTATE", b"BAGGAGE"))
 """The variables of the trace context, which differ from request to request."""
@@ -201,7 +201,7 @@ class Warm:
             "a template of %s is parked after %.0f ms: its guest %s",
             template.key.binding,
             message.boot_ns / 1e6,
-            "reads stdin" if message.at == "stdin" else "makes a request",
+            POINTS[message.at],
             extra=fields(event="template", binding=template.key.binding),
         )
         if not self._table.on_parked(template, message.private_bytes, message.boot_ns, message.cpu_ns):

@@ -89,6 +89,7 @@ def guest_spec(guest: PreparedGuest, own_ports: tuple[int, ...] = (), *, warm_st
         warm=m.GuestWarm(instances=binding.warm_instances, templates=binding.warm_templates)
         if binding.starts_warm(warm_start)
         else None,
+        initialize=binding.initialize,
     )
 
 

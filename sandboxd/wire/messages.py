@@ -72,6 +72,8 @@ class GuestSpec(Message, frozen=True, kw_only=True, tag="guest"):
     tmp: GuestTmp | None = None
     warm: GuestWarm | None = None
     """None: every run begins with a fresh instance."""
+    initialize: str = ""
+    """The exported function that every run calls before `_start`; empty for none."""
 
 
 # front -> worker -----------------------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ class ComponentGuest:
             component = wc.Component.deserialize_file(engine, spec.artifact)
         except wasmtime.WasmtimeError as error:
             raise GuestError(f"the artifact does not load: {error}") from None
+        if spec.initialize:
+            raise GuestError("warmUntil names a function, and only core modules can have one")
         self._runner = ComponentRunner(
             engine,
             component,

@@ -45,6 +45,7 @@ class CoreGuest:
             files=file_settings(spec),
             settings=converted(settings, limits.EngineSettings),
             names=KEY_NAMES,
+            initialize=spec.initialize,
         )
         if self._runner.imports_http:
             # Before the fork, along with the first guest that needs it.

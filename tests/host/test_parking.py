@@ -12,6 +12,7 @@ from hostfuncs.outcome import Outcome
 from hostfuncs.running import engine
 from hostfuncs.running.core import CoreRunner
 from hostfuncs.running.deadline import DeadlineThread
+from hostfuncs.running.errors import GuestError
 from hostfuncs.running.parking import Input, ParkPoint
 from hostfuncs.wasip1 import StrictSources, SystemSources
 from tests.guests import path as guest
@@ -48,10 +49,19 @@ def deadlines() -> Iterator[DeadlineThread]:
 ENGINE = engine.build(EngineSettings(), parallel_compilation=False, pooling=False)
 
 
-def runner_of(deadlines: DeadlineThread, module: bytes | str, *, strict: bool = False) -> CoreRunner:
+def runner_of(
+    deadlines: DeadlineThread, module: bytes | str, *, strict: bool = False, initialize: str = ""
+) -> CoreRunner:
     compiled = wasmtime.Module(ENGINE, module)
     runner = CoreRunner(
-        ENGINE, compiled, Limits(), argv0=b"g", env=[(b"FIXED", b"1")], strict=strict, settings=EngineSettings()
+        ENGINE,
+        compiled,
+        Limits(),
+        argv0=b"g",
+        env=[(b"FIXED", b"1")],
+        strict=strict,
+        settings=EngineSettings(),
+        initialize=initialize,
     )
     runner.prepare(deadlines, None)
     return runner
@@ -138,3 +148,91 @@ def test_strict_clocks_go_on_from_the_current_second(monkeypatch: pytest.MonkeyP
         cold.random(4),
         cold.monotonic(),
     )
+
+
+INITIALIZED = ENVIRONMENT_AND_STDIN.replace(
+    '(func (export "_start") %s))',
+    """
+  (func $put (param $char i32)
+    (i32.store8 (i32.const 3000) (local.get $char))
+    (i32.store (i32.const 0) (i32.const 3000))
+    (i32.store (i32.const 4) (i32.const 1))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16))))
+  (func (export "init") (call $put (i32.const 0x69)) %s)
+  (func (export "wizer.initialize") (call $put (i32.const 0x77)))
+  (func (export "wizer.resume") (call $put (i32.const 0x72)))
+  (func (export "_start") (call $put (i32.const 0x73)) %s)
+  (func (export "with_result") (result i32) (i32.const 0))
+  (global (export "no_function") i32 (i32.const 0)))""",
+)
+"""`init` writes i, `_start` s, `wizer.initialize` w and `wizer.resume` r."""
+
+
+def parked(runner: CoreRunner, given: Input) -> list[ParkPoint]:
+    """Run to the end, parked, and return where."""
+    points = []
+
+    def wait(at: ParkPoint) -> Input:
+        points.append(at)
+        return given
+
+    runner.begin_parking([], [], wait)
+    assert runner.run(in_a_minute()).outcome is Outcome.COMPLETED
+    return points
+
+
+@pytest.mark.parametrize(
+    ("name", "stdout"), [("", b"s"), ("init", b"is"), ("wizer.initialize", b"wr"), ("wizer.resume", b"rs")]
+)
+def test_the_function_that_comes_first_comes_first_cold_and_parked(
+    deadlines: DeadlineThread, name: str, stdout: bytes
+) -> None:
+    runner = runner_of(deadlines, INITIALIZED % ("", ""), initialize=name)
+    for _ in range(2):
+        runner.begin([], [], b"")
+        assert runner.run(in_a_minute()).outcome is Outcome.COMPLETED
+        assert runner.stdout == stdout
+        given = Input(stdin=b"", deadline_ns=in_a_minute())
+        assert parked(runner, given) == ([ParkPoint.READY] if name else [])
+        assert runner.stdout == stdout
+
+
+def test_what_it_asks_of_its_environment_first_may_be_told_again(deadlines: DeadlineThread) -> None:
+    runner = runner_of(deadlines, INITIALIZED % ("(call $show)", "(call $show)"), initialize="init")
+    given = Input(stdin=b"", env=((b"TRACEPARENT", b"2"),), deadline_ns=in_a_minute())
+    assert parked(runner, given) == [ParkPoint.READY]
+    assert runner.stdout == b"iFIXED=1\0sFIXED=1\0TRACEPARENT=2\0"
+
+
+def test_a_run_that_reads_in_its_first_function_is_parked_there_and_only_there(deadlines: DeadlineThread) -> None:
+    runner = runner_of(deadlines, INITIALIZED % ("(call $read_once)", ""), initialize="init")
+    assert parked(runner, Input(stdin=b"x", deadline_ns=in_a_minute())) == [ParkPoint.STDIN]
+    assert runner.stdout == b"is"
+
+
+def test_the_deadline_of_the_input_counts_after_the_first_function_too(deadlines: DeadlineThread) -> None:
+    runner = runner_of(deadlines, INITIALIZED % ("", ""), initialize="init")
+    runner.begin_parking([], [], lambda _: Input(stdin=b"", deadline_ns=time.monotonic_ns() - 1))
+    assert runner.run(in_a_minute()).outcome is Outcome.DEADLINE_EXCEEDED
+    assert runner.stdout == b"i"
+
+
+def test_a_trap_in_the_first_function_ends_the_run(deadlines: DeadlineThread) -> None:
+    runner = runner_of(deadlines, INITIALIZED % ("unreachable", ""), initialize="init")
+    runner.begin([], [], b"")
+    assert runner.run(in_a_minute()).outcome is Outcome.TRAPPED
+    assert runner.stdout == b"i"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("absent", 'the module does not export "absent"'),
+        ("with_result", 'the export "with_result" is not a function without parameters and results'),
+        ("no_function", 'the export "no_function" is not a function without parameters and results'),
+    ],
+)
+def test_what_cannot_be_called_first_is_refused(deadlines: DeadlineThread, name: str, message: str) -> None:
+    with pytest.raises(GuestError) as refused:
+        runner_of(deadlines, INITIALIZED % ("", ""), initialize=name)
+    assert str(refused.value) == message

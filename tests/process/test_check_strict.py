@@ -86,12 +86,15 @@ def test_an_empty_folder_is_nothing_to_serve(tmp_path: Path) -> None:
 
 
 def test_what_only_shows_when_a_guest_is_linked(tmp_path: Path) -> None:
-    for name, text in {"table": TABLE, "zone": UNKNOWN_WASI, "library": "(module)"}.items():
+    command = UNKNOWN_WASI.replace(UNKNOWN_WASI.partition("\n")[0], "(component")
+    for name, text in {"table": TABLE, "zone": UNKNOWN_WASI, "library": "(module)", "command": command}.items():
         (tmp_path / f"{name}.wasm").write_bytes(wasmtime.wat2wasm(text))
     documents = [component(name, f"file://{tmp_path}/{name}.wasm") for name in ("table", "zone", "library")]
     documents += [
         component("small", f"file://{path('upper')}", memoryLimit="64Ki"),
         component("good", f"file://{path('upper')}"),
+        component("absent", f"file://{path('upper')}", warmUntil="make_ready"),
+        component("late", f"file://{tmp_path}/command.wasm", warmUntil="make_ready"),
     ]
     folder = write_components(tmp_path / "resources", documents)
     status, said = checked(folder)
@@ -102,6 +105,8 @@ def test_what_only_shows_when_a_guest_is_linked(tmp_path: Path) -> None:
         "table": "more table elements to begin with than",
         "zone": "wasi:clocks/timezone@0.2.12",
         "library": "exports no _start",
+        "absent": 'the module does not export "make_ready"',
+        "late": "warmUntil names a function, and only core modules can have one",
     }.items():
         assert any(part in line and line.startswith(f"{folder}/") for line in lines), (name, said)
     assert lines[-1].endswith("bindings that can be served: library, good")

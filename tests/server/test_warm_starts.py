@@ -57,6 +57,16 @@ NEVER_READS = """
     (i32.store (i32.const 4) (i32.const 4))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))))
 """
+SAYS_READY = NEVER_READS.replace(
+    '(func (export "_start")',
+    """
+  (func (export "make_ready") (local $left i32)
+    (local.set $left (i32.const 10000000))
+    (loop $more (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+    (i32.store8 (i32.const 32) (i32.const 0x44)))
+  (func (export "_start")""",
+)
+"""Its function takes some milliseconds, and makes `done` of what is written `Done`."""
 LOOPS_FIRST = '(module (memory (export "memory") 1) (func (export "_start") (loop $on (br $on))))'
 
 
@@ -69,6 +79,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         *pair("never", module(folder, "never", NEVER_READS)),
         *pair("quick", module(folder, "quick", BYTE_FIRST), instances=0),
         *pair("loops", module(folder, "loops", LOOPS_FIRST), timeout="300ms"),
+        *pair("ready", module(folder, "ready", SAYS_READY), warmUntil="make_ready"),
         *pair("random", guests.path("random"), strictSandbox="true"),
     ]
     with RunningServer(write_components(folder / "r", documents), "--workers", "2", environ=LARGE_BODIES) as running:
@@ -109,6 +120,13 @@ def test_a_guest_that_needs_no_input_runs_cold_and_the_log_says_so(server: Runni
     until(lambda: server.metric("sandboxd_warm_templates", state="failed") >= 1, "the template is given up")
     assert ask(server, "never-warm", b"") == (200, b"done")
     assert server.metric("sandboxd_warm_misses_total", binding="never-warm", reason="failed") >= 1
+
+
+def test_a_guest_that_reads_nothing_is_parked_after_the_function_that_makes_it_ready(server: RunningServer) -> None:
+    warm_up(server, "ready-warm")
+    line = server.wait_for(lambda line: line.get("event") == "template" and line.get("binding") == "ready-warm")
+    assert line["message"].endswith("its guest is ready")
+    assert same(server, "ready", b"not read") == (200, b"Done")
 
 
 def test_a_guest_that_starts_quickly_runs_cold_unless_children_are_configured(server: RunningServer) -> None:

@@ -184,3 +184,17 @@ def test_the_table_has_a_row_for_every_key() -> None:
     assert len(rows) == 2 + len(KEYS) + 1
     assert all(row.count("|") == 6 for row in rows)
     assert "| `timeout` | `30s` | duration, from 1ms | `1h` |" in "\n".join(rows)
+
+
+@pytest.mark.parametrize(
+    ("value", "initialize"),
+    [("stdin", ""), ('" stdin "', ""), ("wizer.initialize", "wizer.initialize"), ("_ready", "_ready")],
+)
+def test_the_function_that_comes_first(tmp_path: Path, value: str, initialize: str) -> None:
+    assert only(load_text(tmp_path, with_value("warmUntil", value))).initialize == initialize
+
+
+@pytest.mark.parametrize("value", ['""', '"two words"', '"\u00fc"', "true", "false", "1"])
+def test_no_name_of_a_function(tmp_path: Path, value: str) -> None:
+    ((_, _, message),) = said(load_text(tmp_path, with_value("warmUntil", value)))
+    assert message.endswith("is neither stdin nor the name of a function")
