@@ -37,6 +37,7 @@ QUESTIONS = (
     Question("invoke"),
     Question("spawn"),
     Question("warm"),
+    Question("warm_chaos"),
     Question("server"),
     Question("grpc"),
     Question("peer"),

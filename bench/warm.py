@@ -1,22 +1,17 @@
 """How long does an interpreter take for a request, started cold and started warm?
 
 Each guest is bound twice in one server, cold and with `warmStart`, and both are measured in turn on one connection.
-Then CPython on eight connections, the private memory of a child that waits, what is left after many runs with mixed
-outcomes, and whether every caller is answered while templates and children are killed. Where a daprd is found, it runs
-CPython and Ruby as well.
+Then CPython on eight connections, and the private memory of a child that waits. Where a daprd is found, it runs CPython
+and Ruby as well. `bench/warm_chaos.py` asks what is left after many runs.
 
     python -m bench.warm [--quick] [--rounds N] [--seconds S] [--json FILE]
 """
 
-import contextlib
 import json
 import os
-import random
-import signal
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -33,9 +28,6 @@ from tests.running import RunningServer, component, write_components
 
 MIB = 1 << 20
 CONNECTIONS = 8
-MIXED_RUNS = 20_000
-CHAOS_S = 60.0
-KILLS_PER_S = 10.0
 SCRIPT = "import sys; print(sys.stdin.read())"
 
 
@@ -194,31 +186,6 @@ def memory(record: Record, server: Server) -> None:
     record.bars.append(Bar(what="private memory of a child that waits", want=4, got=round(most, 2), unit="MiB"))
 
 
-def leftovers(record: Record, server: Server, one: Asked, runs: int) -> None:
-    """Many runs with mixed outcomes; then everything is as before."""
-    code = "import sys; n = int(sys.stdin.read() or 0); print(n); sys.exit(n % 3) if n % 5 else 1 / 0"
-    mixed = [
-        Asked(name="mixed", file=one.file, argv=("-I", "-c", code), data=str(n), stdin="text").body() for n in range(30)
-    ]
-    target = server.target(0, warm=True)
-    for body in mixed[:4]:
-        closed_loop(target, body, connections=1, seconds=1)
-    before = settled(server)
-    done = failed = number = 0
-    while done < runs:
-        run = closed_loop(target, mixed[number % len(mixed)], connections=4, seconds=3)
-        number += 1
-        done += run.requests
-        failed += run.requests == 0
-    after = settled(server)
-    record.notes.append(f"{done} runs with mixed outcomes: before {before.asdict()}, after {after.asdict()}")
-    record.bars.append(Bar(what="processes left over", want=0, got=after.workers - before.workers))
-    record.bars.append(Bar(what="descriptors left over", want=0, got=after.front_fds - before.front_fds))
-    record.bars.append(
-        Bar(what="the front has grown", want=8, got=round((after.front_kib - before.front_kib) / 1024, 1), unit="MiB")
-    )
-
-
 def settled(server: Server) -> census.Census:
     """Return the census once it has not changed for half a second."""
     until = time.monotonic() + 20
@@ -230,33 +197,6 @@ def settled(server: Server) -> census.Census:
             return now
         found = now
     return found
-
-
-def chaos(record: Record, server: Server, one: Asked, seconds: float) -> None:
-    """Kill templates and children while four connections ask."""
-    over = threading.Event()
-    killed = 0
-    chance = random.Random(1)
-
-    def kill() -> None:
-        nonlocal killed
-        while not over.wait(chance.expovariate(KILLS_PER_S)):
-            # Templates lead process groups, which their children are in; workers are in the zygote's.
-            with contextlib.suppress(ProcessLookupError):
-                zygotes = census.zygotes(server.front)
-                below = [pid for pid in census.workers(server.front) if os.getpgid(pid) not in zygotes]
-                if below:
-                    os.kill(chance.choice(below), signal.SIGKILL)
-                    killed += 1
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    run = closed_loop(server.target(0, warm=True), one.body(), connections=4, seconds=seconds)
-    over.set()
-    killer.join()
-    record.notes.append(f"{killed} processes killed in {seconds:g} s: {run.requests} answered, {run.failed} as failed")
-    # The generator stops with an error if a request has no answer at all.
-    record.bars.append(Bar(what="callers never answered while processes were killed", want=0, got=0))
 
 
 def daprd(record: Record, wanted: list[Asked], seconds: float) -> None:
@@ -284,8 +224,6 @@ def main() -> int:
             latencies(record, server, wanted, given.rounds, given.seconds)
             throughput(record, server, wanted[0], given.rounds, given.seconds)
             memory(record, server)
-            leftovers(record, server, wanted[0], 300 if given.quick else MIXED_RUNS)
-            chaos(record, server, wanted[0], 10.0 if given.quick else CHAOS_S)
     daprd(record, wanted, given.seconds)
     return end(record, given)
 
