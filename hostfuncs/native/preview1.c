@@ -185,10 +185,29 @@ static int strings_get(struct memory m, const u8 *block, u64 bytes, u32 pointers
     return SUCCESS;
 }
 
-FUNCTION(args_sizes_get) { BEGIN; NEED_MEMORY; ANSWER(sizes_get(m, r->args, r->args_bytes, v[0].i32, v[1].i32)); }
-FUNCTION(args_get) { BEGIN; NEED_MEMORY; ANSWER(strings_get(m, r->args, r->args_bytes, v[0].i32, v[1].i32)); }
-FUNCTION(environ_sizes_get) { BEGIN; NEED_MEMORY; ANSWER(sizes_get(m, r->environ, r->environ_bytes, v[0].i32, v[1].i32)); }
-FUNCTION(environ_get) { BEGIN; NEED_MEMORY; ANSWER(strings_get(m, r->environ, r->environ_bytes, v[0].i32, v[1].i32)); }
+FUNCTION(args_sizes_get) {
+    BEGIN;
+    NEED_MEMORY;
+    ANSWER(sizes_get(m, r->args, r->args_bytes, v[0].i32, v[1].i32));
+}
+
+FUNCTION(args_get) {
+    BEGIN;
+    NEED_MEMORY;
+    ANSWER(strings_get(m, r->args, r->args_bytes, v[0].i32, v[1].i32));
+}
+
+FUNCTION(environ_sizes_get) {
+    BEGIN;
+    NEED_MEMORY;
+    ANSWER(sizes_get(m, r->environ, r->environ_bytes, v[0].i32, v[1].i32));
+}
+
+FUNCTION(environ_get) {
+    BEGIN;
+    NEED_MEMORY;
+    ANSWER(strings_get(m, r->environ, r->environ_bytes, v[0].i32, v[1].i32));
+}
 
 /* clocks, random bytes --------------------------------------------------------------------------------------------- */
 
@@ -366,8 +385,8 @@ void hostfuncs_native_delete(struct run *r) {
     r->store = 0;
 }
 
-/* Run the guest once. Return whether it returned, or exited with 0; its store is deleted then. Otherwise the caller
-   deletes it, and frees `error` or `trap`. The pointers must stay valid until the store is deleted. */
+/* Run the guest once. Return whether it returned, or exited with 0 once it had an instance; its store is deleted then.
+   Otherwise the caller deletes it, and frees `error` or `trap`. The pointers must stay valid until then. */
 int hostfuncs_native_run(struct run *r, const u8 *args, u64 args_bytes, const u8 *environ, u64 environ_bytes,
                          const u8 *input, u64 input_bytes) {
     r->args = args;
@@ -392,7 +411,8 @@ int hostfuncs_native_run(struct run *r, const u8 *args, u64 args_bytes, const u8
     if (r->exited && r->trap && !r->error) {
         r->trap_delete(r->trap);
         r->trap = 0;
-        if (r->exit_code) return 0;
+        /* In a start function, only the caller may know the memory. */
+        if (r->exit_code || !r->attached) return 0;
     } else if (r->error || r->trap) {
         return 0;
     }

@@ -124,7 +124,8 @@ class NativeRun:
             args, environ: zero-terminated strings, one after the other. They and `stdin` must outlive the run.
 
         Returns:
-            Whether it returned, or exited with 0. Its store is deleted then. Otherwise `delete` must follow.
+            Whether it returned, or exited with 0 once it had an instance. Its store is deleted then. Otherwise `delete`
+            must follow.
         """
         well: int = self._library.run(self._address, args, len(args), environ, len(environ), stdin, len(stdin))
         self.instantiated_ns, self.memory_bytes = _TIME_AND_MEMORY.unpack_from(self._after)

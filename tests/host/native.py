@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 def need_native() -> None:
     """Skip the test where the library was not built; in CI it fails."""
     if native.find() is None:
-        skip_or_fail(ToolMissingError("hostfuncs/native/_preview1.so was not built: make install, with a C compiler"))
+        skip_or_fail(ToolMissingError("hostfuncs/native/_preview1.so", "a C compiler and make install build it"))
 
 
 @cache

@@ -188,6 +188,12 @@ def test_exit(code: int, start: bool, before: list[Step]) -> None:
     assert not outcome.ending.trace
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_memory_that_a_start_function_took_counts(code: int) -> None:
+    script: list[Step] = [Grow(), Invoke("clock_res_get", (0, 0)), Grow(), Invoke("proc_exit", (code,))]
+    assert both(text(script, start=True)).memory_bytes == 3 * PAGE
+
+
 @pytest.mark.parametrize(("limit", "ended"), [(300, Ended.COMPLETED), (299, Ended.OUTPUT_EXCEEDED)])
 def test_the_limit_of_stdout_counts_all_writes(limit: int, ended: Ended) -> None:
     script: list[Step] = [Write(64, struct.pack("<4I", 1000, 50, 1000, 50)), Write(1000, b"x" * 50)]
