@@ -17,6 +17,7 @@ import grpc
 from grpc import aio
 
 from sandboxd.errors import ExitCode, SandboxdError
+from sandboxd.front.grpc.floods import Floods
 from sandboxd.front.grpc.service import SERVICE, Service
 from sandboxd.front.grpc.status import GrpcError, Metadata
 from sandboxd.front.servers.connections import CallerLimits
@@ -156,8 +157,10 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._other = other
         self._max_bytes = config.max_message_bytes
         self._body_timeout_s = config.callers.body_timeout_s
-        self._turned_away = metrics.turned_away
+        self.turned_away = metrics.turned_away
         self._unread = Unread(config.callers, metrics)
+        self.floods: Floods | None = None
+        """Told of every call, where connections are watched."""
         self._methods = {name: self._handler(method) for name, method in methods.items()}
 
     def service(self, details: Any) -> Any:
@@ -188,16 +191,32 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         return grpc.stream_unary_rpc_method_handler(answer)
 
     async def _read(self, context: "aio.ServicerContext[Any, Any]") -> bytes:
-        """Return the request's message.
+        """Return the request's message, and have what it takes of the connection accounted for.
 
         Raises:
             GrpcError: it did not come, or it is too long.
         """
+        if self.floods is None:
+            return await self._message(context)
+        account = self.floods.began(context.peer())
+        began, size = time.monotonic(), None
+        try:
+            message = await self._message(context)
+            size = len(message)
+        except GrpcError as error:
+            size = 0 if error.code is grpc.StatusCode.INTERNAL else None
+            raise
+        finally:
+            self.floods.ended(account, context.invocation_metadata(), size, time.monotonic() - began)
+        return message
+
+    async def _message(self, context: "aio.ServicerContext[Any, Any]") -> bytes:
+        """See `_read`."""
         try:
             async with asyncio.timeout(self._body_timeout_s):
                 message: bytes = await context.read()
         except TimeoutError:
-            self._turned_away(BODY_TIMEOUT)
+            self.turned_away(BODY_TIMEOUT)
             raise GrpcError(grpc.StatusCode.DEADLINE_EXCEEDED, "the request's message did not come in time") from None
         if message is aio.EOF:
             raise GrpcError(grpc.StatusCode.INTERNAL, "the call has no request message")
@@ -259,6 +278,7 @@ async def serve(
         SandboxdError: an address is not available.
     """
     server = aio.server(options=_options(config))
+    watching: asyncio.Task[None] | None = None
     server.add_generic_rpc_handlers((handlers,))
     add(server)
     for target in config.targets:
@@ -275,6 +295,10 @@ async def serve(
                 exit_code=ExitCode.LISTEN,
             ) from error
     await server.start()
+    port = next((int(target.rpartition(":")[2]) for target in config.targets if not target.startswith("unix:")), 0)
+    if port:
+        handlers.floods = Floods(port, config.max_message_bytes + HEADROOM_BYTES, STREAMS, handlers.turned_away)
+        watching = asyncio.create_task(handlers.floods.watch(), name="grpc-floods")
     grace_s = 0.0
     try:
         accepting()
@@ -285,6 +309,8 @@ async def serve(
         ending = asyncio.ensure_future(server.stop(grace_s))
         released()
         await ending
+        if watching is not None:
+            watching.cancel()
         for target in config.targets:
             if target.startswith("unix:"):
                 with contextlib.suppress(FileNotFoundError):
