@@ -43,6 +43,17 @@ def test_run_names_the_functions(tmp_path: Path) -> None:
     ]
 
 
+def test_a_guest_without_names_is_told_of_them(tmp_path: Path) -> None:
+    guest = tmp_path / "app.wasm"
+    guest.write_bytes(wasmtime.wat2wasm('(module (func unreachable) (func (export "_start") call 0))'))
+    done = run_guest(guest)
+    assert done.stderr.splitlines()[2:] == [
+        "\t.$0(...)",
+        "\t.$1(...)",
+        "sandboxd: the guest's functions have no names: build it with them (-g, and neither -s nor strip)",
+    ]
+
+
 def test_run_says_that_there_are_no_mounts(tmp_path: Path) -> None:
     done = run_guest(path("stderr"))
     assert "mounts" not in done.stderr

@@ -32,6 +32,9 @@ _NO_FILE: Final = (
     b"bad file descriptor",
 )
 """The errors that standard libraries write if there is no folder, in lower case. WASI does not tell the host of it."""
+_FRAME: Final = "\n\t"
+_NAMELESS: Final = "\n\t.$"
+"""The beginnings of a trace's lines, and of those whose function has only a number, since its module has no names."""
 _DENIAL_KEYS: Final = {
     "host": ": add it to allowedOutboundHosts",
     "scheme": ": allowedOutboundHosts allows it with another scheme",
@@ -176,6 +179,8 @@ def result_hints(result: Result, reason: str, *, mounts: bool = False) -> list[s
             parts.append(f"outbound requests met a limit: {', '.join(met)}")
         denied = dict.fromkeys((usage.target, usage.denied) for usage in result.outbound if usage.target)
         parts += [_denial(target, why) for target, why in denied]
+    if result.trace and result.trace.count(_FRAME) == result.trace.count(_NAMELESS):
+        parts.append("the guest's functions have no names: build it with them (-g, and neither -s nor strip)")
     if not mounts and result.stderr and _asked_for_file(result.stderr):
         parts.append("the guest asked for a file, and the binding has no mounts (key mounts)")
     return parts
