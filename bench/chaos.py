@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import census
+from bench.answers import spread, tally, unanswered
 from bench.instance import Served, arguments, binding, finish, labelled, must, three, total
 from bench.measure import Bar, Record
-from bench.traffic import Shot, Traffic, run, shot, spread, tally, unanswered
+from bench.traffic import Shot, Traffic, run, shot
 
 TIMEOUT = "2s"
 LOOK_S = 0.0005

@@ -18,9 +18,10 @@ import sys
 import time
 from dataclasses import dataclass
 
+from bench.answers import Answer, quantiles, tally, unanswered
 from bench.instance import Served, arguments, binding, finish, must
 from bench.measure import Bar, Record
-from bench.traffic import Answer, Shot, Traffic, quantiles, run, shot, tally, unanswered
+from bench.traffic import Shot, Traffic, run, shot
 
 NAP_S = 0.02
 TIMEOUT_S = 0.5

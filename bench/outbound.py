@@ -1,7 +1,7 @@
 """The cost of an outbound request, by transport, at 1 and 16 in flight; and the time of a fan-out of slow requests.
 
-The origin is a process of its own on loopback that answers 128 bytes from a canned buffer, so that what is measured is
-the client. Every client runs in a process of its own, their rounds alternate, and the table has the median of the
+The origin is a process of its own on loopback. It answers with 128 bytes from a prepared buffer, so that the client
+decides the time. Every client runs in a process of its own, their rounds alternate, and the table has the median of the
 rounds' means: wall time and the client's CPU time per request.
 
     python bench/outbound.py [--rounds 5] [--requests 400] [--json FILE] [--before FOLDER]
@@ -23,7 +23,6 @@ httpx-aiohttp and aiohttp are measured where they are installed (pip install htt
 """
 
 import argparse
-import asyncio
 import contextlib
 import functools
 import importlib.metadata
@@ -35,254 +34,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpcore2
-import httpx2 as httpx
-
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, sys.argv[sys.argv.index("--packages") + 1] if "--packages" in sys.argv else str(ROOT))
+sys.path.insert(0, str(ROOT))
 
-from hostfuncs.outbound import Outbound, OutboundLimits, Policy, Request  # noqa: E402 - of the checkout that is wanted
-
-ORIGIN = r"""
-import asyncio, sys
-BODY = b"x" * 128
-REPLY = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 128\r\n\r\n" + BODY
-class Answering(asyncio.Protocol):
-    def connection_made(self, transport):
-        self.transport, self.held = transport, b""
-    def data_received(self, data):
-        self.held += data
-        while (at := self.held.find(b"\r\n\r\n")) >= 0:
-            slow = self.held.startswith(b"GET /slow")
-            self.held = self.held[at + 4:]
-            if slow:
-                asyncio.get_running_loop().call_later(0.05, self.transport.write, REPLY)
-            else:
-                self.transport.write(REPLY)
-async def main():
-    server = await asyncio.get_running_loop().create_server(Answering, "127.0.0.1", 0, backlog=256)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await asyncio.get_running_loop().connect_read_pipe(Ended, sys.stdin)
-    await server.serve_forever()
-class Ended(asyncio.Protocol):
-    def connection_lost(self, exc):
-        asyncio.get_running_loop().stop()
-try:
-    asyncio.run(main())
-except RuntimeError:
-    pass
-"""
-
-
-class Ours:
-    """hostfuncs.outbound. One invocation per round, as a guest that makes many requests."""
-
-    def __init__(self, port: int, new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
-        self.outbound = Outbound(new_loop=new_loop)
-        self.policy = Policy.parse(["http://127.0.0.1:*"])
-        self.request = Request(method="GET", scheme="http", authority=f"127.0.0.1:{port}")
-
-    def run(self, count: int, flight: int) -> None:
-        """Send `count` requests, `flight` at a time."""
-        limits = OutboundLimits(requests=count)
-        exchanges = self.outbound.begin(self.policy, limits, time.monotonic_ns() + 60 * 10**9)
-        left = count
-        while left:
-            started = [exchanges.start(self.request) for _ in range(min(flight, left))]
-            for exchange in started:
-                exchanges.wait(exchange.body.complete)
-                assert len(exchange.body.read(65536)) == 128
-            left -= len(started)
-        exchanges.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.outbound.close()
-
-
-class Client:
-    """Any asyncio client, driven in the same bursts."""
-
-    def __init__(self, make: Callable[[int], Awaitable[tuple[Callable[[], Awaitable[int]], Any]]], port: int) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.once, self.closing = self.loop.run_until_complete(make(port))
-
-    def run(self, count: int, flight: int) -> None:
-        """Send `count` requests, `flight` at a time."""
-
-        async def burst(size: int) -> None:
-            if size == 1:
-                assert await self.once() == 128
-            else:
-                assert await asyncio.gather(*(self.once() for _ in range(size))) == [128] * size
-
-        left = count
-        while left:
-            size = min(flight, left)
-            self.loop.run_until_complete(burst(size))
-            left -= size
-
-    def close(self) -> None:
-        """Close the client."""
-        self.loop.run_until_complete(self.closing())
-        self.loop.close()
-
-
-TIMEOUT = {"timeout": {"connect": 5.0, "read": 5.0, "write": 5.0, "pool": 5.0}}
-
-
-async def straight_httpcore(port: int) -> tuple[Callable[[], Awaitable[int]], Any]:
-    """httpcore2's pool."""
-    pool = httpcore2.AsyncConnectionPool(max_connections=64, keepalive_expiry=30)
-    url = httpcore2.URL(scheme=b"http", host=b"127.0.0.1", port=port, target=b"/")
-    headers = [(b"Host", b"127.0.0.1:%d" % port)]
-
-    async def once() -> int:
-        response = await pool.handle_async_request(httpcore2.Request(b"GET", url, headers=headers, extensions=TIMEOUT))
-        try:
-            return sum([len(part) async for part in response.stream])  # type: ignore[union-attr]
-        finally:
-            await response.aclose()
-
-    return once, pool.aclose
-
-
-def through(transport: httpx.AsyncBaseTransport, port: int) -> tuple[Callable[[], Awaitable[int]], Any]:
-    """An httpx2 transport without a client."""
-    url = httpx.URL(f"http://127.0.0.1:{port}/")
-
-    async def once() -> int:
-        response = await transport.handle_async_request(httpx.Request("GET", url, extensions=TIMEOUT))
-        try:
-            return sum([len(part) async for part in response.stream])  # type: ignore[union-attr]
-        finally:
-            await response.aclose()
-
-    return once, transport.aclose
-
-
-async def httpx_transport(port: int) -> tuple[Callable[[], Awaitable[int]], Any]:
-    """httpx2's own transport."""
-    return through(httpx.AsyncHTTPTransport(trust_env=False, limits=httpx.Limits(max_connections=64)), port)
-
-
-async def httpx_aiohttp(port: int) -> tuple[Callable[[], Awaitable[int]], Any]:
-    """aiohttp under httpx2's transport interface."""
-    from httpx_aiohttp.httpx2 import AiohttpTransport
-
-    return through(AiohttpTransport(), port)
-
-
-async def httpx_client(port: int) -> tuple[Callable[[], Awaitable[int]], Any]:
-    """httpx2 as people use it."""
-    client = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=64))
-    url = f"http://127.0.0.1:{port}/"
-
-    async def once() -> int:
-        return len((await client.get(url)).content)
-
-    return once, client.aclose
-
-
-async def aiohttp_client(port: int) -> tuple[Callable[[], Awaitable[int]], Any]:
-    """aiohttp as people use it."""
-    import aiohttp
-
-    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=64))
-    url = f"http://127.0.0.1:{port}/"
-
-    async def once() -> int:
-        async with session.get(url) as response:
-            return len(await response.read())
-
-    return once, session.close
-
-
-def _on_uvloop(port: int) -> Ours:
-    import uvloop
-
-    return Ours(port, uvloop.new_event_loop)
-
-
-CLIENTS: dict[str, Callable[[int], Ours | Client]] = {
-    "outbound": Ours,
-    "outbound on uvloop": _on_uvloop,
-    "httpcore2": functools.partial(Client, straight_httpcore),
-    "httpx2 transport": functools.partial(Client, httpx_transport),
-    "httpx-aiohttp": functools.partial(Client, httpx_aiohttp),
-    "httpx2 client": functools.partial(Client, httpx_client),
-    "aiohttp client": functools.partial(Client, aiohttp_client),
-}
-
-
-def be_client(name: str, port: int) -> int:
-    """Be a client's process: answer each line `COUNT FLIGHT` with the seconds and CPU seconds that it took."""
-    try:
-        client = CLIENTS[name](port)
-    except ModuleNotFoundError as missing:
-        print(missing.name, flush=True)
-        return 1
-    print("ready", flush=True)
-    for line in sys.stdin:
-        count, flight = map(int, line.split())
-        wall, cpu = time.perf_counter(), time.process_time()
-        client.run(count, flight)
-        print(time.perf_counter() - wall, time.process_time() - cpu, flush=True)
-    client.close()
-    return 0
-
-
-class ClientProcess:
-    """A client in a process of its own.
-
-    Parameters:
-        name: of CLIENTS.
-        port: the origin's.
-        checkout: whose packages it takes.
-
-    Raises:
-        ModuleNotFoundError: the client is not installed.
-    """
-
-    def __init__(self, name: str, port: int, checkout: Path = ROOT) -> None:
-        command = [
-            sys.executable,
-            str(Path(__file__).resolve()),
-            "--client",
-            name,
-            str(port),
-            "--packages",
-            str(checkout),
-        ]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        said = self._said()
-        if said != "ready":
-            self.close()
-            raise ModuleNotFoundError(name=said)
-
-    def _said(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def run(self, count: int, flight: int) -> tuple[float, float]:
-        """Send `count` requests, `flight` at a time; gives back seconds and CPU seconds."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{count} {flight}\n")
-        self._process.stdin.flush()
-        wall, cpu = map(float, self._said().split())
-        return wall, cpu
-
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate(timeout=20)
+from bench.outbound_clients import CLIENTS, ORIGIN, ClientProcess  # noqa: E402 - found by the line above
+from hostfuncs.outbound import Outbound, OutboundLimits, Policy, Request  # noqa: E402
 
 
 def clients(port: int, before: Path | None) -> dict[str, ClientProcess]:
-    """Every client that is installed."""
+    """Start every client that is installed."""
     found: dict[str, ClientProcess] = {}
     if before is not None:
         found["outbound before"] = ClientProcess("outbound", port, before)
@@ -295,11 +58,11 @@ def clients(port: int, before: Path | None) -> dict[str, ClientProcess]:
 
 
 def measure(found: dict[str, ClientProcess], rounds: int, requests: int) -> list[dict[str, Any]]:
-    """The table: one row per client and number in flight."""
+    """Return the table: one row per client and number in flight."""
     samples: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for round_number in range(rounds + 1):
         for flight in (1, 16):
-            # Every other round backwards: no client always follows the same one.
+            # Every other round goes backwards, so that no client always follows the same one.
             for name, client in list(found.items())[:: 1 if round_number % 2 else -1]:
                 spent = client.run(requests, flight)
                 if round_number:  # the first round connects and warms up
@@ -316,7 +79,7 @@ def measure(found: dict[str, ClientProcess], rounds: int, requests: int) -> list
 
 
 def fan_out(port: int, rounds: int) -> dict[str, float]:
-    """Milliseconds for 8 requests to an origin that answers after 50 ms: alone, and from guests of both ABIs."""
+    """Return the milliseconds of 8 requests to an origin that answers after 50 ms: alone, and from both ABIs' guests."""
     outbound = Outbound()
     policy = Policy.parse(["http://127.0.0.1:*"])
     slow = Request(method="GET", scheme="http", authority=f"127.0.0.1:{port}", path_with_query="/slow")
@@ -341,7 +104,7 @@ def fan_out(port: int, rounds: int) -> dict[str, float]:
 
 
 def whole_server(port: int, before: Path, rounds: int, seconds: float = 2.0) -> list[dict[str, Any]]:
-    """Requests per second of a server whose guest makes one request, of both checkouts, at 1 and 8 connections."""
+    """Return the rates of both checkouts' servers with a guest that makes one request, at 1 and 8 connections."""
     from bench import load, measure, targets
     from tests.host.legacy_guests import go_fetch
 
@@ -382,7 +145,7 @@ def whole_server(port: int, before: Path, rounds: int, seconds: float = 2.0) -> 
 
 
 def legacy_guest(port: int, rounds: int) -> list[float]:
-    """Milliseconds per run of a C guest that imports Dapr's wasi-http."""
+    """Return the milliseconds per run of a C guest that imports Dapr's wasi-http."""
     from tests.host.legacy_guests import c_client
     from tests.host.legacy_runner import Runner
 
@@ -398,7 +161,7 @@ def legacy_guest(port: int, rounds: int) -> list[float]:
 
 
 def component_guest(port: int, rounds: int) -> list[float]:
-    """Milliseconds per run of a componentize-py guest (WASI 0.2). Empty where it cannot be built."""
+    """Return the milliseconds per run of a componentize-py guest (WASI 0.2); none if it cannot be built."""
     from tests.guests.component.build import python_component
     from tests.host.components import Components
 
@@ -425,11 +188,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=400, help="per round, client and number in flight")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--before", type=Path, help="a checkout of another commit, to compare with")
-    parser.add_argument("--client", nargs=2, metavar=("NAME", "PORT"), help=argparse.SUPPRESS)
-    parser.add_argument("--packages", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.client:
-        return be_client(options.client[0], int(options.client[1]))
     origin = subprocess.Popen([sys.executable, "-c", ORIGIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert origin.stdout is not None
     assert origin.stdin is not None

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import census
+from bench.answers import quantiles, tally, unanswered
 from bench.instance import Served, arguments, binding, computing, finish, must, total
 from bench.measure import Bar, Record
-from bench.traffic import Shot, Traffic, quantiles, run, shot, tally, unanswered
+from bench.traffic import Shot, Traffic, run, shot
 
 REFUSED = "503 no worker is free and too many requests are waiting already"
 MEMORY_KIB = 16 * 1024

@@ -22,9 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.answers import Answer, spread, tally
 from bench.instance import Served, arguments, binding, finish, must, three
 from bench.measure import Bar, Record
-from bench.traffic import Answer, Traffic, mix, run, shot, spread, tally
+from bench.traffic import Traffic, mix, run, shot
 from tests.running import component, write_components
 
 EVERY_S = 1.0

@@ -20,9 +20,10 @@ from collections import Counter
 from typing import Any
 
 from bench import census
+from bench.answers import Answer, unanswered
 from bench.instance import Served, arguments, binding, finish, labelled, must, total
 from bench.measure import Bar, Record
-from bench.traffic import Answer, Shot, Traffic, mix, run, shot, unanswered
+from bench.traffic import Shot, Traffic, mix, run, shot
 
 FRONT_GROWTH_MIB = 4.0
 """Private memory: the allocator keeps what the largest bodies needed, and it does not need it at the same place."""

@@ -1,93 +1,31 @@
 """Traffic for the benchmarks about failures and overload: every request is accounted for, one by one.
 
-A plain HTTP/1.1 client on asyncio protocols. wrk is faster but tells neither which request got which answer nor whether
-one got none at all; here each request becomes one `Answer`, also those whose connection closed or that nobody answered.
+It is a plain HTTP/1.1 client on asyncio protocols. wrk is faster, but it tells neither which request got which answer
+nor whether one got none. Here each request becomes one `Answer`, even if its connection closed or nobody answered it.
 
 Two ways to send:
 
     steady   a number of connections, each with one request at a time (closed loop)
-    offer    requests at instants fixed beforehand, whatever the server does (open loop); latency counts from that
-             instant, so that waiting for a connection, or for this program, is not hidden
+    offer    requests at instants that are fixed beforehand, whatever the server does (open loop); the latency counts
+             from that instant, so that a wait for a connection, or for this program, is not hidden
 """
 
 import asyncio
 import json
-import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from bench.answers import CLOSED, Answer
 
 T = TypeVar("T")
 
 UNANSWERED_AFTER_S = 40.0
-"""A request without an answer for this long counts as never answered. No binding here has a timeout above 10 s."""
-CLOSED = 0
-"""Status of a request whose connection ended before its answer was complete."""
-SILENT = -1
-"""Status of a request that was not answered in time."""
+"""The time after which a request counts as never answered. No binding here has a timeout above 10 s."""
 KEPT_BODY = 512
-
-_REASONS = (
-    "the worker process was lost",
-    "no worker is free and too many requests are waiting already",
-    "no worker became free in time",
-    "the server is shutting down",
-    "module closed with context deadline exceeded",
-    "module closed with context canceled",
-    "module closed with exit_code",
-    "couldn't find output binding",
-    "does not support operation",
-    "operation field is missing",
-    "failed deserializing HTTP body",
-    "is still loading",
-    "stdout",
-    "memory",
-    "wasm error",
-)
-
-
-@dataclass(slots=True)
-class Answer:
-    """The fate of one request. Instants are CLOCK_MONOTONIC nanoseconds."""
-
-    kind: str
-    """Name of the request."""
-    due_ns: int
-    """When it was to be sent."""
-    sent_ns: int = 0
-    done_ns: int = 0
-    status: int = SILENT
-    retry_after: str = ""
-    body: bytes = b""
-    """The beginning of it."""
-    left: bool = False
-    """We hung up on purpose."""
-
-    @property
-    def latency_ms(self) -> float:
-        """From when it was due to the last byte of its answer. Milliseconds."""
-        return (self.done_ns - self.due_ns) / 1e6
-
-    @property
-    def answered_ms(self) -> float:
-        """From when it was sent to the last byte of its answer. Milliseconds."""
-        return (self.done_ns - self.sent_ns) / 1e6
-
-    @property
-    def cause(self) -> str:
-        """Return how it ended, in a few words, for a table."""
-        if self.left:
-            return "caller hung up"
-        if self.status in (200, CLOSED, SILENT):
-            return {200: "200", CLOSED: "connection closed", SILENT: "never answered"}[self.status]
-        try:
-            message = str(json.loads(self.body)["message"])
-        except (ValueError, KeyError, TypeError):
-            message = self.body.decode("utf-8", "replace")
-        return f"{self.status} " + next((text for text in _REASONS if text in message), message[:60])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +36,7 @@ class Shot:
     data: bytes
     """Head and body as they go over the wire."""
     hang_up_after_s: float = 0.0
-    """Close the connection this long after sending instead of waiting for the answer; 0 waits."""
+    """The time after which the connection is closed without waiting for the answer; 0 waits."""
 
 
 def shot(
@@ -113,9 +51,12 @@ def shot(
     """Prepare a binding request.
 
     Parameters:
-        kind: name of this request in tables.
-        args: `metadata.args`.
-        body: instead of one made of data and args.
+        kind: the name of the request in tables.
+        binding: the binding.
+        data: `data`; None for none.
+        args: `metadata.args`; None for none.
+        body: replaces the body that is made of data and args.
+        hang_up_after_s: see `Shot`.
     """
     if body is None:
         content: dict[str, Any] = {"operation": "execute"}
@@ -129,7 +70,7 @@ def shot(
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; one request at a time."""
+    """A connection, with one request at a time."""
 
     def __init__(self, traffic: "Traffic") -> None:
         self._traffic = traffic
@@ -220,18 +161,18 @@ class Traffic:
     """Sends requests and keeps every answer.
 
     Parameters:
-        port: of the server on loopback.
-        connections_max: an open loop opens at most so many connections; what is due beyond that waits.
-        keep: keep answers in `answers`; else they are only passed to `seen`.
+        port: the server's port on loopback.
+        connections_max: the most connections of an open loop. Further requests that are due wait.
+        keep: whether to keep answers in `answers`. Otherwise they are only passed to `seen`.
     """
 
     def __init__(self, port: int, *, connections_max: int = 1000, keep: bool = True) -> None:
         self.answers: list[Answer] = []
         self.seen: Callable[[Answer], None] | None = None
         self.sent = 0
-        """Requests that left, or wait to leave."""
+        """The number of requests that were sent, or wait to be."""
         self.late_ms: list[float] = []
-        """Open loop: how much later than due each request was sent."""
+        """Open loop: the delay of each request after its due instant, in milliseconds."""
         self._port = port
         self._keep = keep
         self._connections_max = connections_max
@@ -246,24 +187,28 @@ class Traffic:
 
     @property
     def connections(self) -> int:
-        """Open now."""
+        """The number of open connections."""
         return len(self._connections)
 
     async def steady(self, connections: int, pick: Callable[[], Shot | None]) -> None:
         """Run a closed loop on some connections until `pick` returns None to each.
 
         Parameters:
-            pick: the next request of a connection.
+            connections: the number of connections.
+            pick: returns the next request of a connection.
         """
         async with asyncio.TaskGroup() as tasks:
             for _ in range(connections):
                 tasks.create_task(self._steady_one(pick))
 
     async def offer(self, rate: float, seconds: float, pick: Callable[[], Shot], *, seed: int = 1) -> None:
-        """Run an open loop with Poisson arrivals. Returns when all are sent, not when all are answered.
+        """Run an open loop with Poisson arrivals. Return when all requests are sent, not when all are answered.
 
         Parameters:
             rate: requests per second.
+            seconds: the duration.
+            pick: returns the next request.
+            seed: of the random arrivals.
         """
         chance = random.Random(seed)
         due = time.monotonic_ns()
@@ -273,12 +218,12 @@ class Traffic:
             if ahead > 0:
                 await asyncio.sleep(ahead / 1e9)
             elif self.sent % 16 == 0:
-                await asyncio.sleep(0)  # behind the plan: let answers in between
+                await asyncio.sleep(0)  # behind schedule: let answers arrive
             one = pick()
             self._launch(one, Answer(one.kind, due))
 
     async def settle(self, timeout_s: float = UNANSWERED_AFTER_S) -> None:
-        """Wait for all answers. Those that do not come are recorded as SILENT."""
+        """Wait for all answers. Requests without one are recorded as `answers.SILENT`."""
         end = time.monotonic() + timeout_s
         while self._pending and time.monotonic() < end:  # noqa: ASYNC110 - every 20 ms, once per benchmark
             await asyncio.sleep(0.02)
@@ -287,26 +232,26 @@ class Traffic:
             self.record(answer)
 
     async def once(self, one: Shot) -> Answer:
-        """Send one request on a connection of its own; its answer."""
+        """Send one request on a connection of its own. Return its answer."""
         left = [one]
         await self.steady(1, lambda: left.pop() if left else None)
         return self.answers[-1]
 
     async def close(self) -> None:
-        """Close all connections and wait until they are."""
+        """Close all connections, and wait until they are closed."""
         for connection in list(self._connections):
             connection.close()
         while self._connections:  # noqa: ASYNC110 - likewise
             await asyncio.sleep(0.005)
 
     def forget(self, connection: _Connection) -> None:
-        """A connection ended."""
+        """Record the end of a connection."""
         self._connections.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
     def record(self, answer: Answer) -> None:
-        """A request is over."""
+        """Record the end of a request."""
         if self._pending.pop(id(answer), None) is None:
             return
         if self._keep:
@@ -389,44 +334,15 @@ class Traffic:
 
 
 def mix(shots: Sequence[tuple[float, Shot]], seed: int = 1) -> Callable[[], Shot]:
-    """Requests drawn at random by weight, the same ones in every run."""
+    """Return a function that draws requests at random by weight, the same ones in every run."""
     chance = random.Random(seed)
     weights = [weight for weight, _ in shots]
     kinds = [one for _, one in shots]
     return lambda: chance.choices(kinds, weights)[0]
 
 
-def quantiles(values: Iterable[float], *which: float) -> list[float]:
-    """Order statistics (nearest rank); 0 for no values.
-
-    Parameters:
-        which: in [0, 1].
-    """
-    ordered = sorted(values)
-    return [round(ordered[max(0, math.ceil(q * len(ordered)) - 1)], 3) if ordered else 0.0 for q in which]
-
-
-def spread(values: Iterable[float]) -> dict[str, float]:
-    """Median, 99th percentile and maximum."""
-    return dict(zip(("p50", "p99", "max"), quantiles(values, 0.5, 0.99, 1.0), strict=True))
-
-
-def tally(answers: Iterable[Answer]) -> dict[str, int]:
-    """Return the number of requests by their end, the most frequent first."""
-    counts: dict[str, int] = {}
-    for answer in answers:
-        cause = answer.cause
-        counts[cause] = counts.get(cause, 0) + 1
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
-
-
-def unanswered(counts: Mapping[str, int]) -> int:
-    """Requests without an answer in a `tally`: a connection that closed first gave none."""
-    return counts.get("never answered", 0) + counts.get("connection closed", 0)
-
-
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """asyncio.run, on uvloop where it is installed."""
+    """Do as asyncio.run, on uvloop if it is installed."""
     try:
         import uvloop
     except ModuleNotFoundError:

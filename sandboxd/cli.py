@@ -238,7 +238,7 @@ def _folder(text: str) -> "MountSettings":
     source, _, target = plain.partition("::")
     target = target or source
     if not os.path.isdir(source):
-        raise SandboxdError(f"--dir {text}: {source or 'the source'} is no folder", exit_code=ExitCode.USAGE)
+        raise SandboxdError(f"--dir {text}: {source or 'the source'} is not a folder", exit_code=ExitCode.USAGE)
     if not target.startswith("/"):
         # As wasmtime has it: a relative target is one of the guest's working directory, which is its root.
         target = posixpath.normpath("/" + target)

@@ -150,7 +150,7 @@ def test_a_reached_limit_is_named_if_the_guest_then_fails(server: RunningServer)
         ("mounts", '[{source: missing, target: /m}]', "is not a folder"),
         ("mounts", '[{source: data, target: data}]', "is not an absolute path"),
         ("mounts", '[{source: data, target: /d, readonly: false}]', "readonly is unknown"),
-        ("mounts", '[{source: data, target: /d}, {source: data, target: /d/}]', "two have the target /d"),
+        ("mounts", '[{source: data, target: /d}, {source: data, target: /d/}]', "two mounts have the target /d"),
         ("mounts", "data:/data", "not a list"),
         ("tmp", "{target: /tmp, size: 1Ti}", "size"),
         ("tmp", "{target: /tmp, size: 1Gi}", "above the operator's ceiling"),
