@@ -79,7 +79,7 @@ def measure(found: dict[str, ClientProcess], rounds: int, requests: int) -> list
 
 
 def fan_out(port: int, rounds: int) -> dict[str, float]:
-    """Return the milliseconds of 8 requests to an origin that answers after 50 ms: alone, and from both ABIs' guests."""
+    """Return the milliseconds of 8 requests to an origin that answers after 50 ms: alone, and from guests."""
     outbound = Outbound()
     policy = Policy.parse(["http://127.0.0.1:*"])
     slow = Request(method="GET", scheme="http", authority=f"127.0.0.1:{port}", path_with_query="/slow")

@@ -57,7 +57,7 @@ def test_every_problem_has_place_and_remedy(tmp_path: Path) -> None:
     assert "engine.tlsCertificate: /absent/c.pem cannot be read: No such file or directory" in lines[1]
     assert "engine.tlsKey: /absent/k.pem" in lines[2]
     # With the settings wrong, the ceilings are not known and timeout is not held against them.
-    assert lines[3].startswith(f"{folder}/c.yaml:11: error: process component wasm error: ")
+    assert lines[3].startswith(f"{folder}/c.yaml:11: error: component wasm: ")
     assert lines[4] == "4 problems; no binding can be served"
 
 
