@@ -240,7 +240,7 @@ class CoreRunner(GuestRunner):
         )
 
     def _recall(self) -> None:
-        """Have the functions in Python answer for the rest of a run that was begun natively."""
+        """Let the functions in Python answer for the rest of a run that the functions in C have begun."""
         assert self._native is not None
         so_far = self._native.hand_over()
         program = self.program
@@ -303,7 +303,7 @@ class CoreRunner(GuestRunner):
         return ending
 
     def _in_native_store(self) -> Ending | None:
-        """Do as `_in_store` and `_enter`, in one call."""
+        """Make, use and delete a store in one call, as `_in_store` and `_enter` do."""
         native, program, state = self._native, self.program, self.state
         assert native is not None
         well = False
@@ -383,7 +383,7 @@ class CoreRunner(GuestRunner):
         code: int | None = None
         text = ""
         if trap and isinstance(self.state.ended, ProcExit):
-            # Its text would tell where the guest exited, which nobody asks, and takes microseconds to make.
+            # The trap's text would have the place of the exit, which is not used, and would take microseconds.
             capi.trap_delete(trap)
         elif trap:
             code, text = capi.take_trap(trap)

@@ -19,10 +19,10 @@ PAGE_BYTES = 65536
 START = "_start"
 WIZER_INITIALIZE = "wizer.initialize"
 WIZER_RESUME = "wizer.resume"
-"""The functions of a program made for Wizer (its include/wizer.h): one for what comes ahead, and one to run instead of
-`_start`, which would construct anew what the first has constructed."""
+"""The functions of a program that is made for Wizer (its include/wizer.h): one that initializes it ahead of requests, and
+one that runs instead of `_start`, which would call the constructors again."""
 RESULTS = 16
-"""Most results that `_start` may have. They are ignored, as in wazero."""
+"""The most results that `_start` may have. They are ignored, as in wazero."""
 
 
 def http_for(module: wasmtime.Module, program: wasip1.Program, limits: Limits) -> CoreHttp | None:
@@ -82,8 +82,8 @@ def check_memory(module: wasmtime.Module) -> int | None:
 
 
 def has_start(module: wasmtime.Module, name: str = START) -> bool:
-    """Return whether the module exports the function that is run. Without it the run is over once the instance is made,
-    as in wazero.
+    """Return whether the module exports the function that is run. Without it, a run ends after the instantiation, as in
+    wazero.
 
     Parameters:
         module: the guest.
@@ -117,7 +117,12 @@ def check_initialize(module: wasmtime.Module, name: str) -> None:
 
 
 def native_for(program: wasip1.Program, limits: Limits) -> native.NativeRun | None:
-    """The C functions for a guest; None where they were not built."""
+    """Return the host functions in C for a guest; None if they were not built.
+
+    Parameters:
+        program: the state of preview 1's functions in Python.
+        limits: the limits of each run.
+    """
     library = native.find()
     if library is None:
         return None
@@ -145,9 +150,7 @@ def link(
         module: the module.
         program: the state of preview 1's functions.
         http: its outbound HTTP, from `http_for`.
-
-    Parameters:
-        natively: stands before the functions that it has.
+        natively: the guest's functions in C, which are tried before those in Python; None for none.
 
     Raises:
         GuestError: an import has another type than the host function of that name.

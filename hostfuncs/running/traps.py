@@ -42,7 +42,7 @@ _FRAMES_MAX: Final = 30
 _TRACE_MAX: Final = texts.TRACE_BYTES - 100
 _NAME_MAX: Final = 160
 _REMEMBERED_MAX: Final = 4096
-"""Longest message whose trace is remembered: guests choose the names in it. Characters."""
+"""The longest message whose trace is cached, in characters. Guests choose the names in it."""
 
 
 def last_line(text: str) -> str:
@@ -99,7 +99,8 @@ def _trace(text: str) -> str:
 
 
 _remembered: Final = lru_cache(maxsize=16)(_trace)
-"""A guest that traps again and again mostly does so in the same place, and reading a trace takes longer than a run."""
+"""Caches traces. A guest that traps often does so mostly in the same place, and reading a trace takes longer than a
+run."""
 
 
 def _function(name: str) -> str:

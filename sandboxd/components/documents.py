@@ -31,9 +31,10 @@ _DAPR_KINDS: Final = frozenset(
 """The kinds of dapr.io/v1alpha1, which may lie in the same folder."""
 
 REMEMBERED_LENGTH: Final = 16 * 1024
-"""The longest document that is remembered. Characters."""
+"""The longest document whose tree is cached. Characters."""
 remembered: Final = lru_cache(maxsize=2048)(parse)
-"""A reload reads all files and mostly finds what it found before. Parsing is the most of it, on the event loop."""
+"""Caches parsed documents. A reload reads all files, most of them unchanged, and parsing takes most of its time on the
+event loop."""
 
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
 _SEPARATOR = re.compile(r"\n---([^\n]*)(?:\n|\Z)")

@@ -26,7 +26,7 @@ class Invoked(Protocol):
     """An invocation that was accepted."""
 
     def abandon(self) -> None:
-        """Cancel it, because its caller has gone. It is not answered any more."""
+        """Cancel it, because its caller has left. Its `receive` is not called any more."""
         ...
 
 
@@ -48,10 +48,12 @@ class Invoker(Protocol):
         ...
 
     def begin(self, binding: str, call: Call, receive: Receiver, stream: Stream | None = None) -> Invoked:
-        """As `invoke`, without waiting.
+        """Begin an invocation as `invoke` does, without waiting for it.
 
         Parameters:
-            receive: takes the result, or why there is none, after this has returned; it neither raises nor invokes.
+            binding, call, stream: see `invoke`.
+            receive: called with the result, or with the error, after this has returned. It must neither raise nor begin
+                an invocation.
         """
         ...
 

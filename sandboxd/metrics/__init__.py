@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 LINES_CHILDREN: Final = 64
-"""The number of children of a family whose lines are joined at once."""
+"""The most children of a family whose lines are joined at once."""
 PIECE_CHILDREN: Final = 8
 """The most children of a family in one piece: up to 300 lines of text."""
 
@@ -156,7 +156,7 @@ class Metrics(Families):
         yield from self.pool_metrics()
 
     def text_pieces(self, form: TextFormat) -> Iterator[bytes]:
-        """Yield all metrics as text, in pieces that take less than a millisecond each; the end of the text is missing.
+        """Yield all metrics as text, without its end, in pieces that take less than a millisecond each.
 
         Parameters:
             form: the format of the text.

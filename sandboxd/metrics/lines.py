@@ -1,8 +1,8 @@
-"""The lines of Prometheus' text formats, made so that most of a scrape is what the scrape before it made already.
+"""The lines of Prometheus' text formats. Most of a scrape uses the lines of the scrape before it again.
 
-prometheus_client writes each line anew from a mapping of labels, which takes 6 µs; a thousand bindings have 140,000
-lines. Here a child of a family keeps its lines, and makes them anew only if it has counted since. Both formats,
-Prometheus' own and OpenMetrics, have the same lines; only what stands before them differs.
+prometheus_client writes each line from a mapping of labels, which takes 6 µs, and a thousand bindings have 140,000
+lines. Here a child of a family keeps its lines, and writes them again only if it has counted since. Both formats,
+Prometheus' own and OpenMetrics, have the same lines of samples; only the lines before them differ.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,12 +16,12 @@ _EXACT: Final = 2**53
 """Whole numbers below this are written with all their digits."""
 _BEFORE: Final = b"\xfe"
 _BEHIND: Final = b"\xff"
-"""Where the labels of a child stand in its family's lines: those before `le`, in order of the alphabet, and those
-behind. No text in UTF-8 has these bytes."""
+"""The places of a child's labels in its family's lines: of those before `le` in the alphabet, and of those behind it.
+No text in UTF-8 has these bytes."""
 
 
 def number(value: float) -> bytes:
-    """Return a value as it stands in a line, with the line's end."""
+    """Return a value as it is written in a line, with the line's end."""
     value = float(value)
     if value.is_integer() and -_EXACT < value < _EXACT:
         return b"%d.0\n" % value
@@ -36,11 +36,11 @@ def _label(name: str, value: str) -> str:
 
 
 def prefix(name: str, labels: Iterable[tuple[str, str]]) -> bytes:
-    """Return what stands before the value in a line.
+    """Return the part of a line before the value.
 
     Parameters:
-        name: of the sample.
-        labels: names and values.
+        name: the sample's name.
+        labels: the names and values of its labels.
     """
     inside = ",".join([_label(*pair) for pair in sorted(labels)])
     return f"{name}{{{inside}}} ".encode() if inside else f"{name} ".encode()
@@ -55,9 +55,9 @@ class HistogramLines:
     """The lines of the children of one family of histograms.
 
     Parameters:
-        name: of the family.
-        bounds: of the buckets, without the infinite one.
-        whole_bounds: write whole bounds without a point, as Go's client library does.
+        name: the family's name.
+        bounds: the upper bounds of the buckets, without the infinite one.
+        whole_bounds: whether to write whole bounds without a point, as Go's client library does.
     """
 
     def __init__(self, name: str, bounds: Sequence[float], *, whole_bounds: bool = False) -> None:
@@ -71,7 +71,7 @@ class HistogramLines:
         self._rest = b"%b_count%%b %%d.0\n%b_sum%%b %%b" % (name.encode(), name.encode())
 
     def labels(self, labels: Sequence[tuple[str, str]]) -> tuple[bytes, bytes, bytes]:
-        """Return what a child's labels put into its lines: before `le`, behind it, and where there is no `le`."""
+        """Return the texts of a child's labels in its lines: before `le`, behind it, and in lines without `le`."""
         shown = sorted(labels)
         before = "".join(_label(*pair) + "," for pair in shown if pair[0] < "le")
         behind = "".join("," + _label(*pair) for pair in shown if pair[0] > "le")
@@ -83,7 +83,7 @@ class HistogramLines:
 
         Parameters:
             labels: from `labels`.
-            counts: of each bucket alone.
+            counts: the count of each bucket, without the buckets below it.
             total: the sum of the observed values.
         """
         before, behind, alone = labels

@@ -21,7 +21,7 @@ class Counter:
         self.value = 0.0
         self.prefix = b""
         self.text = b""
-        """Its line, with the value `shown`; its family makes them."""
+        """Its line with the value `shown`. Its family writes both."""
         self.shown = -1.0
 
     def __repr__(self) -> str:
@@ -47,7 +47,7 @@ class Histogram:
         self.sum = 0.0
         self.labels: tuple[bytes, bytes, bytes] | None = None
         self.text = b""
-        """Its lines, with the counts `shown`; its family makes them."""
+        """Its lines with the counts `shown`. Its family writes both."""
         self.shown: list[int] = []
 
     def __repr__(self) -> str:
@@ -153,7 +153,7 @@ class HistogramFamily:
     Parameters:
         name, text, labels: as for `CounterFamily`.
         bounds: as for `Histogram`.
-        whole_bounds: write whole bounds without a point, as Go's client library does.
+        whole_bounds: whether to write whole bounds without a point, as Go's client library does.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class HistogramFamily:
     def lines(self) -> Iterator[bytes]:
         """Yield the lines of each child."""
         for values, child in list(self._children.items()):
-            # Each observation is in one bucket, also one of nothing, which the sum does not show.
+            # The counts are compared and not the sum, which an observation of 0 does not change.
             if child.shown != child.counts:
                 if child.labels is None:
                     child.labels = self._lines.labels(tuple(zip(self.label_names, values, strict=True)))

@@ -27,8 +27,8 @@ PREFIX = "wasm: failed to parse metadata: "
 """Dapr's prefix of every failure to get the bytes (bindings/wasm/output.go)."""
 
 _REMEDIES: Final = {
-    401: "it may not be read without credentials: put them into the URL, or let everybody read it",
-    403: "it may not be read from here: let this machine read it",
+    401: "the origin requires credentials: put them into the URL, or allow access without them",
+    403: "the origin does not allow this machine to read it: change that",
     404: "there is nothing at this path: check the URL",
     410: "there is nothing at this path any more: check the URL",
 }
@@ -305,7 +305,7 @@ def _failure(shown: str, error: httpx.RequestError) -> Exception:
     host = urlsplit(shown).hostname or ""
     remedy = f"check that {host} can be reached"
     if isinstance(system, socket.gaierror):
-        remedy = f"check the name {host}, and that this machine can look names up"
+        remedy = f"check the name {host}, and that this machine can look up names"
     elif isinstance(system, ConnectionRefusedError):
         remedy = f"nothing listens there: check the port, and that the server on {host} runs"
     return _TransientError(UnreachableError(f'{PREFIX}Get "{shown}": {what}', remedy=remedy))

@@ -28,20 +28,25 @@ def _run(command: list[str], *, cwd: Path) -> None:
 
 
 def python_component(name: str, world: str) -> Path:
-    """NAME.py as a component of a world of wit/world.wit; takes half a minute the first time."""
+    """NAME.py, with its modules NAME_*.py, as a component of a world of wit/world.wit.
+
+    It takes half a minute the first time.
+    """
     try:
         version = metadata.version("componentize-py")
     except metadata.PackageNotFoundError:
         skip_or_fail(ToolMissingError("componentize-py", "pip install -e '.[dev]'"))
-    source = HERE / f"{name}.py"
+    source, modules = HERE / f"{name}.py", sorted(HERE.glob(f"{name}_*.py"))
 
     def make(fresh: Path) -> None:
         # In a folder of its own: the name of the module is part of the guest, its place is not.
         shutil.copy(source, fresh.with_name("app.py"))
+        for module in modules:
+            shutil.copy(module, fresh.with_name(module.name))
         command = [str(Path(sys.executable).with_name("componentize-py")), "-d", str(WIT), "-w", world]
         _run([*command, "componentize", "app", "-o", fresh.name], cwd=fresh.parent)
 
-    key = digest(version, world, source, *_wit_files())
+    key = digest(version, world, source, *modules, *_wit_files())
     return made(CACHE / "component" / f"{name}-py-{key}.wasm", make)
 
 
