@@ -19,7 +19,7 @@ PAGE_BYTES = 65536
 START = "_start"
 WIZER_INITIALIZE = "wizer.initialize"
 WIZER_RESUME = "wizer.resume"
-"""The functions of a program that is made for Wizer (its include/wizer.h): one that initializes it ahead of requests, and
+"""The functions of a program that is made for Wizer (its include/wizer.h): one that runs ahead of requests, and
 one that runs instead of `_start`, which would call the constructors again."""
 RESULTS = 16
 """The most results that `_start` may have. They are ignored, as in wazero."""
