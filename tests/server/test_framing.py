@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.server.callers import connect, read_all, statuses
+from tests.server.callers import connect, pour, read_all, statuses
 from tests.server.fronts import ENGINES, Front, started
 
 BODY = b'{"operation":"execute","data":1}'
@@ -165,6 +165,43 @@ def test_an_offer_of_websocket_is_not_taken_up(front: Front) -> None:
 def test_an_offer_of_h2c_is_not_taken_up(front: Front, offer: bytes) -> None:
     """A proxy that passes the offer on would see nothing of what follows, and check none of it."""
     assert answers(front, b"GET /livez HTTP/1.1\r\nhost: x\r\n" + offer + b"\r\n" + NEXT) == [200, 200]
+
+
+EARLY = {
+    "baggage": b"POST /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\nbaggage: a=%zz\r\n",
+    "path": b"POST /nothing HTTP/1.1\r\nhost: x\r\n",
+    "method": b"DELETE /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\n",
+    "raw": b"POST /v1.0/bindings/none/raw HTTP/1.1\r\nhost: x\r\n",
+}
+
+
+@pytest.mark.parametrize("framing", [LENGTH, CHUNKED], ids=["length", "chunked"])
+@pytest.mark.parametrize("kind", EARLY)
+def test_an_answer_before_the_body_does_not_end_the_connection(front: Front, kind: str, framing: bytes) -> None:
+    """RFC 9112, 9.3: without `connection: close` the caller may send its body, and then the next request."""
+    with connect(front) as connection:
+        connection.sendall(EARLY[kind] + framing + b"\r\n")
+        answer = connection.recv(65536)
+        assert 400 <= statuses(answer)[0] < 500
+        assert b"connection: close" not in answer.lower()
+        body = BODY if framing == LENGTH else CHUNKS
+        connection.sendall(body[:9])
+        connection.sendall(body[9:] + NEXT)
+        assert statuses(read_all(connection))[-1:] == [200]
+
+
+@pytest.mark.parametrize("expects", [b"", b"expect: 100-continue\r\n"])
+def test_a_long_body_that_nobody_reads_is_not_waited_for(expects: bytes) -> None:
+    with started("hypercorn") as front, connect(front) as connection:
+        connection.sendall(EARLY["path"] + expects + b"content-length: 10000000\r\n\r\n")
+        answer = b""
+        while 404 not in statuses(answer):
+            part = connection.recv(65536)
+            assert part, answer
+            answer += part
+        pour(connection, bytes(65536), 10_000_000)
+        assert b"HTTP/1.1 2" not in read_all(connection)
+    assert front.log == ""
 
 
 def test_a_bad_request_behind_another_does_not_take_its_answer(front: Front) -> None:

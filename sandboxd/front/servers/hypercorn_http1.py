@@ -3,16 +3,19 @@
 - Empty lines before a request are skipped (2.2): some clients send one behind a body.
 - What comes behind a request that is the connection's last is dropped (9.6), where h11 would refuse the request itself.
 - An absolute-form target is taken apart (3.2.2).
+- A request that is answered before its body has come, as one that is refused, does not end the connection: what comes
+  of the body is dropped (9.3). Hypercorn would hang up, and reset what the caller has not read of the answer.
 - No offer to switch protocols is taken up (RFC 9110, 7.8). Nothing here speaks WebSocket. A switch to h2c would take
   what follows out of the sight of a proxy that passes the offer on; HTTP/2 is for those who begin with it (RFC 9113,
   3.1).
 """
 
-from typing import Any
+from typing import Any, Final
 
 import h11
 import hypercorn.protocol
-from h11 import DONE, IDLE, MUST_CLOSE
+from h11 import DONE, IDLE, MUST_CLOSE, SEND_BODY
+from hypercorn.events import Closed, Updated
 from hypercorn.protocol.h11 import H11Protocol
 
 from sandboxd.front.http.trace_headers import refused
@@ -21,6 +24,8 @@ from sandboxd.front.servers.refusals import Refusal, Refusals
 
 _NEW_LINES = b"\r\n"
 _LAST = ((b"content-length", b"0"), (b"connection", b"close"))
+MOST_DROPPED: Final = 256 * 1024
+"""The longest body that is dropped to keep a connection, in bytes."""
 
 
 class ExaminingConnection(h11.Connection):
@@ -108,6 +113,48 @@ def install(refusals: Refusals) -> None:
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             self.connection: ExaminingConnection = ExaminingConnection(self.config.h11_max_incomplete_size, refusals)
+
+        _dropping = False
+        _dropped = 0
+
+        async def _maybe_recycle(self) -> None:
+            states = (self.connection.our_state, self.connection.their_state)
+            # Who waits for 100 Continue may leave the body out, and go on with another request.
+            waits = self.connection.they_are_waiting_for_100_continue
+            if states != (DONE, SEND_BODY) or waits or self.context.terminated.is_set():
+                await super()._maybe_recycle()
+                return
+            self._dropping, self._dropped = True, 0
+            await self._close_stream()
+            await self.can_read.set()
+            # From here on it counts as idle, and is closed if the body does not come.
+            await self.send(Updated(idle=True))
+
+        async def _handle_events(self) -> None:
+            if not self._dropping:
+                await super()._handle_events()
+            if self._dropping and await self._drop():
+                await super()._maybe_recycle()
+                await self._handle_events()
+
+        async def _drop(self) -> bool:
+            """Drop what has come of the body. Return whether it has ended."""
+            while self.connection.their_state is SEND_BODY:
+                try:
+                    event = self.connection.next_event()
+                except h11.RemoteProtocolError:
+                    break
+                if event is h11.NEED_DATA:
+                    return False
+                if isinstance(event, h11.Data):
+                    self._dropped += len(event.data)
+                    if self._dropped > MOST_DROPPED:
+                        break
+            self._dropping = False
+            if self.connection.their_state is DONE:
+                return True
+            await self.send(Closed())
+            return False
 
         async def _send_error_response(self, status_code: int) -> None:
             fields = [*_LAST, *refused(None, status_code, self.connection.why), *self.config.response_headers("h11")]
