@@ -139,7 +139,7 @@ def test_check_finds_an_unknown_user(tmp_path: Path) -> None:
     [
         ("no-such-user", None, "pool.user: there is no user 'no-such-user'"),
         (None, "no-such-group", "pool.group: there is no group 'no-such-group'"),
-        ("4294967295", None, "pool.user: 4294967295 is no id"),
+        ("4294967295", None, "pool.user: 4294967295 is not an id"),
         ("4294967294", None, "names its group"),
         ("no\0user", None, "there is no user"),
     ],
