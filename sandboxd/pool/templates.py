@@ -26,7 +26,7 @@ BACKOFF_MAX_NS: Final = 60_000_000_000
 HOPELESS_NS: Final = 600_000_000_000
 """The same for a guest that cannot be parked."""
 WORTH_WAITING: Final = 3
-"""An invocation waits for a child only if the guest took so many times as long to start as children take."""
+"""An invocation waits for a child only if the guest took so many times the processor time to start as a child takes."""
 WORTH_STARTING: Final = 6
 """A template is kept only if its guest took so many times the processor time to start as a child takes to be ready. The
 fork before that, the pages that the child copies while it runs and its end cost about three times as much again."""
@@ -125,10 +125,10 @@ class Template(Generic[Child]):
     wanted: int = 1
     """The number of children to keep ready."""
     private_bytes: int = 0
-    boot_ns: int = 0
-    """How long its guest ran before it was parked."""
     boot_cpu_ns: int = 0
-    """The processor time of the same."""
+    """The processor time that its guest took to be parked."""
+    child_cpu_ns: int = 0
+    """The processor time that its first child took to be ready; 0 before."""
     proven: bool = False
     """Whether its first child has shown that it pays."""
     why: Miss = Miss.FAILED
@@ -225,26 +225,27 @@ class Templates(Generic[Child]):
         self._fill(template)
         return child
 
-    def expects_child(self, key: Key, child_ns: int) -> bool:
-        """Return whether a child for this key is being forked, and a cold run would take longer than to wait for it.
+    def expects_child(self, key: Key) -> bool:
+        """Return whether a child for this key is being forked, and a cold run would cost more than to wait for it.
+
+        Processor times are compared: on a busy machine a child takes as long as a cold start did on an idle one, and
+        cold runs would make it busier.
 
         Parameters:
             key: of the invocation.
-            child_ns: how long a child usually takes to be ready.
         """
         template = self._templates.get(key)
         if template is None or template.state is not TemplateState.PARKED or not template.starting:
             return False
-        return template.boot_ns >= WORTH_WAITING * child_ns
+        return template.boot_cpu_ns >= WORTH_WAITING * template.child_cpu_ns
 
-    def on_parked(self, template: Template[Child], private_bytes: int, boot_ns: int, boot_cpu_ns: int) -> bool:
+    def on_parked(self, template: Template[Child], private_bytes: int, boot_cpu_ns: int) -> bool:
         """Take note that a template can be forked.
 
         Parameters:
             template: the template.
             private_bytes: what it has touched.
-            boot_ns: how long its guest ran.
-            boot_cpu_ns: the processor time of the same.
+            boot_cpu_ns: the processor time that its guest took.
 
         Returns:
             False if it takes more memory than all may. The caller then calls `on_failed`.
@@ -255,7 +256,7 @@ class Templates(Generic[Child]):
             return False
         template.advance(TemplateEvent.PARKED)
         template.private_bytes = private_bytes
-        template.boot_ns, template.boot_cpu_ns = boot_ns, boot_cpu_ns
+        template.boot_cpu_ns = boot_cpu_ns
         for other in list(self._templates.values()):
             if self.private_bytes <= self._memory_bytes:
                 break
@@ -279,6 +280,7 @@ class Templates(Generic[Child]):
             child_cpu_ns: the processor time that a child of it took to be ready.
         """
         if not template.proven:
+            template.child_cpu_ns = child_cpu_ns
             template.proven = bool(template.warm.instances) or template.boot_cpu_ns >= WORTH_STARTING * child_cpu_ns
         return template.proven
 
@@ -296,7 +298,7 @@ class Templates(Generic[Child]):
         if template.state in (TemplateState.FAILED, TemplateState.RETIRED):
             return
         template.advance(TemplateEvent.FAILED)
-        template.why, template.proven = why, False
+        template.why, template.proven, template.child_cpu_ns = why, False, 0
         delay_ns = HOPELESS_NS if hopeless else min(BACKOFF_FIRST_NS << min(template.failures, 16), BACKOFF_MAX_NS)
         template.failures += 1
         template.lost = 0

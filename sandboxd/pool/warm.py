@@ -25,8 +25,6 @@ log = logging.getLogger("sandboxd.pool")
 
 PATIENCE_NS: Final = 50_000_000
 """An invocation that may run waits at most so long for a child that is being forked, where a cold run takes longer."""
-CHILD_NS: Final = 3e6
-"""What a child is taken to need to be ready before any was."""
 POINTS: Final = {"stdin": "reads stdin", "request": "makes a request", "ready": "is ready"}
 """What a template may say of where its guest is parked (`hostfuncs.running.parking.ParkPoint`), in words."""
 
@@ -87,8 +85,6 @@ class Warm:
         """The serials of the children that are not ready yet."""
 
         self._boot_seconds = 0.0
-        self._child_ns = CHILD_NS
-        """The moving average of the time that a child takes to be ready."""
         self._hits: Counter[str] = Counter()
         self._misses: Counter[tuple[str, Miss]] = Counter()
 
@@ -123,7 +119,7 @@ class Warm:
         It may run now. How long it has waited for that does not count: otherwise all would run cold when many wait,
         which is when a cold run costs most.
         """
-        if not self._table.expects_child(_key(invocation), int(self._child_ns)):
+        if not self._table.expects_child(_key(invocation)):
             return False
         if not invocation.held_ns:
             invocation.held_ns = now_ns
@@ -204,7 +200,7 @@ class Warm:
             POINTS[message.at],
             extra=fields(event="template", binding=template.key.binding),
         )
-        if not self._table.on_parked(template, message.private_bytes, message.boot_ns, message.cpu_ns):
+        if not self._table.on_parked(template, message.private_bytes, message.cpu_ns):
             log.warning(
                 "a template of %s takes %d bytes, more than pool.warmMemory: its invocations run cold",
                 template.key.binding,
@@ -236,7 +232,6 @@ class Warm:
         """Take over a parked child."""
         self._starting.discard(child.serial)
         now = time.monotonic_ns()
-        self._child_ns += (now - child.asked_ns - self._child_ns) * 0.2
         template = self._of[child.serial]
         if not self._table.on_child_ready(template, child):
             self._processes.retire(child, ExitReason.RECYCLED)

@@ -9,7 +9,7 @@ import pytest
 from sandboxd.outcome import Outcome
 from sandboxd.pool.pool import Pool
 from sandboxd.pool.settings import PoolSettings
-from sandboxd.pool.templates import Miss
+from sandboxd.pool.templates import Key, Miss, Template, Templates
 from sandboxd.pool.worker import Role
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import Process, World
@@ -145,3 +145,40 @@ def test_a_child_that_ends_without_an_answer_is_told_of(
     assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == [
         f"child {child.serial} (pid {1000 + child.serial}) exited with status 1 after 0 invocations"
     ]
+
+
+class Asked:
+    """Notes the forks that a table of templates asks for, and does nothing."""
+
+    def __init__(self) -> None:
+        self.forks = 0
+
+    def boot(self, template: Template[str]) -> None:
+        pass
+
+    def fork(self, template: Template[str]) -> None:
+        self.forks += 1
+
+    def end(self, template: Template[str]) -> None:
+        pass
+
+    def end_child(self, child: str) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("child_cpu_ns", "waits"), [(3_000_000, True), (4_000_000, False)])
+def test_processor_time_decides_whether_a_child_is_waited_for(child_cpu_ns: int, waits: bool) -> None:
+    asked = Asked()
+    table: Templates[str] = Templates(asked, 100)
+    key, warm = Key("b", (), ()), m.GuestWarm(instances=1)
+    for _ in range(2):
+        table.take(key, warm, 1, 0)
+    (template,) = table
+    assert table.on_parked(template, 1, 10_000_000)
+    assert table.expects_child(key), "nothing is known of its children yet"
+    assert table.on_child_ready(template, "child")
+    assert table.pays(template, child_cpu_ns), "their number is configured"
+    assert not table.expects_child(key), "none is being forked"
+    assert table.take(key, warm, 1, 0) == "child"
+    assert asked.forks == 2
+    assert table.expects_child(key) is waits
