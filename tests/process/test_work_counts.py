@@ -20,15 +20,15 @@ from tests.running import RunningServer, component, write_components
 WORKER = {
     "host calls": 0,
     "calls into wasmtime": 0,  # one into hostfuncs.native, which makes them all
-    "Python calls": 28,
-    "native calls": 19,
+    "Python calls": 22,
+    "native calls": 13,
     "retained blocks": 0.5,
 }
 WORKER_IN_PYTHON = {
     "host calls": 5,  # args_sizes_get, args_get, fd_read, fd_write, fd_read
     "calls into wasmtime": 15,
-    "Python calls": 66,
-    "native calls": 57,
+    "Python calls": 60,
+    "native calls": 51,
     "retained blocks": 0.5,
 }
 FRONT = {
