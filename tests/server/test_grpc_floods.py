@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from sandboxd.front.grpc.floods import FREE_BYTES, SURE_LOOKS, SURE_S, Account, Floods, peer_of
+from sandboxd.front.grpc.shut_out import filter_of, shut_out
 from tests.conftest import guest_component
 from tests.grpc_calls import UNLIMITED, held_port, invoke
 from tests.process.tree import until
@@ -71,7 +72,9 @@ def test_a_flood_ends_its_connection(served: Served, kind: str) -> None:
     before, descriptors = served.cut_off(), len(os.listdir(f"/proc/{served.server.process.pid}/fd"))
     with grpc.insecure_channel(f"127.0.0.1:{served.port}", options=UNLIMITED) as bystander:
         assert invoke(bystander, "upper", b"a").data == b"A"
-        with socket.create_connection(("127.0.0.1", served.port)) as flooding:
+        # Each from a host of its own, which is shut out afterwards.
+        host = f"127.0.1.{1 + list(FLOODS).index(kind)}"
+        with socket.create_connection(("127.0.0.1", served.port), source_address=(host, 0)) as flooding:
             flooding.sendall(head)
             reading = threading.Thread(target=drain, args=(flooding,))
             reading.start()
@@ -83,6 +86,23 @@ def test_a_flood_ends_its_connection(served: Served, kind: str) -> None:
         assert invoke(bystander, "upper", b"a").data == b"A"
     pid = served.server.process.pid
     until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= descriptors, "its socket is closed")
+
+
+def test_who_has_flooded_is_let_in_again_after_a_while(served: Served) -> None:
+    before, (head, again) = served.cut_off(), FLOODS["continuation"]
+
+    def connect(host: str, timeout: float) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", served.port), timeout, source_address=(host, 0))
+
+    with connect("127.0.2.1", 20) as flooding:
+        flooding.sendall(head)
+        assert pour(flooding, again, MOST) < MOST
+    until(lambda: served.cut_off() == before + 1, "it is cut off")
+    # The kernel sends the first packet again after a second: TCP_RTO_INITIAL.
+    with pytest.raises(TimeoutError):
+        connect("127.0.2.1", 0.9).close()
+    connect("127.0.2.2", 5).close()
+    connect("127.0.2.1", 60).close()
 
 
 def drain(connection: socket.socket) -> None:
@@ -144,6 +164,53 @@ def test_calls_under_way_and_those_that_were_read_count() -> None:
             assert pour(caller, data, 64 * MIB) < 64 * MIB
     floods.look(account.since)
     assert repr(floods) == "<Floods with 0 accounts>"
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "other"),
+    [
+        (socket.AF_INET, "127.0.0.1", "127.0.0.2"),
+        (socket.AF_INET6, "::1", "127.0.0.1"),
+        (socket.AF_INET6, "127.0.0.1", "::1"),
+    ],
+)
+def test_hosts_are_shut_out(family: int, host: str, other: str) -> None:
+    def begins(host: str) -> bool:
+        caller = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        with caller:
+            caller.settimeout(0.5)
+            caller.bind((host, 0))
+            try:
+                caller.connect(("::1" if ":" in host else "127.0.0.1", port))
+            except TimeoutError:
+                return False
+            return True
+
+    try:
+        listener = socket.create_server(("", 0), family=family, dualstack_ipv6=family == socket.AF_INET6)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with listener:
+        port = listener.getsockname()[1]
+        shut_out(listener, [])
+        assert begins(host)
+        assert begins(other)
+        crowd = [f"10.0.0.{n}" for n in range(31)] + [f"fd00::{n:x}" for n in range(31)]
+        shut_out(listener, [*crowd, host])
+        assert begins(other)
+        assert not begins(host)
+        shut_out(listener, [other])
+        assert begins(host)
+        assert not begins(other)
+        shut_out(listener, [])
+        assert begins(host)
+        assert begins(other)
+
+
+def test_no_host_needs_no_filter() -> None:
+    assert filter_of([]) == b""
+    assert len(filter_of([f"10.0.{n >> 8}.{n & 255}" for n in range(1000)])) // 8 < 255
+    assert len(filter_of([f"fd00::{n:x}" for n in range(1000)])) // 8 < 4096, "BPF_MAXINSNS"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 grpcio parses HTTP/2 by itself, frame by frame, and bounds neither how many frames ask for nothing nor how long one
 connection keeps a thread of its own busy: a hundred connections with CONTINUATION frames without end held up everybody
 else for 6 to 12 s. None of its options changes that. So the front asks the kernel how many bytes each connection has
-received, and compares them with what its calls account for. Whoever sent much more is reset.
+received, and compares them with what its calls account for. Whoever sent much more is reset, and its host is let in
+again after some seconds only: else it would come back at once, and keep the threads as busy as before.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from sandboxd.front.grpc.shut_out import shut_out
 from sandboxd.front.grpc.status import Metadata
 
 FLOOD: Final = "flood"
@@ -27,8 +29,9 @@ FREE_PER_S: Final = 4 * 1024
 SURE_S: Final = 0.2
 SURE_LOOKS: Final = 4
 """A connection is reset that has sent too much for so long, at so many looks, while no call of its came on."""
-KNOWN_S: Final = 10.0
-"""For so long after a flood, further connections of its host that have made no call are reset at once."""
+KNOWN_S: Final = 3.0
+"""For so long after a flood its host is not let in again, and its other connections that make no call are reset at
+once."""
 CALL_BYTES: Final = 4 * 1024
 """What a call takes beside its headers and its message."""
 OVERHEAD: Final = 1.25
@@ -126,7 +129,7 @@ class Floods:
             await asyncio.sleep(HOT_S if work >= LEAST_WORK_S / 2 else CALM_S)
             now, work = time.monotonic(), _others_worked() - worked
             # A machine that is busy otherwise gives them little time: how much they have worked counts, not how fast.
-            if work < max(LEAST_WORK_S, cost / SHARE) and now - looked < FORGET_S:
+            if work < max(LEAST_WORK_S, cost / SHARE) and now - looked < (KNOWN_S if self._known else FORGET_S):
                 continue
             began = time.thread_time()
             self.look(now)
@@ -139,8 +142,13 @@ class Floods:
             now: CLOCK_MONOTONIC, in seconds.
         """
         found: dict[str, Account] = {}
+        listeners: list[socket.socket] = []
         for descriptor in _sockets():
-            with contextlib.suppress(OSError), socket.socket(fileno=descriptor) as connection:
+            connection = socket.socket(fileno=descriptor)
+            if self._listens(connection):
+                listeners.append(connection)
+                continue
+            with contextlib.suppress(OSError), connection:
                 peer, received = self._of_caller(connection)
                 if not peer:
                     continue
@@ -150,9 +158,12 @@ class Floods:
                     # Disconnecting drops what waits to be read, and it is reading that costs. Python cannot ask for it.
                     self._reset(connection.fileno(), struct.pack("=H14x", socket.AF_UNSPEC), 16)
                     self._turned_away(FLOOD)
-                    self._known[host_of(peer)] = now + KNOWN_S
+                    self._known[_host_of(peer)] = now + KNOWN_S
                     del found[peer]
         self._known = {host: until for host, until in self._known.items() if until > now}
+        for listener in listeners:
+            with contextlib.suppress(OSError), listener:
+                shut_out(listener, self._known)
         # Calls that are still under way keep theirs.
         self._accounts = {peer: one for peer, one in self._accounts.items() if one.unread} | found
 
@@ -168,9 +179,16 @@ class Floods:
             account.over = (now, account.calls)
             account.looks = 0
         account.looks += 1
-        known = not account.calls and self._known.get(host_of(peer), 0.0) > now
+        known = not account.calls and self._known.get(_host_of(peer), 0.0) > now
         silent = account.looks >= SURE_LOOKS and now - account.over[0] >= SURE_S
         return known or silent or excess > self._most_pending
+
+    def _listens(self, connection: socket.socket) -> bool:
+        """Return whether it is a socket on which grpcio accepts callers."""
+        if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
+            return False
+        accepts: int = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return bool(accepts) and connection.getsockname()[1] == self._port
 
     def _of_caller(self, connection: socket.socket) -> tuple[str, int]:
         """Return the peer of a caller's connection, as grpcio has it, and how many bytes came from it.
@@ -195,9 +213,9 @@ def peer_of(host: str, port: int) -> str:
     return f"ipv6:%5B{host.replace('%', '%25')}%5D:{port}" if ":" in host else f"ipv4:{host}:{port}"
 
 
-def host_of(peer: str) -> str:
-    """Return a peer without its port."""
-    return peer.rpartition(":")[0]
+def _host_of(peer: str) -> str:
+    host = peer.rpartition(":")[0].partition(":")[2]
+    return host.removeprefix("%5B").removesuffix("%5D").replace("%25", "%")
 
 
 def _others_worked() -> float:
