@@ -191,6 +191,7 @@ class Generation:
         loaded = await self.client.start(self._load, timeout_s)
         self.brokered = loaded.brokered
         self._note_wall(dict(loaded.missing_layers))
+        self._note_native(built=loaded.native)
         failed = {binding: texts.bounded(why) for binding, why in loaded.failed}
         for index, spec in enumerate(self._load.guests):
             name = spec.binding
@@ -222,6 +223,15 @@ class Generation:
             )
         else:
             log.info("the wall around the workers: %s", " ".join(standing) or "none", extra=fields(event="wall"))
+
+    def _note_native(self, *, built: bool) -> None:
+        if not self._load.engine.native_functions:
+            where = "in Python, as wasm.nativeFunctions is off"
+        elif not built:
+            where = "in Python, which takes twice as long for small guests: `python -m hostfuncs.native` says why"
+        else:
+            where = "in C"
+        log.info("the host functions of preview 1 run %s", where, extra=fields(event="native"))
 
     def runs(self, binding: str) -> bool:
         """Return whether it has loaded this guest."""

@@ -327,6 +327,8 @@ class Loaded(Message, frozen=True, kw_only=True, tag="loaded"):
     """The layers of the wall that workers do not have: (`sandboxd.wall.Layer`, reason)."""
     brokered: bool = False
     """Whether guests may call out. Each worker then has a socket pair to the egress broker."""
+    native: bool = False
+    """Whether the host functions in C were built here (`hostfuncs.native`)."""
 
 
 class LoadFailed(Message, frozen=True, tag="load-failed"):

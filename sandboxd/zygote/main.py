@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import msgspec
 
-from hostfuncs import texts
+from hostfuncs import native, texts
 from sandboxd.errors import ConfigError, SandboxdError
 from sandboxd.modules.artifact import open_verified
 from sandboxd.wall import Mode, WallError, confinement
@@ -144,7 +144,8 @@ class Zygote:
         # The broker is a part of the wall. Without a wall, workers connect by themselves.
         self._brokered = egress is not None and load.confinement.wall != Mode.OFF
         missing = tuple(wall.missing.items())
-        self._send(m.Loaded(failed=tuple(failed), missing_layers=missing, brokered=self._brokered))
+        built = native.find() is not None
+        self._send(m.Loaded(failed=tuple(failed), missing_layers=missing, brokered=self._brokered, native=built))
 
     def _spawn(self, serial: int, template: m.SpawnTemplate | None) -> None:
         """Fork a worker, or a template."""

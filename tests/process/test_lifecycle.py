@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from hostfuncs import native
 from tests.conftest import ENGINES, guest_component
 from tests.process import tree
 from tests.running import RunningServer, component, listening_socket, write_components
@@ -83,6 +84,13 @@ def test_a_component_that_cannot_be_loaded(tmp_path: Path) -> None:
     done = start("--resources-path", str(resources))
     assert done.returncode == 65
     assert "missing.wasm" in done.stderr
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_log_says_in_what_the_host_functions_run(resources: Path, wanted: bool) -> None:
+    with RunningServer(resources, environ={"SANDBOXD_WASM_NATIVE_FUNCTIONS": json.dumps(wanted)}) as server:
+        line = server.wait_for(lambda line: line.get("event") == "native")["message"]
+    assert ("in C" if wanted and native.find() else "in Python") in line
 
 
 def test_a_port_in_use(resources: Path) -> None:
