@@ -90,7 +90,12 @@ class Listen:
         default=1_024,
     )
     max_peer_connections: int = number(
-        "maxPeerConnections", _C, 1, 1_000_000, "open connections of one address, or of one IPv6 /64", default=768
+        "maxPeerConnections",
+        _C,
+        1,
+        1_000_000,
+        "open connections of one address, or of one IPv6 /64; not on a Unix socket",
+        default=768,
     )
     max_unread_bytes: int = number(
         "maxUnread",

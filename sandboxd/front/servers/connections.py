@@ -52,7 +52,7 @@ class Connection(Protocol):
     """What is asked of an open connection. Instants are of CLOCK_MONOTONIC, in seconds."""
 
     peer: str
-    """Address of the caller."""
+    """Address of the caller; empty on a Unix socket, where all are bounded together."""
 
     def idle_since(self) -> float | None:
         """Since when it has waited for a whole request head; None while a request is under way."""
@@ -133,7 +133,7 @@ class Connections:
             False: none is idle; this one is taken for probes only, see `probes_only`.
         """
         peer = _network(connection.peer)
-        if self._peers.get(peer, 0) >= self._per_peer:
+        if peer and self._peers.get(peer, 0) >= self._per_peer:
             admitted = self._make_room(other for other in self._open if _network(other.peer) == peer)
         elif len(self._open) >= self._most:
             admitted = self._make_room(self._open)
