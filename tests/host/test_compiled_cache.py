@@ -94,7 +94,7 @@ def test_a_folder_that_vanished_keeps_nothing_and_says_so(
 
     monkeypatch.setattr(wasmtime.Module, "__init__", vanish)
     assert upper(folder) == b"HELLO"
-    assert "the compiled guest is not kept" in caplog.text
+    assert "the compiled guest cannot be stored" in caplog.text
 
 
 def test_what_was_not_used_for_long_is_removed(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_changed_bytes_are_compiled_or_refused_and_nothing_else(store: Store, at
 
 def test_a_compiler_that_takes_too_long_is_killed(store: Store) -> None:
     before = children()
-    with pytest.raises(CompileError, match=r"not done after 1 s, stopped") as caught:
+    with pytest.raises(CompileError, match=r"stopped, because it was not done after 1 s") as caught:
         compile_one(store, CPYTHON.read_bytes(), timeout_s=1)
     assert "modules.compileTimeout" in caught.value.remedy
     assert children() == before
@@ -191,9 +191,7 @@ def test_a_compiler_that_never_answers_is_ended_with_its_last_words(
     hung.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(hung))
     before = children()
-    with pytest.raises(
-        CompileError, match=r"not done after 1 s, stopped; its last words: one: waiting for .*Godot"
-    ) as caught:
+    with pytest.raises(CompileError, match=r"not done after 1 s; its last words: one: waiting for .*Godot") as caught:
         compile_one(store, SMALL, timeout_s=1)
     assert "\x1b" not in str(caught.value)
     assert children() == before

@@ -38,7 +38,8 @@ FLOODS = {
 @pytest.mark.parametrize("before", ["", "running"])
 @pytest.mark.slow
 def test_what_is_queued_of_a_flood_is_bounded(engine: str, before: str) -> None:
-    """Behind a request that runs, or behind answers that nobody reads."""
+    """Behind a request that runs, or behind answers that nobody reads. Parsed, the flood would take a hundred times its
+    8 MiB; the first request of each kind takes some 20 MiB for good, whatever follows it."""
     with started(engine, token="t", timeout_ms=1500, drain=4) as front:
         with connect(front) as first:
             first.sendall(FLOODS["probe"])
@@ -48,7 +49,7 @@ def test_what_is_queued_of_a_flood_is_bounded(engine: str, before: str) -> None:
             with connect(front) as connection:
                 connection.sendall(post(HANG, b"dapr-api-token: t\r\n") if before else b"")
                 pour(connection, flood, 8 * MIB, patience=0.5)
-                assert resident(front) < usual + 24 * MIB, name
+                assert resident(front) < usual + 48 * MIB, name
                 with connect(front) as bystander:
                     bystander.sendall(FLOODS["probe"])
                     assert bystander.recv(65536).startswith(b"HTTP/1.1 200 "), name
