@@ -43,12 +43,19 @@ class Run:
 
 
 def closed_loop(
-    target: Target, body: bytes, *, connections: int, seconds: float, http2: bool = False, streams: int = 1
+    target: Target,
+    body: bytes,
+    *,
+    connections: int,
+    seconds: float,
+    http2: bool = False,
+    streams: int = 1,
+    threads: int = 0,
 ) -> Run:
     """As many requests as the server answers on this many connections, each with one request (or `streams` with
-    HTTP/2) in flight."""
+    HTTP/2) in flight. wrk runs so many threads; 0 stands for one, and for two from 64 connections on."""
     if WRK and not http2:
-        return _with_wrk(target, body, connections, seconds)
+        return _with_wrk(target, body, connections, seconds, threads)
     if http2:
         command = [*_python_generator(), "--http2", "--streams", str(streams)]
         return _with_generator(command, target, body, connections, seconds)
@@ -85,11 +92,11 @@ def _python_generator() -> tuple[str, ...]:
     return tuple(python_module("bench.generator"))
 
 
-def _with_wrk(target: Target, body: bytes, connections: int, seconds: float) -> Run:
+def _with_wrk(target: Target, body: bytes, connections: int, seconds: float, threads: int) -> Run:
     with tempfile.NamedTemporaryFile() as file:
         file.write(body)
         file.flush()
-        threads = 1 if connections < 64 else 2
+        threads = threads or (1 if connections < 64 else 2)
         command = [WRK or "wrk", "-t", str(threads), "-c", str(connections), "-d", f"{max(1, round(seconds))}s"]
         command += ["--timeout", "30s", "-s", str(LUA), target.url, "--", file.name]
         output, cpu = _timed(target, command, seconds)

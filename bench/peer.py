@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from bench import load, peers, stalls, targets
 from bench.load import Run
@@ -59,41 +60,61 @@ class Row:
     """The least that a round lasts."""
 
 
+ARGS: Final = targets.wrapped("", args="a,b")
+
+
 def small() -> list[Row]:
-    """Two small bindings are all that is loaded."""
-    body = targets.wrapped("", args="a,b")
-    return [Row(what="args, small guests alone", binding="args", body=body, bars={1: 1.25, 16: 1.8, 64: 1.8})]
+    """Small guests are all that is loaded."""
+    return [
+        Row(what="args, small guests alone", binding="args", body=ARGS, bars={1: 1.25, 16: 1.8, 64: 1.8}),
+        Row(what="a guest that traps, the same", binding="trap", body=targets.wrapped(""), bars={16: 1.2}, fails=True),
+        Row(what="16 MiB of memory, the same", binding="memory", body=targets.wrapped(""), bars={16: 12.0}),
+    ]
 
 
 def six() -> list[Row]:
     """Six bindings are loaded, two of them interpreters."""
-    script = "-I,-c,import sys; print(sys.stdin.read())"
     return [
-        Row(
-            what="args, beside interpreters",
-            binding="args",
-            body=targets.wrapped("", args="a,b"),
-            bars={1: 1.15, 16: 1.25, 64: 1.25},
-        ),
-        Row(what="a guest that traps", binding="trap", body=targets.wrapped(""), bars={16: 1.2}, fails=True),
-        Row(what="16 MiB of memory", binding="memory", body=targets.wrapped(""), bars={16: 12.0}),
-        Row(
-            what="CPython 3.12, cold", binding="cpython", body=targets.wrapped("x", args=script), bars={1: 3.5, 4: 3.5}
-        ),
-        Row(
-            what="Ruby 3.2, cold",
-            binding="ruby",
-            body=targets.wrapped("salaboy", args='-ne,print "Hello "; print'),
-            bars={1: 3.5, 4: 3.5},
-            seconds=6,
-        ),
+        Row(what="args, beside interpreters", binding="args", body=ARGS, bars={1: 1.15, 16: 1.25, 64: 1.25}),
+        Row(what="a guest that traps, the same", binding="trap", body=targets.wrapped(""), bars={16: 1.2}, fails=True),
     ]
 
 
-def calling_out(origin: str) -> Row:
-    """A guest makes a request through Dapr's wasi-http."""
-    body = targets.wrapped("", args=origin)
-    return Row(what="a Go guest that calls out", binding="fetch", body=body, bars={1: 2.5, 8: 2.5})
+def alone(origin: str) -> list[tuple[Row, Path]]:
+    """Guests that are loaded alone, and their files."""
+    script = "-I,-c,import sys; print(sys.stdin.read())"
+    print_line = '-ne,print "Hello "; print'
+    return [
+        (
+            Row(
+                what="CPython 3.12, cold",
+                binding="cpython",
+                body=targets.wrapped("x", args=script),
+                bars={1: 3.5, 4: 3.5},
+                seconds=6,
+            ),
+            guests.cpython312(),
+        ),
+        (
+            Row(
+                what="Ruby 3.2, cold",
+                binding="ruby",
+                body=targets.wrapped("salaboy", args=print_line),
+                bars={1: 3.5, 4: 3.5},
+                seconds=6,
+            ),
+            guests.ruby(),
+        ),
+        (
+            Row(
+                what="a Go guest that calls out",
+                binding="fetch",
+                body=targets.wrapped("", args=origin),
+                bars={1: 2.5, 8: 2.5},
+            ),
+            go_fetch(),
+        ),
+    ]
 
 
 def daprs_args() -> Path:
@@ -149,12 +170,12 @@ def compare(record: Record, rows: list[Row], sides: Mapping[str, Target], given:
 def measure(target: Target, row: Row, connections: int, given: Options) -> Run:
     """One round of one side."""
     seconds = max(given.seconds, row.seconds)
-    return load.closed_loop(target, row.body, connections=connections, seconds=seconds)
+    return load.closed_loop(target, row.body, connections=connections, seconds=seconds, threads=1)
 
 
-def compare_calling_out(record: Record, row: Row, file: Path, given: Options) -> None:
-    """daprd is started anew for each round: it may end when a caller hangs up on a guest that calls out, as the load
-    generator does at the end of a round."""
+def compare_alone(record: Record, row: Row, file: Path, given: Options) -> None:
+    """daprd is started anew for each round: the guests of callers who have gone go on, and take a core for seconds, or
+    its process ends when a caller hangs up on a guest that calls out. The load generator does so after each round."""
     files = {row.binding: file}
 
     def fresh(connections: int) -> Run:
@@ -253,15 +274,17 @@ def main() -> int:
     record.notes.append(stalls.note(stalls.measure()))
     with tempfile.TemporaryDirectory() as folder:
         files = modules(Path(folder))
-        with both({name: files[name] for name in ("args", "tiny")}) as sides:
+        with both({name: files[name] for name in ("args", "tiny", "trap", "memory")}) as sides:
             compare(record, small(), sides, given)
             tails(record, sides, given)
         with both(files) as sides:
             compare(record, six(), sides, given)
     with origin() as url:
-        compare_calling_out(record, calling_out(url), go_fetch(), given)
-    for row in record.rows:
-        row |= {"label": f"{row['what']}, {row['connections']}", "sandboxd": row["sandboxd/s"], "daprd": row["daprd/s"]}
+        for row, file in alone(url):
+            compare_alone(record, row, file, given)
+    for line in record.rows:
+        label = f"{line['what']}, {line['connections']}"
+        line |= {"label": label, "sandboxd": line["sandboxd/s"], "daprd": line["daprd/s"]}
     return end(record, given)
 
 
