@@ -204,18 +204,23 @@ def add(record: Record, row: Row, connections: int, bar: float, runs: Mapping[st
     record.add(
         what=row.what,
         connections=connections,
-        **{"sandboxd/s": round(median_of(ours, "rps"), 1), "daprd/s": round(median_of(theirs, "rps"), 1)},
+        **{"sandboxd/s": rounded(median_of(ours, "rps")), "daprd/s": rounded(median_of(theirs, "rps"))},
         ratio=got,
         **{
             "p99 ms": round(median_of(ours, "p99_us") / 1000, 2),
             "daprd p99 ms": round(median_of(theirs, "p99_us") / 1000, 2),
-            "front us": median_of(ours, "front_cpu_us"),
-            "workers us": median_of(ours, "worker_cpu_us"),
-            "daprd us": median_of(theirs, "front_cpu_us"),
+            "front us": rounded(median_of(ours, "front_cpu_us")),
+            "workers us": rounded(median_of(ours, "worker_cpu_us")),
+            "daprd us": rounded(median_of(theirs, "front_cpu_us")),
         },
     )
     what = f"{row.what}, {connections} connections: of daprd's requests/s"
     record.bars.append(Bar(what=what, want=bar, got=got, unit="x", at_least=True))
+
+
+def rounded(figure: float) -> float | int:
+    """Return a figure with as many digits as it is good for."""
+    return round(figure) if figure >= 100 else round(figure, 1)
 
 
 def tails(record: Record, sides: Mapping[str, Target], given: Options) -> None:
