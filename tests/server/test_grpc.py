@@ -65,6 +65,8 @@ def test_cancelling_ends_the_guest(served: Served) -> None:
     before = requests(served, "loop", "cancelled")
     request = runtime_pb2.InvokeBindingRequest(name="loop", operation="execute").SerializeToString()
     since = len(served.server.lines)
+    # Nobody waits in the queue: while the worker of a former test is replaced, the call would be refused.
+    until(lambda: served.server.metric("sandboxd_pool_workers", state="idle") == 1, "a free worker")
     future = served.channel.unary_unary(DAPR + "InvokeBinding").future(request)
     until(lambda: served.server.metric("sandboxd_pool_workers", state="busy") == 1, "a running guest")
     # Nobody waits in the queue: a second call is refused, with a time to try again.
