@@ -87,7 +87,7 @@ def test_shell_parses_and_its_requests_are_json(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
 def test_figures_are_those_of_the_last_run(page: str) -> None:
-    figures = re.findall(r"\*\*([\d.]+ ?[\w/%]*)\*\*", (ROOT / page).read_text(encoding="utf-8"))
+    figures = re.findall(r"\*\*(-?[\d.]+ ?[\w/%]*)\*\*", (ROOT / page).read_text(encoding="utf-8"))
     cells = {
         cell.strip()
         for line in (ROOT / "bench/README.md").read_text(encoding="utf-8").splitlines()
