@@ -4,6 +4,7 @@ import re
 from functools import lru_cache
 
 from hostfuncs.abi import HostTrap
+from hostfuncs.field_rules import FORBIDDEN_FIELDS
 from hostfuncs.legacy_http.calls import Calls, Function
 from hostfuncs.legacy_http.resources import (
     Answer,
@@ -20,7 +21,6 @@ from hostfuncs.legacy_http.resources import (
 )
 from hostfuncs.limits import Limit
 from hostfuncs.outbound import OutboundError
-from hostfuncs.outbound.fields import FORBIDDEN_FIELDS
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH")
 METHOD_OTHER = 9

@@ -27,6 +27,7 @@ There are two kinds of failures. `OutboundError` carries the wasi-http error cod
 """
 
 from hostfuncs.ending import DeadlineExceeded
+from hostfuncs.field_rules import FORBIDDEN_FIELDS
 from hostfuncs.outbound.body import RequestBody, ResponseBody
 from hostfuncs.outbound.errors import (
     DnsErrorPayload,
@@ -37,7 +38,7 @@ from hostfuncs.outbound.errors import (
 )
 from hostfuncs.outbound.exchange import Exchange
 from hostfuncs.outbound.exchanges import Exchanges
-from hostfuncs.outbound.fields import FORBIDDEN_FIELDS, is_field_name, is_field_value, is_forbidden, is_method
+from hostfuncs.outbound.fields import is_field_name, is_field_value, is_forbidden, is_method
 from hostfuncs.outbound.policy import Policy
 from hostfuncs.outbound.sender import Outbound, warm
 from hostfuncs.outbound.values import Options, OutboundLimits, Request, ResponseHead, Settings, UsageRecord

@@ -7,22 +7,9 @@ belong to the connection and not to the guest.
 import re
 from collections.abc import Iterable
 
+from hostfuncs.field_rules import FORBIDDEN_FIELDS
 from hostfuncs.outbound.errors import ErrorCode, FieldSizePayload, OutboundError
 from hostfuncs.outbound.values import Fields
-
-FORBIDDEN_FIELDS = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"transfer-encoding",
-        b"upgrade",
-        b"host",
-        b"http2-settings",
-    }
-)
 
 _TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 # RFC 9110 section 5.5, obs-text included; white space around a value is not a part of it.

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from hostfuncs.account import HANDLE_BYTES, LINE_BYTES
 from hostfuncs.ending import HostTrap
+from hostfuncs.field_rules import FIELDS_BYTES, LINE_COST
 from hostfuncs.outbound import is_field_name, is_field_value, is_forbidden
 from hostfuncs.wasip2.host import Host
 from hostfuncs.wasip2.http_types import TYPES
@@ -28,10 +29,6 @@ from hostfuncs.wasip2.types import (
     err,
     ok,
 )
-
-SIZE_MAX = 128 * 1024
-"""Most bytes of names and values in one `fields`; each line counts `LINE_COST` more. As in wasmtime, more is a trap."""
-LINE_COST = 64
 
 HEADER_ERROR = Variant((("invalid-syntax", None), ("forbidden", None), ("immutable", None)))
 _INVALID = err(Tag("invalid-syntax"))
@@ -82,8 +79,8 @@ def _weight(size: int, lines: int) -> int:
 
 
 def _check_size(size: int) -> None:
-    if size > SIZE_MAX:
-        raise HostTrap(f"wasi:http/types fields: more than {SIZE_MAX} bytes")
+    if size > FIELDS_BYTES:
+        raise HostTrap(f"wasi:http/types fields: more than {FIELDS_BYTES} bytes")
 
 
 def received(lines: Iterable[tuple[bytes, bytes]]) -> Fields:

@@ -12,16 +12,13 @@ from collections.abc import Collection
 from typing import Final
 
 from hostfuncs import texts
+from hostfuncs.field_rules import FIELDS_BYTES, FORBIDDEN_FIELDS, LINE_COST
 from sandboxd.limits import KIB, Limits
 from sandboxd.limits.keys import ALL_KEYS
 from sandboxd.outcome import Outcome
 from sandboxd.wire import messages as m
 from sandboxd.wire.codec import MAX_FRAME_BYTES
 
-HEAD_BYTES: Final = 128 * KIB
-"""The most that the fields of a response may have: `hostfuncs.wasip2.http_fields.SIZE_MAX`."""
-LINE_COST: Final = 64
-"""The bytes that are counted for each field beside its name and value: `hostfuncs.wasip2.http_fields.LINE_COST`."""
 OWN_FRAME_BYTES: Final = 512 * KIB
 """The most that a frame has beside output and records: a response's head, a piece of a body, or the texts of a result.
 It is also the longest frame of a worker with nothing in flight."""
@@ -62,21 +59,6 @@ _name = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 # RFC 9110, 5.5, with blanks around the value, which an HTTP server may take off.
 _value = re.compile(rb"[\x20\x09\x21-\x7e\x80-\xff]*").fullmatch
 _error_code = re.compile(r"[A-Za-z-]{1,48}").fullmatch
-
-OF_CONNECTION: Final = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"transfer-encoding",
-        b"upgrade",
-        b"host",
-        b"http2-settings",
-    )
-)
-"""The fields that no guest may set: `hostfuncs.outbound.fields.FORBIDDEN_FIELDS`."""
 
 
 def frame_bytes(limits: Limits, rules: Collection[str]) -> int:
@@ -138,17 +120,17 @@ def of_head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> str:
     """Return the fault of a response's head; empty if it has none."""
     if not 200 <= status <= 599:
         return "sent a status that ends no request"
-    if len(headers) > HEAD_BYTES // LINE_COST:
+    if len(headers) > FIELDS_BYTES // LINE_COST:
         return "sent more fields than a response may have"
     size = lengths = 0
     for name, value in headers:
         size += len(name) + len(value) + LINE_COST
-        if size > HEAD_BYTES:
+        if size > FIELDS_BYTES:
             return "sent longer fields than a response may have"
         if not _name(name) or not _value(value):
             return "sent a field with characters that none may have"
         lowered = name.lower()
-        if lowered in OF_CONNECTION:
+        if lowered in FORBIDDEN_FIELDS:
             return "sent a field that belongs to the connection"
         if lowered == b"content-length":
             lengths += 1
