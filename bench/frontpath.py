@@ -139,7 +139,7 @@ class FrontPath:
         self.metrics.journal = Journal()
         self.pool = Pool(PoolSettings(workers=1))
         generation: Any = _Generation()
-        worker = Worker(1, generation, self.pool)
+        worker = Worker(1, generation, self.pool._delivery)
         self.worker_transport = WorkerTransport(worker, result)
         worker.connection_made(self.worker_transport)
         worker.advance(WorkerEvent.READY)

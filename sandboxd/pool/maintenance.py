@@ -59,14 +59,13 @@ class Maintenance:
 
     Parameters:
         workers: the number of workers that the current generation keeps.
-        pool_events: the pool.
-        worker_events: receives the workers' messages.
         load_timeout_s: the longest time in which a zygote must load the guests.
     """
 
-    def __init__(
-        self, workers: int, pool_events: PoolEvents, worker_events: WorkerEvents, load_timeout_s: float = 120.0
-    ) -> None:
+    _pool_events: PoolEvents
+    _worker_events: WorkerEvents
+
+    def __init__(self, workers: int, load_timeout_s: float = 120.0) -> None:
         self.size = workers
         self._readiness = starting.Readiness()
         self._load_timeout_s = load_timeout_s
@@ -79,8 +78,6 @@ class Maintenance:
         self.boot_seconds = 0.0
         self.failure: asyncio.Future[SandboxdError] = asyncio.get_running_loop().create_future()
         """Set once workers can no longer be replaced. The server then drains and exits with the error's exit code."""
-        self._pool_events = pool_events
-        self._worker_events = worker_events
         self._serial = 0
         self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -89,6 +86,16 @@ class Maintenance:
 
     def __repr__(self) -> str:
         return f"<Maintenance of {self.size} workers, generations {[g.number for g in self.generations]}>"
+
+    def report_to(self, pool_events: PoolEvents, worker_events: WorkerEvents) -> None:
+        """Say, before the first `start`, who is told of workers.
+
+        Parameters:
+            pool_events: is told when workers can be used and when not.
+            worker_events: receives the workers' messages.
+        """
+        self._pool_events = pool_events
+        self._worker_events = worker_events
 
     async def start(
         self, load: m.Load, limits: dict[str, Holding], required: AbstractSet[str]

@@ -315,7 +315,18 @@ class World:
     def installed(self) -> Iterator[None]:
         """The pool's modules see this world while the context is open."""
         with contextlib.ExitStack() as patches:
-            for module in ("pool", "lease", "maintenance", "starting", "sweep", "polling", "worker", "warm", "spares"):
+            for module in (
+                "pool",
+                "delivery",
+                "lease",
+                "maintenance",
+                "starting",
+                "sweep",
+                "polling",
+                "worker",
+                "warm",
+                "spares",
+            ):
                 patches.enter_context(mock.patch(f"sandboxd.pool.{module}.time", self.clock))
             patches.enter_context(
                 mock.patch("sandboxd.pool.maintenance.ZygoteClient", lambda events: ScriptedZygote(events, self))

@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sandboxd.limits import EngineSettings
 from sandboxd.outcome import Outcome
+from sandboxd.pool.delivery import LOSSES_MAX
 from sandboxd.pool.errors import BindingUnavailable, PoolClosing, QueueFull, QueueTimeout
-from sandboxd.pool.pool import LOSSES_MAX, Pool
+from sandboxd.pool.pool import Pool
 from sandboxd.pool.settings import PoolSettings
 from sandboxd.pool.state import WorkerState
 from sandboxd.pool.templates import TemplateState
