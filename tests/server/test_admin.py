@@ -4,6 +4,7 @@ import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import pytest
@@ -61,17 +62,20 @@ def test_it_tells_who_holds_a_worker(server: AdminServer) -> None:
 
 
 def test_failures_have_reason_backtrace_stderr_and_trace(server: AdminServer) -> None:
+    def complaints() -> list[dict[str, Any]]:
+        """Of this test: others that share the server make guests fail, too."""
+        return [note for note in server.status(binding="exit")["failures"] if note["stderr"] == "grumbled"]
+
     assert server.invoke("trap").status_code == 500
-    assert server.invoke("exit", "x", {"args": "3,printed,complained"}).status_code == 500
-    until(lambda: server.status(binding="exit")["failures"], "the failure is shown")
-    (note,) = server.status(binding="exit")["failures"]
-    assert (note["outcome"], note["stderr"]) == ("exit_nonzero", "complained")
+    assert server.invoke("exit", "x", {"args": "3,printed,grumbled"}).status_code == 500
+    until(complaints, "the failure is shown")
+    (note,) = complaints()
+    assert note["outcome"] == "exit_nonzero"
     assert "exit_code(3)" in note["reason"]
     assert "printed" not in json.dumps(server.status())  # what a guest replies is nobody's but the caller's
-    (note,) = server.status(binding="trap")["failures"]
+    note = server.status(binding="trap")["failures"][0]
     assert "unreachable\nwasm stack trace:" in note["reason"]
-    line = server.wait_for(lambda line: line.get("outcome") == "trapped")
-    assert note["traceId"] == line["trace_id"]
+    assert server.wait_for(lambda line: line.get("trace_id") == note["traceId"])["outcome"] == "trapped"
     assert server.status()["bindings"][-1]["lastFailure"]["outcome"] == "trapped"
 
 
