@@ -1,4 +1,4 @@
-"""Maintenance of the pool: spawns, replaces, retires and kills workers, and reports when it no longer can."""
+"""Maintenance of the workers: spawns, retires, kills and removes them, and finds out how each has ended."""
 
 import asyncio
 import errno
@@ -9,15 +9,12 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Coroutine
-from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 import msgspec
 
 from sandboxd.broker.client import BrokerClient
-from sandboxd.errors import ComponentError, SandboxdError
-from sandboxd.pool import starting
-from sandboxd.pool.generation import Generation, Holding
+from sandboxd.pool.generation import Generation
 from sandboxd.pool.state import ExitReason, WorkerEvent, WorkerState
 from sandboxd.pool.worker import Role, Worker, WorkerEvents
 from sandboxd.wire import messages as m
@@ -33,13 +30,12 @@ EXIT_TIMEOUT_S = 2.0
 REAP_TIMEOUT_S = 10.0
 """If a killed worker is not reaped after this time, the zygote, which reaps, counts as dead."""
 
-_NEVER_READY = "its workers never became ready"
 _UNEXPECTED = (ExitReason.BOOT_FAILED, ExitReason.KILLED, ExitReason.CRASHED, ExitReason.PROTOCOL)
 _LIVE = (WorkerState.STARTING, WorkerState.IDLE, WorkerState.BUSY)
 
 
 class PoolEvents(Protocol):
-    """What maintenance asks of the pool."""
+    """What the workers' ends and beginnings mean for invocations."""
 
     def on_worker_ready(self, worker: Worker) -> None:
         """The worker may get work."""
@@ -54,127 +50,82 @@ class PoolEvents(Protocol):
         """A worker beyond those that the pool keeps did not start."""
 
 
+class GenerationEvents(Protocol):
+    """What the workers' ends and beginnings mean for the number of workers."""
+
+    def on_worker_started(self, worker: Worker) -> None:
+        """A worker has become READY."""
+
+    def on_worker_ending(self, worker: Worker) -> None:
+        """A worker was retired or killed. It has not ended yet."""
+
+    def on_worker_ended(self, worker: Worker, why: str) -> None:
+        """A worker, template or child has ended and is forgotten."""
+
+    def on_zygote_lost(self, client: ZygoteClient) -> None:
+        """A zygote has died."""
+
+
 class Maintenance:
-    """Owns the generations, the workers and the egress broker. It implements ZygoteEvents and BrokerEvents.
+    """Owns the workers and the egress broker. It implements ZygoteEvents and BrokerEvents."""
 
-    Parameters:
-        workers: the number of workers that the current generation keeps.
-        load_timeout_s: the longest time in which a zygote must load the guests.
-    """
-
+    _generations: GenerationEvents
     _pool_events: PoolEvents
     _worker_events: WorkerEvents
 
-    def __init__(self, workers: int, load_timeout_s: float = 120.0) -> None:
-        self.size = workers
-        self._readiness = starting.Readiness()
-        self._load_timeout_s = load_timeout_s
-        self.current: Generation | None = None
-        self.generations: list[Generation] = []
+    def __init__(self) -> None:
         self.workers: dict[int, Worker] = {}
         """All workers that are not reaped yet, by serial."""
+        self.closing = False
+        """Whether the server ends. Workers are then no longer expected to start."""
         self.starts_total = 0
         self.exits: Counter[ExitReason] = Counter()
         self.boot_seconds = 0.0
-        self.failure: asyncio.Future[SandboxdError] = asyncio.get_running_loop().create_future()
-        """Set once workers can no longer be replaced. The server then drains and exits with the error's exit code."""
         self._serial = 0
-        self._closing = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._all_ready: dict[int, asyncio.Future[None]] = {}
         self.broker = BrokerClient(self, hardening.environment(os.environ))
 
     def __repr__(self) -> str:
-        return f"<Maintenance of {self.size} workers, generations {[g.number for g in self.generations]}>"
+        return f"<Maintenance of {len(self.workers)} workers>"
 
-    def report_to(self, pool_events: PoolEvents, worker_events: WorkerEvents) -> None:
-        """Say, before the first `start`, who is told of workers.
+    def report_to(self, generations: GenerationEvents, pool_events: PoolEvents, worker_events: WorkerEvents) -> None:
+        """Say, before the first worker is spawned, who is told of workers.
 
         Parameters:
+            generations: is told when workers start and end.
             pool_events: is told when workers can be used and when not.
             worker_events: receives the workers' messages.
         """
+        self._generations = generations
         self._pool_events = pool_events
         self._worker_events = worker_events
-
-    async def start(
-        self, load: m.Load, limits: dict[str, Holding], required: AbstractSet[str]
-    ) -> tuple[Generation, tuple[tuple[str, str], ...]]:
-        """Start a generation beside the current one and wait until all of its workers are READY.
-
-        Parameters:
-            load: what its zygote loads.
-            limits: of each binding.
-            required: the bindings that must load.
-
-        Returns:
-            the generation, which does not serve yet, and (binding, reason) for each guest that failed to load.
-
-        Raises:
-            ZygoteError: the zygote could not load the guests. Nothing has changed.
-            ComponentError: a required guest could not be loaded. Nothing has changed.
-            SandboxdError: the workers do not start. The generation was ended again.
-        """
-        number = self.generations[-1].number + 1 if self.generations else 1
-        generation = Generation(number, load, limits, ZygoteClient(self))
-        self._readiness.begin(f"the zygote of generation {number} loads {len(load.guests)} guests")
-        try:
-            failed = await generation.start(self._load_timeout_s)
-            for binding, why in failed:
-                if binding in required:
-                    raise ComponentError(f"binding {binding} cannot be loaded: {why}")
-        except BaseException:
-            await generation.client.close()
-            raise
-        self.generations.append(generation)
-        ready = self._all_ready[number] = asyncio.get_running_loop().create_future()
-        self._readiness.begin(f"{self.size} workers of generation {number} start")
-        try:
-            if generation.brokered:
-                self.broker.learn(number, load)
-            for _ in range(self.size):
-                self._spawn(generation)
-            await ready
-            if generation.lost:
-                # It died in the same turn of the event loop as the last READY. It cannot replace workers any more.
-                raise starting.zygote_lost(_NEVER_READY)
-        except BaseException:
-            await self._take_down(generation)
-            raise
-        finally:
-            del self._all_ready[number]
-        return generation, failed
-
-    async def discard(self, generation: Generation) -> None:
-        """End a generation that does not serve, and its workers."""
-        await self._take_down(generation)
-
-    def promote(self, generation: Generation) -> None:
-        """Make this the current generation, and let the former one finish what it has begun."""
-        former, self.current = self.current, generation
-        if former is not None:
-            former.retiring = True
-            for worker in self.workers_of(former):
-                self.retire(worker, ExitReason.RELOAD)
-            self._end_if_empty(former)
 
     def workers_of(self, generation: Generation) -> list[Worker]:
         """Return a generation's workers, templates and children that are not reaped yet."""
         return [worker for worker in self.workers.values() if worker.generation is generation]
 
-    def ready_workers(self) -> int:
-        """Return the number of the current generation's workers that are READY."""
-        states = (WorkerState.IDLE, WorkerState.BUSY)
-        return sum(
-            1
-            for worker in self.workers.values()
-            if worker.generation is self.current and worker.state in states and worker.role is Role.WORKER
-        )
+    def live_workers_of(self, generation: Generation) -> list[Worker]:
+        """Return a generation's workers that start, idle or work."""
+        return [w for w in self.workers_of(generation) if w.role is Role.WORKER and w.state in _LIVE]
 
-    @property
-    def waits_for(self) -> tuple[str, float]:
-        """What the pool waits for before guests can run, and since which time.monotonic(); empty if they can run."""
-        return self._readiness.waits_for(loaded=self.current is not None, ready=self.ready_workers() > 0)
+    def spawn(self, generation: Generation) -> Worker:
+        """Start a worker."""
+        self.starts_total += 1
+        worker = self._new(generation, Role.WORKER, BOOT_TIMEOUT_S)
+        generation.client.spawn(worker.serial)
+        return worker
+
+    def spawn_template(self, generation: Generation, order: m.SpawnTemplate) -> Worker:
+        """Start a template. See `sandboxd.pool.warm.Processes`."""
+        worker = self._new(generation, Role.TEMPLATE, order.boot_ms / 1000 + BOOT_TIMEOUT_S)
+        generation.client.spawn_template(msgspec.structs.replace(order, serial=worker.serial))
+        return worker
+
+    def spawn_child(self, template: Worker) -> Worker:
+        """Have a template forked. See `sandboxd.pool.warm.Processes`."""
+        worker = self._new(template.generation, Role.CHILD, BOOT_TIMEOUT_S)
+        template.generation.client.spawn_child(worker.serial, template.serial)
+        return worker
 
     def retire(self, worker: Worker, reason: ExitReason | None) -> None:
         """Let a worker finish what is in flight and then end. Its replacement starts now."""
@@ -184,10 +135,9 @@ class Maintenance:
         worker.exit_reason = reason
         worker.advance(WorkerEvent.RETIRE)
         self._pool_events.on_worker_unusable(worker)
-        self._note_readiness()
         if not worker.inflight and not was_starting:
             self.end_drained(worker)
-        self._fill(worker.generation)
+        self._generations.on_worker_ending(worker)
 
     def end_drained(self, worker: Worker) -> None:
         """Close the socket of a draining worker with nothing in flight; it then ends by itself."""
@@ -209,7 +159,6 @@ class Maintenance:
         worker.exit_reason = reason
         worker.advance(WorkerEvent.KILL)
         self._pool_events.on_worker_unusable(worker)
-        self._note_readiness()
         if worker.generation.lost:
             worker.kill_orphan()
             self._remove(worker, "was killed")
@@ -218,14 +167,38 @@ class Maintenance:
         asyncio.get_running_loop().call_later(REAP_TIMEOUT_S, self._check_reaped, worker)
         if not was_starting:
             # One that never became ready is replaced when it is reaped, after a growing delay.
-            self._fill(worker.generation)
+            self._generations.on_worker_ending(worker)
+
+    async def end_all(self, generation: Generation) -> None:
+        """End a generation's zygote and with it all of its workers."""
+        for worker in self.workers_of(generation):
+            if not worker.exit_reason:
+                worker.exit_reason = ExitReason.SHUTDOWN if self.closing else ExitReason.RELOAD
+            worker.disconnect()
+        await generation.client.close()
+        self.broker.forget(generation.number)
+        for worker in self.workers_of(generation):
+            # The zygote has killed them, unless it had to be killed itself.
+            worker.kill_orphan()
+            self._remove(worker, "ended with its generation")
+
+    def remove_orphans(self, generation: Generation) -> None:
+        """Kill the workers of a lost zygote that cannot be at work. The others finish first."""
+        for worker in self.workers_of(generation):
+            at_work = worker.state in (WorkerState.IDLE, WorkerState.BUSY, WorkerState.DRAINING) and worker.connected
+            if not at_work:
+                worker.kill_orphan()
+                self._remove(worker, worker.exited or "was lost with the zygote")
+
+    def run(self, work: Coroutine[None, None, None]) -> None:
+        """Run something in a task that `close` waits for."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """End every worker and zygote."""
-        self._closing = True
-        for generation in list(self.generations):
-            await self._take_down(generation)
-        # The tasks that end former generations. Cancelling one would leave a hung zygote behind.
+        """Wait for the tasks and end the broker. Every generation was ended before."""
+        # Among them are those that end former generations. Cancelling one would leave a hung zygote behind.
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.broker.close()
 
@@ -252,7 +225,7 @@ class Maintenance:
             channel.close()
             self.kill(worker, ExitReason.BOOT_FAILED)
         else:
-            self._run(worker.connect(channel))
+            self.run(worker.connect(channel))
 
     def on_spawn_failed(self, serial: int, detail: str) -> None:
         """Count a worker that could not be forked as a failed start."""
@@ -295,22 +268,8 @@ class Maintenance:
             self._remove(worker, worker.exited)
 
     def on_zygote_lost(self, client: ZygoteClient) -> None:
-        """End what depends on a zygote that has died: nothing can be forked from its generation any more."""
-        generation = next((one for one in self.generations if one.client is client), None)
-        if self._closing or generation is None:
-            return  # one that has just loaded has no workers yet; `start` notices
-        waiting = self._all_ready.get(generation.number)
-        if waiting is not None and not waiting.done():
-            waiting.set_exception(starting.zygote_lost(_NEVER_READY))
-        elif generation is self.current:
-            error = starting.zygote_lost("in-flight invocations finish, then the server exits")
-            log.critical("%s", error)
-            self._fail(error)
-        for worker in self.workers_of(generation):
-            at_work = worker.state in (WorkerState.IDLE, WorkerState.BUSY, WorkerState.DRAINING) and worker.connected
-            if not at_work:
-                worker.kill_orphan()
-                self._remove(worker, worker.exited or "was lost with the zygote")
+        """Pass it on: it concerns a whole generation."""
+        self._generations.on_zygote_lost(client)
 
     # BrokerEvents -----------------------------------------------------------------------------------------------------
 
@@ -353,14 +312,7 @@ class Maintenance:
             self._pool_events.on_worker_ready(worker)
             return
         self.boot_seconds = (time.monotonic_ns() - worker.asked_ns) / 1e9
-        generation = worker.generation
-        generation.boot_failures = 0
-        self._note_readiness()
-        waiting = self._all_ready.get(generation.number)
-        if waiting is not None and not waiting.done():
-            states = [w.state for w in self.workers_of(generation) if w.role is Role.WORKER]
-            if states.count(WorkerState.IDLE) >= self.size:
-                waiting.set_result(None)
+        self._generations.on_worker_started(worker)
         self._pool_events.on_worker_ready(worker)
 
     def on_channel_lost(self, worker: Worker, why: str) -> None:
@@ -392,53 +344,6 @@ class Maintenance:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _note_readiness(self) -> None:
-        self._readiness.note(ready=self.ready_workers() > 0)
-
-    def spawn_template(self, generation: Generation, order: m.SpawnTemplate) -> Worker:
-        """Start a template. See `sandboxd.pool.warm.Processes`."""
-        worker = self._new(generation, Role.TEMPLATE, order.boot_ms / 1000 + BOOT_TIMEOUT_S)
-        generation.client.spawn_template(msgspec.structs.replace(order, serial=worker.serial))
-        return worker
-
-    def spawn_child(self, template: Worker) -> Worker:
-        """Have a template forked. See `sandboxd.pool.warm.Processes`."""
-        worker = self._new(template.generation, Role.CHILD, BOOT_TIMEOUT_S)
-        template.generation.client.spawn_child(worker.serial, template.serial)
-        return worker
-
-    def surplus(self) -> int:
-        """See `sandboxd.pool.spares.SpareProcesses`."""
-        return 0 if self.current is None else max(0, len(self._live(self.current)) - self.size)
-
-    def starting(self) -> int:
-        """See `sandboxd.pool.spares.SpareProcesses`."""
-        if self.current is None:
-            return 0
-        return sum(worker.state is WorkerState.STARTING for worker in self._live(self.current))
-
-    def spawn_spare(self) -> None:
-        """See `sandboxd.pool.spares.SpareProcesses`."""
-        current = self.current
-        if current is not None and not (self._closing or current.lost or current.boot_failures):
-            self._spawn(current).spare = True
-
-    def retire_surplus(self) -> None:
-        """See `sandboxd.pool.spares.SpareProcesses`. Those with the least to do end."""
-        if self.current is not None:
-            workers = sorted(self._live(self.current), key=lambda worker: len(worker.inflight))
-            for worker in workers[: self.surplus()]:
-                self.retire(worker, ExitReason.SPARE)
-
-    def _live(self, generation: Generation) -> list[Worker]:
-        return [w for w in self.workers_of(generation) if w.role is Role.WORKER and w.state in _LIVE]
-
-    def _spawn(self, generation: Generation) -> Worker:
-        self.starts_total += 1
-        worker = self._new(generation, Role.WORKER, BOOT_TIMEOUT_S)
-        generation.client.spawn(worker.serial)
-        return worker
-
     def _new(self, generation: Generation, role: Role, boot_timeout_s: float) -> Worker:
         self._serial += 1
         worker = Worker(self._serial, generation, self._worker_events, role)
@@ -447,7 +352,7 @@ class Maintenance:
         return worker
 
     def _check_boot(self, worker: Worker, timeout_s: float) -> None:
-        if worker.state is WorkerState.STARTING and not self._closing:
+        if worker.state is WorkerState.STARTING and not self.closing:
             log.error("%s did not become ready within %.0f s", worker.name, timeout_s)
             self.kill(worker, ExitReason.BOOT_FAILED)
         elif worker.state is WorkerState.DRAINING and worker.connected and not worker.inflight:
@@ -463,23 +368,7 @@ class Maintenance:
             log.error("worker %d (pid %d) was killed but is not reaped", worker.serial, worker.pid)
             worker.generation.client.end()
 
-    def _fill(self, generation: Generation) -> None:
-        if self._closing or generation.retiring or generation.lost:
-            return
-        delay = starting.delay_s(generation)
-        if delay:
-            asyncio.get_running_loop().call_later(delay, self._fill_now, generation)
-        else:
-            self._fill_now(generation)
-
-    def _fill_now(self, generation: Generation) -> None:
-        if self._closing or generation.retiring or generation.lost or generation not in self.generations:
-            return
-        for _ in range(self.size - len(self._live(generation))):
-            self._spawn(generation)
-
     def _remove(self, worker: Worker, why: str) -> None:
-        generation = worker.generation
         if self.workers.pop(worker.serial, None) is None:
             return
         was_live = worker.state in _LIVE
@@ -487,54 +376,10 @@ class Maintenance:
         if was_live:
             self._pool_events.on_worker_unusable(worker)
         if worker.role is Role.WORKER:
-            self._readiness.lost(worker.serial, why)
-            self._note_readiness()
             self.exits[worker.exit_reason or ExitReason.CRASHED] += 1
         self._pool_events.on_worker_gone(worker, why)
         worker.release()
         self.broker.detach(worker.serial)
-        if worker.exit_reason == ExitReason.BOOT_FAILED and worker.role is Role.WORKER:
-            if worker.spare:
-                self._pool_events.on_spare_failed()  # the pool can do without; the server must not end for it
-            else:
-                self._count_boot_failure(generation, worker, why)
-        self._fill(generation)
-        self._end_if_empty(generation)
-
-    def _count_boot_failure(self, generation: Generation, worker: Worker, why: str) -> None:
-        error = starting.count_failure(generation, worker, why, serves=generation is self.current)
-        if error is None:
-            return
-        waiting = self._all_ready.get(generation.number)
-        if waiting is not None and not waiting.done():
-            waiting.set_exception(error)
-        elif generation is self.current:
-            self._fail(error)
-
-    def _fail(self, error: SandboxdError) -> None:
-        if not self.failure.done():
-            self.failure.set_result(error)
-
-    def _end_if_empty(self, generation: Generation) -> None:
-        if generation.retiring and generation in self.generations and not self.workers_of(generation):
-            self._run(self._take_down(generation))
-
-    async def _take_down(self, generation: Generation) -> None:
-        if generation in self.generations:
-            self.generations.remove(generation)
-        generation.retiring = True
-        for worker in self.workers_of(generation):
-            if not worker.exit_reason:
-                worker.exit_reason = ExitReason.SHUTDOWN if self._closing else ExitReason.RELOAD
-            worker.disconnect()
-        await generation.client.close()
-        self.broker.forget(generation.number)
-        for worker in self.workers_of(generation):
-            # The zygote has killed them, unless it had to be killed itself.
-            worker.kill_orphan()
-            self._remove(worker, "ended with its generation")
-
-    def _run(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if worker.spare and worker.exit_reason is ExitReason.BOOT_FAILED:
+            self._pool_events.on_spare_failed()
+        self._generations.on_worker_ended(worker, why)

@@ -22,6 +22,7 @@ from sandboxd.pool.errors import (
     RejectReason,
 )
 from sandboxd.pool.generation import Generation, Holding
+from sandboxd.pool.generations import Generations
 from sandboxd.pool.invocation import Invocation, Receiver
 from sandboxd.pool.lease import Leases
 from sandboxd.pool.maintenance import Maintenance
@@ -47,9 +48,10 @@ class Pool:
 
     def __init__(self, settings: PoolSettings) -> None:
         self._settings = settings
-        self._maintenance = Maintenance(settings.workers, load_timeout_s=settings.load_timeout_s)
+        self._maintenance = Maintenance()
+        self._generations = Generations(self._maintenance, settings.workers, settings.load_timeout_s)
         self._warm = Warm(self._maintenance, settings.warm_memory_bytes)
-        self._spares = Spares(self._maintenance)
+        self._spares = Spares(self._generations)
         self._leases = Leases(
             settings.queue_limit,
             settings.look_ahead,
@@ -66,7 +68,7 @@ class Pool:
             recycle_after=settings.recycle_after,
             hand_over=self._hand_over,
         )
-        self._maintenance.report_to(self._delivery, self._delivery)
+        self._maintenance.report_to(self._generations, self._delivery, self._delivery)
         self._loop = asyncio.get_running_loop()
         self._ids = itertools.count(1)
         self._rejected: Counter[RejectReason] = Counter()
@@ -99,12 +101,12 @@ class Pool:
     @property
     def generations(self) -> Sequence[Generation]:
         """The generations that have workers, the serving one last."""
-        return self._maintenance.generations
+        return self._generations.all
 
     @property
     def failure(self) -> "asyncio.Future[SandboxdError]":
         """Completes with an error if the pool can no longer replace workers."""
-        return self._maintenance.failure
+        return self._generations.failure
 
     async def load(
         self, load: m.Load, max_concurrency: Mapping[str, int], required: AbstractSet[str] = frozenset()
@@ -139,12 +141,12 @@ class Pool:
         """
         names = [spec.binding for spec in load.guests]
         limits = {name: self._holding(max_concurrency.get(name, 0), len(names)) for name in names}
-        return await self._maintenance.start(load, limits, required)
+        return await self._generations.start(load, limits, required)
 
     def switch(self, generation: Generation) -> None:
         """Serve with this generation from now on. The former one finishes what it has begun."""
         self._warm.serve(generation)
-        self._maintenance.promote(generation)
+        self._generations.promote(generation)
         share = self._settings.max_binding_share if len(generation.entries) > 1 else 1.0
         self._leases.queue.binding_limit = math.ceil(self._settings.queue_limit * share)
         workers = [worker for worker in self._maintenance.workers_of(generation) if worker.role is Role.WORKER]
@@ -168,16 +170,16 @@ class Pool:
 
     async def discard(self, generation: Generation) -> None:
         """End a generation that was started and is not to serve."""
-        await self._maintenance.discard(generation)
+        await self._generations.discard(generation)
 
     @property
     def waits_for(self) -> tuple[str, float]:
         """What the pool waits for before guests can run, and since which time.monotonic(); empty if they can run."""
-        return self._maintenance.waits_for
+        return self._generations.waits_for
 
     def ready(self) -> bool:
         """Return whether a worker of the serving generation is READY and the pool is not closing."""
-        return not self._closing and not self.failure.done() and self._maintenance.ready_workers() > 0
+        return not self._closing and not self.failure.done() and self._generations.ready_workers() > 0
 
     async def invoke(self, binding: str, call: m.Call, stream: Stream | None = None) -> m.Result:
         """Run a guest once. Cancelling the awaiting task cancels the invocation.
@@ -261,8 +263,8 @@ class Pool:
     def stats(self) -> PoolStats:
         """Return the statistics for the metrics."""
         now = time.monotonic_ns()
-        leases, maintenance = self._leases, self._maintenance
-        present = [w for w in maintenance.workers.values() if w.generation in maintenance.generations]
+        leases, maintenance, generations = self._leases, self._maintenance, self._generations
+        present = [w for w in maintenance.workers.values() if w.generation in generations.all]
         states = Counter(w.state for w in present if w.role is Role.WORKER)
         # Each child at work has an idle worker stand by.
         warm = sum(w.role is Role.CHILD and w.state is WorkerState.BUSY for w in present)
@@ -280,16 +282,16 @@ class Pool:
             queue_depth_max=leases.queue_max,
             saturated_total=leases.saturated,
             rejected_total=dict(self._rejected),
-            workers_spare=maintenance.surplus(),
+            workers_spare=generations.surplus(),
             spare_starts_total=self._spares.started,
             worker_starts_total=maintenance.starts_total,
             worker_exits_total=dict(maintenance.exits),
             worker_boot_seconds=maintenance.boot_seconds,
             redelivered_total=leases.redelivered,
             broker_restarts_total=maintenance.broker.restarts,
-            wall=maintenance.current.wall if maintenance.current else dict.fromkeys(Layer, False),
+            wall=generations.current.wall if generations.current else dict.fromkeys(Layer, False),
             warm=self._warm.stats(),
-            generation=maintenance.current.number if maintenance.current else 0,
+            generation=generations.current.number if generations.current else 0,
             bindings={
                 name: BindingLoad(entry.held, entry.share, leases.queue.waiting(name))
                 for name, entry in (leases.current.entries if leases.current is not None else {}).items()
@@ -323,7 +325,7 @@ class Pool:
     async def close(self) -> None:
         """End every worker and zygote. Call `drain` first."""
         self._closing = True
-        await self._maintenance.close()
+        await self._generations.close()
 
     # ------------------------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ AFTER_FAILURE_S: Final = 10.0
 
 
 class SpareProcesses(Protocol):
-    """Starts and ends spare workers: the pool's maintenance."""
+    """Starts and ends spare workers."""
 
     def surplus(self) -> int:
         """Return how many workers there are beyond those that the pool keeps, those that start included."""

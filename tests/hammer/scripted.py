@@ -329,7 +329,7 @@ class World:
             ):
                 patches.enter_context(mock.patch(f"sandboxd.pool.{module}.time", self.clock))
             patches.enter_context(
-                mock.patch("sandboxd.pool.maintenance.ZygoteClient", lambda events: ScriptedZygote(events, self))
+                mock.patch("sandboxd.pool.generations.ZygoteClient", lambda events: ScriptedZygote(events, self))
             )
             patches.enter_context(mock.patch("sandboxd.pool.worker.signal", self))
             yield

@@ -300,7 +300,7 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         leases = self.pool._leases
-        for generation in self.pool._maintenance.generations:
+        for generation in self.pool.generations:
             for name, entry in generation.entries.items():
                 workers = [worker for worker in self.workers() if worker.generation is generation]
                 flying = [one for worker in workers for one in worker.inflight if one.binding == name]
@@ -322,12 +322,12 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "pool"):
             return
         self.world.loop.settle()  # a sweep may be due
-        leases, spares, maintenance = self.pool._leases, self.pool._spares, self.pool._maintenance
+        leases, spares, generations = self.pool._leases, self.pool._spares, self.pool._generations
         assert leases.current is not None
         entries = leases.current.entries
         least = min(entry.share for entry in entries.values())
         size = self.pool.stats().workers_limit
-        assert maintenance.surplus() <= size - min(least, size)
+        assert generations.surplus() <= size - min(least, size)
         now = self.world.clock.now_ns
         blocked = spares._blocked_until * 1e9 > now or leases.current.lost or leases.current.boot_failures
         if blocked or len(leases.idle) > len(leases._children):
@@ -337,7 +337,7 @@ class PoolMachine(RuleBasedStateMachine):
             for binding, waiting in leases.queue.bindings()
             if entries[binding].within_share and now - waiting[0].queued_ns > 100_000_000
         )
-        missing = min(owed - maintenance.starting(), spares.borrowed() - maintenance.surplus())
+        missing = min(owed - generations.starting(), spares.borrowed() - generations.surplus())
         assert missing <= 0, "it waits for a guest of a binding that holds more than its share"
 
     @invariant()

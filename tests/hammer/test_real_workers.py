@@ -167,11 +167,11 @@ async def hammer(seed: int, cache: Path, resources: Path) -> None:
             assert callers.tally["completed"] > CALLERS
             await until(
                 lambda: (
-                    len(pool._maintenance.generations) == 1
+                    len(pool.generations) == 1
                     and len(pool._leases.idle) == WORKERS
                     and not pool.stats().workers_draining
                 ),
-                lambda: f"not at rest: {pool!r} {pool._maintenance!r} {pool._leases.busy}",
+                lambda: f"not at rest: {pool!r} {pool._generations!r} {pool._leases.busy}",
             )
             check_rest(pool)
             assert await pool.drain(0) is True
@@ -189,7 +189,7 @@ def check_rest(pool: Pool) -> None:
     assert stats.queue_depth == 0
     assert stats.queue_depth_max <= stats.queue_limit + WORKERS * 3  # those given back come on top
     assert stats.worker_starts_total == WORKERS + sum(stats.worker_exits_total.values())
-    (generation,) = pool._maintenance.generations
+    (generation,) = pool.generations
     assert {entry.running for entry in generation.entries.values()} == {0}
 
 
