@@ -46,6 +46,7 @@ QUESTIONS = (
     Question("outbound", quick=("--rounds", "2", "--requests", "100")),
     Question("overload"),
     Question("fairness"),
+    Question("many"),
     Question("reload"),
     Question("chaos"),
     Question("soak"),

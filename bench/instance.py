@@ -1,6 +1,7 @@
 """A server to measure: started on a passed socket with its log in a file, always ended."""
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -23,6 +24,8 @@ from tests.guests import path as guest_file
 from tests.running import component, write_components
 
 READY_WITHIN_S = 60.0
+PATIENCE_S = 30.0
+"""The time within which a line has to be logged."""
 
 
 def binding(name: str, guest: str, **metadata: str) -> str:
@@ -168,6 +171,19 @@ class Served:
         with contextlib.suppress(OSError):
             tail = self._log_path.read_text(errors="replace")[-2000:]
             raise RuntimeError(f"the server did not become ready:\n{tail}")
+
+
+async def logged(server: Served, event: str, count: int) -> None:
+    """Wait until the server has logged an event so many times.
+
+    Raises:
+        TimeoutError: it did not.
+    """
+    end = time.monotonic() + PATIENCE_S
+    while sum(1 for line in server.log() if line.get("event") == event) < count:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{event} was not logged {count} times")
+        await asyncio.sleep(0.01)
 
 
 def labelled(samples: Mapping[str, float], name: str, label: str) -> dict[str, int]:

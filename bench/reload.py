@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.answers import Answer, spread, tally
-from bench.instance import Served, arguments, binding, finish, must, three
+from bench.instance import PATIENCE_S, Served, arguments, binding, finish, logged, must, three
 from bench.measure import Bar, Record
 from bench.traffic import Traffic, mix, run, shot
 from tests.running import component, write_components
@@ -31,7 +31,6 @@ from tests.running import component, write_components
 EVERY_S = 1.0
 KEPT = 4
 """Connections of the closed loops."""
-PATIENCE_S = 30.0
 SHOTS = ((3, shot("short", "show")), (1, shot("20 ms", "nap", args="20")))
 
 
@@ -75,19 +74,6 @@ class UnderLoad:
     def answers(self) -> list[Answer]:
         """Of both."""
         return self.opened.answers + self.kept.answers
-
-
-async def logged(server: Served, event: str, count: int) -> None:
-    """Wait until the server has logged an event so many times.
-
-    Raises:
-        TimeoutError: it did not.
-    """
-    end = time.monotonic() + PATIENCE_S
-    while sum(1 for line in server.log() if line.get("event") == event) < count:
-        if time.monotonic() > end:
-            raise TimeoutError(f"{event} was not logged {count} times")
-        await asyncio.sleep(0.01)
 
 
 def reloads(record: Record, given: Any) -> None:

@@ -6,6 +6,7 @@ An exception that a signal handler raises before the `try` is entered cannot be 
 not have such handlers (Python's own for SIGINT is one), or must wrap them: see `hostfuncs.running.signals`.
 """
 
+import functools
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -41,8 +42,11 @@ class _RawValues(dict[int, memoryview]):
 _values = _RawValues()
 
 
+@functools.cache
 def func_type(params: str, result: str) -> FuncType:
     """Return a function type from letters: `i` i32, `I` i64, `f` f32, `F` f64.
+
+    Types are kept: making one takes longer than all else that defines a function, and there are few.
 
     Raises:
         ValueError: another letter, more than one result, or too many parameters.

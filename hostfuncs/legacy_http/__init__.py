@@ -25,7 +25,7 @@ also traps if it is called from within `cabi_realloc`, or if the guest would hol
 memory, than its limits allow.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 
 import wasmtime
@@ -48,14 +48,19 @@ def realloc_usable(module: wasmtime.Module) -> bool:
     return exported_function_type(module, REALLOC) == REALLOC_TYPE
 
 
-def link(linker: wasmtime.Linker, calls: Calls) -> None:
-    """Define every function for the guests that `linker` links.
+def link(linker: wasmtime.Linker, calls: Calls, *, names: Container[tuple[str, str]] | None = None) -> None:
+    """Define functions for the guests that `linker` links.
+
+    Parameters:
+        names: the functions that the guests import, as pairs of module and name; None defines every one.
 
     Raises:
         ValueError: one of them is defined already.
     """
     for module, functions in MODULES.items():
         for function in functions:
+            if names is not None and (module, function.name) not in names:
+                continue
             define(
                 linker,
                 module,

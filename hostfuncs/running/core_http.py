@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import wasmtime
 
 from hostfuncs import legacy_http, wasip1
@@ -35,9 +37,9 @@ class CoreHttp:
     def _log(self, line: bytes) -> None:
         self._program.stderr.append(line + b"\n")
 
-    def link(self, linker: wasmtime.Linker) -> None:
-        """Define the functions in a linker."""
-        legacy_http.link(linker, self._calls)
+    def link(self, linker: wasmtime.Linker, names: Container[tuple[str, str]]) -> None:
+        """Define the functions in a linker that the guest imports, by module and name."""
+        legacy_http.link(linker, self._calls, names=names)
 
     def prepare(self, egress: Egress) -> None:
         """Set the egress of later runs. Call it before the first run."""

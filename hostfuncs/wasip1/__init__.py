@@ -9,7 +9,7 @@ program.begin(Strings([b"name"]), Strings(), stdin)
 program.stdout, program.stderr.value()
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
@@ -45,12 +45,15 @@ def link(
     linker: wasmtime.Linker,
     program: Program,
     front: Callable[[str], Callable[[Any], tuple[Any, int]] | None] | None = None,
+    *,
+    names: Container[str] | None = None,
 ) -> None:
-    """Define every function for guests linked by `linker`.
+    """Define functions for guests linked by `linker`.
 
     Parameters:
         front: returns, by name, what stands before a function (see `hostfuncs.abi.define`), or None. With it, the
             state of a run is elsewhere until `Program.recall` is called.
+        names: the functions that the guests import; None defines every one.
 
     Raises:
         ValueError: one is defined already.
@@ -62,6 +65,8 @@ def link(
 
         functions = functions | {function.name: function for function in (*files.FUNCTIONS, *paths.FUNCTIONS)}
     for function in functions.values():
+        if names is not None and function.name not in names:
+            continue
         define(
             linker,
             MODULE,

@@ -193,8 +193,15 @@ class Served:
     """Whether the binding's replies are of another kind than Dapr's."""
     guard: Guard | None = None
     """Applies the binding's resiliency policies; None if it has none."""
+    path: bytes = b""
+    """Its path in a request line, in its usual spelling."""
     runs: int = 0
     """The number of invocations so far. Dapr's names of instances contain it."""
+
+    def serves(self, binding: Binding, metrics: BindingMetrics, is_program: bool, handles_http: bool) -> bool:
+        """Return whether `of` would make the same of these parameters."""
+        same = self.is_program is is_program and self.handles_http is handles_http and self.metrics is metrics
+        return same and self.binding == binding
 
     @classmethod
     def of(
@@ -219,6 +226,7 @@ class Served:
             handles_http=handles_http,
             converts_stdin=binding.stdin is not StdinKind.JSON,
             converts_stdout=binding.stdout is not StdoutKind.RAW,
+            path=f"/v1.0/bindings/{quote(binding.name, safe='')}".encode(),
         )
 
 
@@ -244,6 +252,7 @@ class Bindings:
         handlers: Set[str] = frozenset(),
         guards: Mapping[str, Guard] | None = None,
         listed: tuple[Listed, ...] = (),
+        former: "Bindings | None" = None,
     ) -> "Bindings":
         """Prepare bindings.
 
@@ -252,17 +261,21 @@ class Bindings:
             handlers: names of those whose guest handles HTTP requests.
             guards: the guards of those that have resiliency policies.
             listed: the components that are shown beside them.
+            former: the bindings served until now. Those that have not changed are taken over, which is what makes a
+                reload of one among a thousand short.
         """
-        by_name = {
-            binding.name: Served.of(
-                binding,
-                metrics.binding(binding.name),
-                is_program=programs is None or binding.name in programs,
-                handles_http=binding.name in handlers,
-            )
-            for binding in bindings
-        }
-        for name, guard in (guards or {}).items():
-            by_name[name].guard = guard
-        by_path = {f"/v1.0/bindings/{quote(name, safe='')}".encode(): served for name, served in by_name.items()}
+        known = former.by_name if former is not None else {}
+        guards = guards or {}
+        by_name: dict[str, Served] = {}
+        for binding in bindings:
+            name = binding.name
+            measured = metrics.binding(name)
+            is_program = programs is None or name in programs
+            handles_http = name in handlers
+            served = known.get(name)
+            if served is None or not served.serves(binding, measured, is_program, handles_http):
+                served = Served.of(binding, measured, is_program=is_program, handles_http=handles_http)
+            served.guard = guards.get(name)
+            by_name[name] = served
+        by_path = {served.path: served for served in by_name.values()}
         return cls(MappingProxyType(by_name), MappingProxyType(by_path), loading=False, listed=listed)

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -12,12 +13,13 @@ from typing import Self
 
 from sandboxd.components.binding import Binding, daprs_words
 from sandboxd.errors import ComponentError, SandboxdError
+from sandboxd.files.state import FileState, state_of
 from sandboxd.limits import EngineSettings
 from sandboxd.modules import fingerprint, preamble, source
 from sandboxd.modules.compiler import Compiler, CompileSettings
 from sandboxd.modules.download import Downloader, FetchSettings
 from sandboxd.modules.errors import ModuleError
-from sandboxd.modules.preamble import Abi
+from sandboxd.modules.preamble import Abi, Preamble
 from sandboxd.modules.prune import PruneSettings, prune
 from sandboxd.modules.store import Artifact, Store
 from sandboxd.wire.messages import GuestKind
@@ -43,6 +45,29 @@ class PreparedGuest:
     """The time that preparing it took, by the wall clock."""
     has_start: bool
     """Whether the guest has an entry point. Without one, it is a module without `_start`: a library or a reactor."""
+    preamble: Preamble
+    file: FileState | None
+    """The state of the local file from which it was read; None if it came from elsewhere, or could change unseen."""
+
+    def again(self, binding: Binding) -> "PreparedGuest | None":
+        """Return this guest for a binding with the same URL. Blocks.
+
+        Parameters:
+            binding: the binding, as it is now.
+
+        Returns:
+            None if it must be prepared anew: its file or its artifact has changed, or the binding refuses it.
+        """
+        if self.file is None or binding.sha256 not in (None, self.digest):
+            return None
+        try:
+            if state_of(os.stat(source.path_of(binding.url))) != self.file:
+                return None
+            preamble.refuse(self.preamble, strict_sandbox=binding.strict_sandbox)
+        except (OSError, ModuleError):
+            return None
+        artifact = self.artifact.shared()
+        return replace(self, binding=binding, artifact=artifact, cached=True, seconds=0.0) if artifact else None
 
     def close(self) -> None:
         """Release the artifact: pruning may remove it from now on."""
@@ -100,6 +125,8 @@ class Preparer:
         settings: all settings.
         progress: called at each step.
         downloader: the HTTP client; None makes one from the settings.
+        former: the guests of an earlier load with the same settings, not closed. Those whose local files have not
+            changed are taken over.
 
     Raises:
         StoreError: the store cannot be used at all.
@@ -111,6 +138,7 @@ class Preparer:
         *,
         progress: Callable[[Progress], None] | None = None,
         downloader: Downloader | None = None,
+        former: Sequence[PreparedGuest] = (),
     ) -> None:
         self._settings = settings
         self._report = progress if progress is not None else _unreported
@@ -119,6 +147,7 @@ class Preparer:
         self._compiler = Compiler(self._store, settings.engine, self._fingerprint, settings.compile)
         self._downloader = downloader if downloader is not None else Downloader(settings.fetch)
         self._compiling: dict[str, asyncio.Lock] = {}
+        self._former = {guest.binding.url: guest for guest in former if guest.file is not None}
 
     def __repr__(self) -> str:
         return f"<Preparer into {self._store}>"
@@ -159,16 +188,30 @@ class Preparer:
 
     async def prepare_all(self, bindings: Sequence[Binding]) -> list[PreparedGuest | ComponentError]:
         """Prepare many guests at once. Return the guest or the error of each binding, in the same order."""
-        results = await asyncio.gather(*(self.prepare(b) for b in bindings), return_exceptions=True)
-        out: list[PreparedGuest | ComponentError] = []
-        for result in results:
+        # Those of the former load in one thread: what each takes is less than the way to a thread and back.
+        out: dict[int, PreparedGuest | ComponentError] = {}
+        if self._former:
+            out |= await asyncio.to_thread(self._again, bindings)
+        new = [number for number in range(len(bindings)) if number not in out]
+        results = await asyncio.gather(*(self.prepare(bindings[number]) for number in new), return_exceptions=True)
+        for number, result in zip(new, results, strict=True):
             if isinstance(result, BaseException) and not isinstance(result, ComponentError):
-                for other in results:
+                for other in (*results, *out.values()):
                     if isinstance(other, PreparedGuest):
                         other.close()
                 raise result
-            out.append(result)
-        return out
+            out[number] = result
+        return [out[number] for number in range(len(bindings))]
+
+    def _again(self, bindings: Sequence[Binding]) -> dict[int, PreparedGuest]:
+        """Return those of the former guests that are as they were, by the numbers of their bindings."""
+        found = {}
+        for number, binding in enumerate(bindings):
+            former = self._former.get(binding.url)
+            guest = former.again(binding) if former is not None else None
+            if guest is not None:
+                found[number] = guest
+        return found
 
     async def prune(self) -> int:
         """Remove old entries until the store is within its limits. Entries in use by any process stay.
@@ -206,6 +249,8 @@ class Preparer:
             cached=cached,
             seconds=time.monotonic() - began,
             has_start=guest.kind is not GuestKind.MODULE or "_start" in guest.exports,
+            preamble=guest,
+            file=fetched.file,
         )
 
     def _report_progress(

@@ -13,11 +13,13 @@ import hashlib
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from sandboxd.components.url import UrlError, check_url
+from sandboxd.files.state import FileState, is_settled, state_of
 from sandboxd.modules import download_cache
 from sandboxd.modules.download import PREFIX, Downloader, FetchSettings, redacted
 from sandboxd.modules.errors import SourceError, StoreError, UnreachableError, one_line
@@ -53,6 +55,8 @@ class Fetched:
     scheme: str
     """file, http or https."""
     cache_status: CacheStatus
+    file: FileState | None = None
+    """The state of the local file, if every later change of it is to be seen by its state."""
 
 
 def scheme_of(url: str) -> str:
@@ -91,10 +95,10 @@ async def fetch(
     """
     scheme = scheme_of(url)
     if scheme == "file":
-        data = await asyncio.to_thread(_read, url[7:], settings.max_bytes)
+        data, state = await asyncio.to_thread(_read, path_of(url), settings.max_bytes)
         digest = await asyncio.to_thread(_sha256, data)
         _check_pin(url, digest, pin)
-        return Fetched(data=data, digest=digest, scheme=scheme, cache_status=CacheStatus.FILE)
+        return Fetched(data=data, digest=digest, scheme=scheme, cache_status=CacheStatus.FILE, file=state)
 
     if pin is not None:
         kept = await asyncio.to_thread(download_cache.get_module, store, pin, settings.max_bytes)
@@ -160,14 +164,20 @@ def _check_pin(url: str, digest: str, pin: str | None) -> None:
         )
 
 
-def _read(path: str, max_bytes: int) -> bytes:
-    """Read a file, with the messages of Go's os.ReadFile."""
+def path_of(url: str) -> str:
+    """Return the path in a file:// URL."""
+    return url.removeprefix("file://")
+
+
+def _read(path: str, max_bytes: int) -> tuple[bytes, FileState | None]:
+    """Read a file, with the messages of Go's os.ReadFile. Return its content, and its state if that is settled."""
     shown = one_line(path, 500)
     try:
         # O_NONBLOCK: a FIFO must not make the start wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(fd, "rb", buffering=0) as file:
             status = os.fstat(fd)
+            now_ns = time.time_ns()
             if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             if not stat.S_ISREG(status.st_mode):
@@ -187,7 +197,8 @@ def _read(path: str, max_bytes: int) -> bytes:
             f"{PREFIX}{shown} is longer than {max_bytes} bytes",
             remedy="if this is intended, raise modules.maxDownloadSize",
         )
-    return data
+    state = state_of(status)
+    return data, state if is_settled(state, now_ns) else None
 
 
 def _path_remedy(path: str, error: Exception) -> str:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandboxd.files.state import state_of
 from sandboxd.modules import index_key, trust
 from sandboxd.modules.artifact import FOLDER, digest_of
 from sandboxd.modules.errors import StoreError
@@ -70,10 +71,26 @@ class Artifact:
         self.bytes = record.bytes
         self.digest = record.artifact
         """Its own sha256, in lower-case hex."""
+        self._record = record
         self._lock_fd = lock_fd
+        self._state = state_of(os.fstat(lock_fd))
 
     def __repr__(self) -> str:
         return f"<Artifact {self.digest[:12]} {self.kind} {self.bytes} bytes{', closed' if self._lock_fd < 0 else ''}>"
+
+    def shared(self) -> Artifact | None:
+        """Return the same artifact with a lock of its own; None if it was closed, or its file was removed or changed.
+
+        Its content is not read again. Whoever loads it verifies it (see `sandboxd.modules.artifact.open_verified`).
+        """
+        if self._lock_fd < 0:
+            return None
+        try:
+            if state_of(os.stat(self.path)) != self._state:
+                return None
+            return Artifact(self.path, self._record, os.dup(self._lock_fd))
+        except OSError:
+            return None
 
     def close(self) -> None:
         """Release the lock: pruning may remove the file from now on."""

@@ -74,6 +74,7 @@ class Catalog:
         """The state of all files when they were last read, even if that load failed."""
         self._read: tuple[Binding, ...] = ()
         self._listed: tuple[Listed, ...] = ()
+        self._served: Bindings | None = None
         self._guards = Guards()
 
     def __repr__(self) -> str:
@@ -117,11 +118,11 @@ class Catalog:
                 set.
         """
         # The files' state is taken before they are read: a change in between is noticed, at worst twice.
-        self.file_stats = self._stats(self._config.resources_paths, self.local_files, self.mounted)
+        self.file_stats = await self._stats(self._config.resources_paths, self.local_files, self.mounted)
         loaded = await self._components()
         former = {*self.local_files, *self.mounted}
         self._read, self._listed = loaded.bindings, loaded.listed
-        self.file_stats |= self._stats((), set(self.local_files) - former, set(self.mounted) - former)
+        self.file_stats |= await self._stats((), set(self.local_files) - former, set(self.mounted) - former)
         self._log_problems(loaded)
         if loaded.errors:
             first = loaded.errors[0]
@@ -142,9 +143,9 @@ class Catalog:
         # In a thread: a thousand files take 80 ms, 600 if they are new, in which the event loop would answer nobody.
         return await asyncio.to_thread(read_components, self._config, self._environ)
 
-    def _stats(self, folders: Iterable[str], guests: Iterable[str], mounted: Iterable[str]) -> FileStats:
+    async def _stats(self, folders: Iterable[str], guests: Iterable[str], mounted: Iterable[str]) -> FileStats:
         try:
-            return file_stats(folders, guests, mounted)
+            return await asyncio.to_thread(file_stats, folders, guests, mounted)
         except OSError as error:
             remedy = "raise the limit of descriptors (ulimit -n), or lower listen.maxConnections"
             raise ComponentError(f"the component files cannot be looked at: {error}", remedy=remedy) from error
@@ -167,7 +168,8 @@ class Catalog:
         self._guests = []
 
     async def _prepare(self, bindings: tuple[Binding, ...]) -> tuple[list[PreparedGuest], dict[str, str]]:
-        async with Preparer(module_settings(self._config), progress=self._report) as preparer:
+        settings = module_settings(self._config)
+        async with Preparer(settings, progress=self._report, former=self._guests) as preparer:
             results = await preparer.prepare_all(bindings)
             await preparer.prune()
         guests = [result for result in results if isinstance(result, PreparedGuest)]
@@ -191,12 +193,10 @@ class Catalog:
         return guests, failed
 
     async def _swap(self, guests: list[PreparedGuest], failed: dict[str, str]) -> Bindings:
+        cells = self._config.cell_count
         failures = await self._pool.load(
             load_message(self._config, guests, self._own_ports),
-            {
-                guest.binding.name: concurrency(guest.binding.max_concurrency, self._config.cell_count)
-                for guest in guests
-            },
+            {guest.binding.name: concurrency(guest.binding.max_concurrency, cells) for guest in guests},
             required={guest.binding.name for guest in guests if not guest.binding.ignore_errors},
             alone={guest.binding.name for guest in guests if guest.binding.isolation is Isolation.OWN},
         )
@@ -212,7 +212,9 @@ class Catalog:
             handlers={guest.binding.name for guest in guests if guest.abi.handles_http},
             guards=self._guards.of(served, self._metrics),
             listed=self._listed,
+            former=self._served,
         )
+        self._served = snapshot
         for name in former - {binding.name for binding in served} - set(failed):
             self._metrics.forget_binding(name)
         for guest in guests:
@@ -229,8 +231,8 @@ class Catalog:
                 log.warning("%s (%s)", NO_START, NO_START_REMEDY, extra=fields(binding=guest.binding.name))
         for name in failed:
             self._metrics.binding_ready(name, False)
-        before = {guest.binding.name: _identity(guest) for guest in self._guests}
-        names = (guest.binding.name for guest in guests if before.get(guest.binding.name) != _identity(guest))
+        before = {guest.binding.name: guest for guest in self._guests}
+        names = (guest.binding.name for guest in guests if not _is_same(before.get(guest.binding.name), guest))
         self.changed = tuple(names)
         for guest in self._guests:
             guest.close()
@@ -247,6 +249,9 @@ class Catalog:
             )
 
 
-def _identity(guest: PreparedGuest) -> tuple[Binding, str]:
-    """Return what is another one when a binding has changed. Its place in the file is no part of that."""
-    return replace(guest.binding, line=0, url_line=0), guest.digest
+def _is_same(former: PreparedGuest | None, guest: PreparedGuest) -> bool:
+    """Return whether neither a binding nor its guest has changed. Its place in the file is no part of that."""
+    if former is None or former.digest != guest.digest:
+        return False
+    now = guest.binding
+    return former.binding in (now, replace(now, line=former.binding.line, url_line=former.binding.url_line))

@@ -5,7 +5,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -13,6 +13,7 @@ from watchfiles import Change, awatch
 
 from sandboxd.config import Config
 from sandboxd.errors import SandboxdError
+from sandboxd.files.state import FileState, state_of
 from sandboxd.log import fields
 
 log = logging.getLogger("sandboxd.server.watch")
@@ -27,10 +28,9 @@ RETRY_S: Final = 30.0
 
 _SHORTAGES: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
 
-FileStats = dict[str, tuple[int, int, int, int]]
-"""Path -> device and inode in one number, times of modification and of the last change in ns, size: for every file that
-a load reads. Tools that set the time of modification, and writes that keep the size, change the other time. Of the
-folders of mounts only the first number counts: what lies in them is for guests to look at."""
+FileStats = dict[str, FileState]
+"""Path -> state, for every file that a load reads. Of the folders of mounts only the identity counts: what lies in them
+is for guests to look at."""
 
 
 class Watched(Protocol):
@@ -68,7 +68,7 @@ def file_stats(folders: Iterable[str], guests: Iterable[str], mounted: Iterable[
     Raises:
         OSError: the process has no descriptor or memory left to look, so nothing is known.
     """
-    files = {str(Path(guest).absolute()) for guest in guests}
+    files = {os.path.abspath(guest) for guest in guests}
     for folder in folders:
         try:
             names = os.listdir(folder)
@@ -76,7 +76,7 @@ def file_stats(folders: Iterable[str], guests: Iterable[str], mounted: Iterable[
             if error.errno in _SHORTAGES:
                 raise
             continue  # a folder that no longer exists has no files
-        files.update(str(Path(folder, name).absolute()) for name in names if _is_component_file(name))
+        files.update(os.path.abspath(os.path.join(folder, name)) for name in names if _is_component_file(name))
     out: FileStats = {}
     mounts = set(mounted)
     for file in files | mounts:
@@ -87,9 +87,8 @@ def file_stats(folders: Iterable[str], guests: Iterable[str], mounted: Iterable[
             if error.errno in _SHORTAGES:
                 raise
             continue
-        identity = found.st_dev << 64 | found.st_ino
-        changes = (0, 0, 0) if file in mounts else (found.st_mtime_ns, found.st_ctime_ns, found.st_size)
-        out[file] = (identity, *changes)
+        state = state_of(found)
+        out[file] = (state[0], 0, 0, 0) if file in mounts else state
     return out
 
 
@@ -116,11 +115,12 @@ async def _watch_files(config: Config, subject: Watched, changed: asyncio.Event)
     known = subject.file_stats
     blind = polled = False
 
-    def check() -> None:
+    async def check() -> None:
         nonlocal known, blind
         try:
-            now = file_stats(config.resources_paths, subject.local_files, subject.mounted)
-        except OSError as error:
+            # In a thread: a thousand files take 10 ms, and those of a network filesystem may take any time.
+            now = await asyncio.to_thread(file_stats, config.resources_paths, subject.local_files, subject.mounted)
+        except (OSError, RuntimeError) as error:  # a RuntimeError if no thread starts
             # What cannot be looked at has not changed: a reload would fail for the same reason.
             if not blind:
                 log.warning("changes of files are not noticed for now: %s", error)
@@ -135,12 +135,12 @@ async def _watch_files(config: Config, subject: Watched, changed: asyncio.Event)
             known = now
             changed.set()
 
-    def follow() -> None:
+    async def follow() -> None:
         nonlocal polled
         if polled:
             log.info("the kernel watches the files again", extra=fields(event="watching"))
         polled = False
-        check()
+        await check()
 
     while True:
         try:
@@ -158,17 +158,16 @@ async def _watch_files(config: Config, subject: Watched, changed: asyncio.Event)
         until = time.monotonic() + RETRY_S
         while time.monotonic() < until:
             await asyncio.sleep(POLL_S)
-            check()
+            await check()
 
 
-async def _follow_events(config: Config, subject: Watched, check: Callable[[], None]) -> None:
+async def _follow_events(config: Config, subject: Watched, check: Callable[[], Awaitable[None]]) -> None:
     """Call `check` after every event, and at least every POLL_S. Return if there is no folder to watch.
 
     Raises:
         OSError, RuntimeError: the kernel refuses to watch more, or there is no descriptor or thread left.
     """
-    folders = {Path(folder).resolve() for folder in config.resources_paths}
-    guests = {Path(file).resolve() for file in subject.local_files}
+    folders, guests, watched = await asyncio.to_thread(_resolved, config.resources_paths, subject.local_files)
 
     def concerns_us(_: Change, path: str) -> bool:
         file = Path(path)
@@ -177,7 +176,6 @@ async def _follow_events(config: Config, subject: Watched, check: Callable[[], N
         # Kubernetes changes a ConfigMap volume by renaming a link in the folder of the files.
         return file in guests or file.resolve() in guests or file.name == "..data"
 
-    watched = {folder for folder in folders | {guest.parent for guest in guests} if folder.is_dir()}
     if not watched:
         return
     # The first round ends after POLL_S at the latest. It finds what changed before the kernel's watch was set up.
@@ -190,7 +188,14 @@ async def _follow_events(config: Config, subject: Watched, check: Callable[[], N
         yield_on_timeout=True,
         recursive=False,
     ):
-        check()
+        await check()
+
+
+def _resolved(resources: Sequence[str], files: Sequence[str]) -> tuple[set[Path], set[Path], set[Path]]:
+    """Return the folders of component files, the guests, and the folders to watch, without links on their paths."""
+    folders = {Path(folder).resolve() for folder in resources}
+    guests = {Path(file).resolve() for file in files}
+    return folders, guests, {folder for folder in folders | {guest.parent for guest in guests} if folder.is_dir()}
 
 
 async def _revalidate(period_s: float, subject: Watched, changed: asyncio.Event) -> None:

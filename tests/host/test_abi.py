@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import wasmtime
 
+from hostfuncs import wasip1
 from hostfuncs.abi import (
     Fault,
     GuestFunction,
@@ -58,6 +59,16 @@ def test_sixteen_parameters_arrive_in_order() -> None:
 def test_types_that_cannot_be_expressed(params: str, result: str) -> None:
     with pytest.raises(ValueError, match="not a function type"):
         func_type(params, result)
+
+
+def test_only_the_functions_that_are_named_are_defined() -> None:
+    linker = wasmtime.Linker(guest_engine())
+    program = wasip1.Program(InvocationState(), stdout_limit=1, stderr_limit=1)
+    wasip1.link(linker, program, names={"fd_write", "no_such_function"})
+    store = wasmtime.Store(guest_engine())
+    assert isinstance(linker.get(store, wasip1.MODULE, "fd_write"), wasmtime.Func)
+    with pytest.raises(wasmtime.WasmtimeError, match="item not defined"):
+        linker.get(store, wasip1.MODULE, "fd_read")
 
 
 def test_a_name_is_defined_once() -> None:

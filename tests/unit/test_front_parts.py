@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sandboxd.components.binding import Binding
 from sandboxd.errors import ConfigError
+from sandboxd.front.answering.guard import Guards
 from sandboxd.front.answering.outcomes import TABLE, result_detail, result_hints, result_message
 from sandboxd.front.answering.tracing import new_span
 from sandboxd.front.http.cors import Cors
@@ -18,6 +20,7 @@ from sandboxd.front.servers.serving import HttpServerSettings, choose, listen
 from sandboxd.limits import Limits
 from sandboxd.metrics import Metrics
 from sandboxd.outcome import Outcome
+from sandboxd.resiliency import Policy
 from sandboxd.wire.messages import OutboundUsage, Result
 
 
@@ -60,6 +63,33 @@ def test_bindings_are_found_by_name_and_by_usual_path() -> None:
     assert made.by_name["a b"] is made.by_path[b"/v1.0/bindings/a%20b"]
     with pytest.raises(TypeError):
         made.by_name["c"] = made.by_name["a b"]  # type: ignore[index]
+
+
+def test_bindings_that_have_not_changed_are_taken_over() -> None:
+    metrics = Metrics(version="1")
+    one, two = (Binding(name=name, version="v1", url="file://x.wasm") for name in ("one", "two"))
+    first = Bindings.of([one, two], metrics)
+    first.by_name["one"].runs = 7
+    third = replace(one, name="three")
+    second = Bindings.of([one, replace(two, content_type="text/html"), third], metrics, former=first)
+    assert second.by_name["one"] is first.by_name["one"]
+    assert second.by_name["one"].runs == 7
+    assert second.by_name["two"] is not first.by_name["two"]
+    assert second.by_name["two"].success_headers == [(b"content-type", b"text/html")]
+    served = Bindings.of([one], metrics, programs=set(), handlers={"one"}, former=second).by_name["one"]
+    assert (served.is_program, served.handles_http) == (False, True)
+    metrics.forget_binding("one")
+    assert Bindings.of([one], metrics, former=second).by_name["one"].metrics is metrics.binding("one")
+
+
+def test_a_guard_is_that_of_the_latest_load() -> None:
+    metrics = Metrics(version="1")
+    policy = Policy(timeout_ns=10**9)
+    guarded = Binding(name="one", version="v1", url="file://x.wasm", policy=policy)
+    first = Bindings.of([guarded], metrics, guards=Guards().of([guarded], metrics))
+    assert first.by_name["one"].guard is not None
+    second = Bindings.of([guarded], metrics, former=first)
+    assert second.by_name["one"].guard is None
 
 
 def test_every_outcome_has_an_answer() -> None:
