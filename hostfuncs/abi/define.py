@@ -6,10 +6,10 @@ An exception that a signal handler raises before the `try` is entered cannot be 
 not have such handlers (Python's own for SIGINT is one), or must wrap them: see `hostfuncs.running.signals`.
 """
 
-import functools
 import struct
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import wasmtime
 from wasmtime import FuncType, ValType
@@ -42,11 +42,8 @@ class _RawValues(dict[int, memoryview]):
 _values = _RawValues()
 
 
-@functools.cache
 def func_type(params: str, result: str) -> FuncType:
     """Return a function type from letters: `i` i32, `I` i64, `f` f32, `F` f64.
-
-    Types are kept: making one takes longer than all else that defines a function, and there are few.
 
     Raises:
         ValueError: another letter, more than one result, or too many parameters.
@@ -54,6 +51,21 @@ def func_type(params: str, result: str) -> FuncType:
     if len(params) > MAX_VALUES or len(result) > 1 or set(params + result) - _TYPES.keys():
         raise ValueError(f"not a function type: {params!r} -> {result!r}")
     return FuncType([_TYPES[letter]() for letter in params], [_TYPES[letter]() for letter in result])
+
+
+_kept: WeakKeyDictionary[wasmtime.Engine, dict[tuple[str, str], FuncType]] = WeakKeyDictionary()
+
+
+def _kept_type(engine: wasmtime.Engine, params: str, result: str) -> FuncType:
+    """Return a function type that is made once. Making one takes longer than all else that defines a function.
+
+    Once a linker was given a type, the type belongs to the linker's engine: with another engine it ends the process.
+    """
+    types = _kept.setdefault(engine, {})
+    found = types.get((params, result))
+    if found is None:
+        found = types[params, result] = func_type(params, result)
+    return found
 
 
 def callback(
@@ -142,7 +154,7 @@ def define(
     """
     if fault is not None and result != "i":
         raise ValueError(f"{module}.{name}: an error number needs a result of type i, not {result!r}")
-    kind = func_type(params, result)
+    kind = _kept_type(linker.engine, params, result)
     native = capi.HostCallback(callback(params, result, function, state, fault=fault))
     state.callbacks.append(native)
     env: int | None = None

@@ -61,6 +61,17 @@ def test_types_that_cannot_be_expressed(params: str, result: str) -> None:
         func_type(params, result)
 
 
+def test_functions_of_one_type_are_defined_for_several_engines() -> None:
+    for engine in (wasmtime.Engine(), wasmtime.Engine(), guest_engine(), wasmtime.Engine()):
+        linker = wasmtime.Linker(engine)
+        state = InvocationState()
+        for name in ("f", "g"):
+            define(linker, "host", name, "iI", "i", lambda a, b: a + b, state)
+        store = wasmtime.Store(engine)
+        module = wasmtime.Module(engine, '(module (import "host" "f" (func (param i32 i64) (result i32))))')
+        assert isinstance(linker.instantiate(store, module), wasmtime.Instance)
+
+
 def test_only_the_functions_that_are_named_are_defined() -> None:
     linker = wasmtime.Linker(guest_engine())
     program = wasip1.Program(InvocationState(), stdout_limit=1, stderr_limit=1)
