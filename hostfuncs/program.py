@@ -42,7 +42,7 @@ from hostfuncs.running.results import run_component, run_core
 from hostfuncs.running.values import HttpRequest, Result, Text, Wasm
 
 if TYPE_CHECKING:
-    from hostfuncs.outbound.border import Border, Factory, Transport
+    from hostfuncs.outbound.httpx_adapter import Factory, HttpxAdapter, Transport
 
 DEFAULT_TIMEOUT_S: Final = 30.0
 _SIGNAL_CHECK_S: Final = 0.05
@@ -60,7 +60,7 @@ class _LinkedGuest:
         self.runner = program._link()
         self.deadlines = DeadlineThread(program._engine, every_s=_SIGNAL_CHECK_S)
         self.outbound: Outbound | None = None
-        self.border: Border | None = None
+        self.adapter: HttpxAdapter | None = None
         """The transport of the run that is under way, if it has one."""
         egress = None
         if self.runner.imports_http:
@@ -69,7 +69,7 @@ class _LinkedGuest:
                 outbound=lambda: outbound,
                 policy=program._policy,
                 limits=outbound_limits(program._limits),
-                border=lambda: self.border,
+                adapter=lambda: self.adapter,
             )
         self.runner.prepare(self.deadlines, egress)
         self.deadlines.start()
@@ -247,7 +247,7 @@ class Program:
         deadline_ns = deadline_after(timeout)
         if request is not None:
             expect("request", request, HttpRequest)
-        border = None if transport is None else _border(transport)
+        adapter = None if transport is None else _adapter(transport)
         if self._closed:
             raise RuntimeError("the program is closed; make a new one")
         _check_frames()
@@ -260,7 +260,7 @@ class Program:
                         "await asyncio.to_thread(program.run, ...) instead"
                     )
                 guest.deadlines.start()
-                guest.border = border
+                guest.adapter = adapter
                 _running.add(guest)
                 if _exiting:
                     raise RuntimeError("the interpreter is exiting")
@@ -270,7 +270,7 @@ class Program:
                     return run_component(guest.runner, arguments, variables, data, deadline_ns, request)
             finally:
                 _running.discard(guest)
-                guest.border = None
+                guest.adapter = None
                 self._give_back(guest)
 
     def _take(self) -> _LinkedGuest:
@@ -357,17 +357,17 @@ def run(
         return program.run(args=args, env=env, stdin=stdin, timeout=timeout, request=request, transport=transport)
 
 
-def _border(transport: Transport | Factory) -> Border:
+def _adapter(transport: Transport | Factory) -> HttpxAdapter:
     # Both load an HTTP client and the modules it needs, which a script without a transport does without.
     import logging
 
-    from hostfuncs.outbound.border import Border
+    from hostfuncs.outbound.httpx_adapter import HttpxAdapter
 
     def report(failed: BaseException) -> None:
         text = "the transport raised %s, so the guest's request failed with internal-error"
         logging.getLogger("hostfuncs.transport").error(text, type(failed).__name__, exc_info=failed)
 
-    return Border(transport, report)
+    return HttpxAdapter(transport, report)
 
 
 def _check_frames() -> None:

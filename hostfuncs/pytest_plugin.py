@@ -27,7 +27,7 @@ import pytest
 
 if TYPE_CHECKING:
     from hostfuncs import HttpRequest, Limits, Policy, Program, Result
-    from hostfuncs.outbound.border import Factory, Transport
+    from hostfuncs.outbound.httpx_adapter import Factory, Transport
 
 
 class RunWasm(Protocol):

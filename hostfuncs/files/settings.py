@@ -152,7 +152,7 @@ class Files:
         self._open.add(found)
         return found
 
-    def let_go(self, found: File | Folder) -> None:
+    def release(self, found: File | Folder) -> None:
         """Close a file or folder that `open` returned. A mount's own folder stays open: the guest may have it twice.
 
         Raises:

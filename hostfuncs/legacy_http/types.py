@@ -188,14 +188,17 @@ def outgoing_request_write(calls: Calls, function: str, request: int, out: int) 
 
     Traps: no such request; out outside memory.
     """
-    wanted = calls.get(function, "request", request, Request)
+    _open_body(calls, function, calls.get(function, "request", request, Request), out)
+
+
+def _open_body(calls: Calls, function: str, message: Request | Answer, out: int) -> None:
     calls.check_answer(function, out, 8)
-    if wanted.content is not None:
+    if message.content is not None:
         calls.answer(function, out, 1, 0)
         return
     writer = Writer(calls.account)
     handle = calls.add(function, writer)
-    wanted.content = writer
+    message.content = writer
     calls.answer(function, out, 0, handle)
 
 
@@ -343,15 +346,7 @@ def outgoing_response_write(calls: Calls, function: str, response: int, out: int
 
     Traps: no such response; out outside memory.
     """
-    wanted = calls.get(function, "response", response, Answer)
-    calls.check_answer(function, out, 8)
-    if wanted.content is not None:
-        calls.answer(function, out, 1, 0)
-        return
-    writer = Writer(calls.account)
-    handle = calls.add(function, writer)
-    wanted.content = writer
-    calls.answer(function, out, 0, handle)
+    _open_body(calls, function, calls.get(function, "response", response, Answer), out)
 
 
 def set_response_outparam(

@@ -77,7 +77,7 @@ class Exchanges:
         self._stopped_s = 0.0
         self._next_due = _NEVER
         self._alarm: asyncio.TimerHandle | None = None
-        self._attended = -1
+        self._watched = -1
 
     def __repr__(self) -> str:
         return f"<Exchanges {self._started} started, {len(self._live)} live>"
@@ -230,14 +230,14 @@ class Exchanges:
         self._left_at = time.monotonic()
         self._raise_failure()
 
-    def attend(self, fd: int, arrived: Callable[[], None]) -> None:
+    def watch(self, fd: int, arrived: Callable[[], None]) -> None:
         """Also wait for something that is not a request: call `arrived` whenever `fd` is readable, until `close`.
 
         Parameters:
             fd: a descriptor, which stays the caller's.
             arrived: reads from it without waiting. `wait` raises its exceptions.
         """
-        self._attended = fd
+        self._watched = fd
 
         def readable() -> None:
             try:
@@ -265,9 +265,9 @@ class Exchanges:
         Returns:
             one record for each request that was started or refused.
         """
-        if self._attended >= 0:
-            self.loop.remove_reader(self._attended)
-            self._attended = -1
+        if self._watched >= 0:
+            self.loop.remove_reader(self._watched)
+            self._watched = -1
         left = list(self._live)
         for exchange in left:
             exchange.close()

@@ -246,12 +246,12 @@ class Http1Connection:
     def stale(self) -> bool:
         """Return whether it must not be used again: it is too old, or the origin has closed it."""
         stream = self._stream
-        if stream is None or time.monotonic() > self._expires_at or stream.noticed():
+        if stream is None or time.monotonic() > self._expires_at or stream.saw_activity():
             return True
         # A running event loop notices a close. Only after a stop of the loop must the kernel be asked, once.
         loop_epoch = self._connector.outbound.loop_epoch
         if loop_epoch != self._quiet_epoch:
-            if stream.stirred():
+            if stream.has_activity():
                 return True
             self._quiet_epoch = loop_epoch
         return False

@@ -84,7 +84,7 @@ class Network(httpcore2.AsyncNetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """See httpcore2."""
         if info == "is_readable":
-            return self._stream.stirred()
+            return self._stream.has_activity()
         return self._stream.tls if info == "ssl_object" else None
 
 

@@ -204,15 +204,15 @@ class Stream(asyncio.BufferedProtocol):
         """The TLS object; None without TLS."""
         return None if self._transport is None else self._transport.get_extra_info("ssl_object")
 
-    def noticed(self) -> bool:
+    def saw_activity(self) -> bool:
         """Return whether the event loop has noticed anything of the peer since the last read."""
         if self._buffer.size or self._eof or self._is_lost:
             return True
         return self._transport is None or self._transport.is_closing()
 
-    def stirred(self) -> bool:
+    def has_activity(self) -> bool:
         """Return whether the peer has sent, closed or reset since the last read. It asks the kernel, too."""
-        return self.noticed() or self._peek() is not None
+        return self.saw_activity() or self._peek() is not None
 
     def gone(self) -> bool:
         """Return whether the peer has closed. It asks the kernel, too. It is false while there are bytes to read."""
@@ -229,7 +229,7 @@ class Stream(asyncio.BufferedProtocol):
         except OSError:
             return b""
 
-    def deciphered(self, data: bytes) -> None:
+    def decrypted(self, data: bytes) -> None:
         """Add bytes that came through TLS. The caller calls `arrived` afterwards."""
         self._took(data)
 
@@ -272,7 +272,7 @@ class _TlsProtocol(asyncio.Protocol):
         self._loop = loop
 
     def data_received(self, data: bytes) -> None:
-        self._stream.deciphered(data)
+        self._stream.decrypted(data)
         self._loop.call_soon(self._stream.arrived)
 
     def eof_received(self) -> None:

@@ -34,12 +34,12 @@ BETWEEN_BYTES_TIMEOUT = "hostfuncs.between_bytes_timeout"
 
 _READ_BYTES = 64 * 1024
 _NO_TRAILERS: Fields = ()
-# Fields that httpx or `border` add. They belong to the connection, which sets its own.
+# Fields that httpx or `httpx_adapter` add. They belong to the connection, which sets its own.
 _CONNECTION_FIELDS = frozenset({b"host", b"transfer-encoding", b"connection", b"keep-alive"})
 
 
 class Run(Owner, Protocol):
-    """The run for which the inner transport sends requests, `hostfuncs.outbound.border.TransportExchanges`."""
+    """The run for which the inner transport sends requests, `hostfuncs.outbound.httpx_adapter.TransportExchanges`."""
 
     def request_body(self) -> RequestBody:
         """Return a body for a request of this run."""
@@ -73,7 +73,7 @@ class PolicyTransport(httpx.AsyncBaseTransport):
         return f"<PolicyTransport {'idle' if self._exchanges is None else 'in a run'}>"
 
     def enter(self, exchanges: Run | None) -> None:
-        """Border: set the run that makes requests; None when it is over."""
+        """HttpxAdapter: set the run that makes requests; None when it is over."""
         self._exchanges = exchanges
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

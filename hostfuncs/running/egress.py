@@ -13,7 +13,7 @@ from hostfuncs.running.parking import ParkPoint
 
 if TYPE_CHECKING:
     from hostfuncs.abi import InvocationState
-    from hostfuncs.outbound.border import Border
+    from hostfuncs.outbound.httpx_adapter import HttpxAdapter
     from hostfuncs.running.parking import Gate
 
 
@@ -36,15 +36,15 @@ class Egress:
 class TransportEgress(Egress):
     """An egress whose requests go through a transport of httpx, if one is given."""
 
-    border: Callable[[], Border | None]
+    adapter: Callable[[], HttpxAdapter | None]
     """Returns the transport. Called when a run makes its first request."""
 
     def begin(self, deadline_ns: int, check: Callable[[], None], account: Account) -> Exchanges:
         """Open the requests of one run. See Egress."""
-        border = self.border()
-        if border is None:
+        adapter = self.adapter()
+        if adapter is None:
             return self.outbound().begin(self.policy, self.limits, deadline_ns, check, account)
-        return border.begin(self.outbound(), self.policy, self.limits, deadline_ns, check, account)
+        return adapter.begin(self.outbound(), self.policy, self.limits, deadline_ns, check, account)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -263,16 +263,16 @@ class Program:
             opened: the file or folder, or a stream, which is not closed.
 
         Raises:
-            OSError: as `Files.let_go`.
+            OSError: as `Files.release`.
         """
         assert self.files is not None
         if STDERR < fd < self._lowest:
             self._lowest = fd
         if isinstance(opened, OpenFile):
-            self.files.let_go(opened.file)
+            self.files.release(opened.file)
         elif isinstance(opened, OpenFolder):
             opened.drop_listing(self.files.quota)
-            self.files.let_go(opened.folder)
+            self.files.release(opened.folder)
 
     def end(self) -> None:
         """Close the files of the run."""

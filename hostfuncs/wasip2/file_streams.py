@@ -82,7 +82,7 @@ class Opened:
         if not self._users and host.files is not None:
             # Dropping a resource has no result that could tell of a failure. The guest learns of those by sync.
             with contextlib.suppress(OSError):
-                host.files.let_go(self.what)
+                host.files.release(self.what)
 
 
 @resource("descriptor")

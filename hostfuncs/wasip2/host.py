@@ -179,7 +179,7 @@ class Host:
         if self._exchanges is None:
             self._exchanges = self._begin_exchanges()
             if self._input_pump is not None:
-                self._exchanges.attend(self._input_pump.fileno(), self._input_pump.pump)
+                self._exchanges.watch(self._input_pump.fileno(), self._input_pump.pump)
         return self._exchanges
 
     @property

@@ -46,7 +46,7 @@ class BrokerEvents(Protocol):
     def binding_run_by(self, serial: int, invocation: int) -> str | None:
         """Return the binding for which a worker runs an invocation now; None if it does not."""
 
-    def on_broker_accuses(self, serial: int, what: str) -> None:
+    def on_broker_reports_fault(self, serial: int, what: str) -> None:
         """A worker sent the broker what no honest one sends."""
 
     def on_broker_out_of_descriptors(self, serial: int) -> None:
@@ -209,7 +209,7 @@ class BrokerClient:
         self._errors = StandardError(log, "stderr of the egress broker")
         self._run_reading(self._errors, self._process)
         self._stream = FrameStream(ours, b.FromBroker, self._received, self._lost)
-        self._stream.send(b.Enclose(self._wall), [self._running.descriptor])
+        self._stream.send(b.BuildWall(self._wall), [self._running.descriptor])
         self._unanswered, self._hung = 0, False
         self._ping(self._stream)
         for learned in self._learned.values():
@@ -277,20 +277,20 @@ class BrokerClient:
     def _received(self, message: b.FromBroker) -> None:
         self._unanswered = 0
         match message:
-            case b.Asks():
+            case b.AskBinding():
                 self._answer(message, time.monotonic() + ANSWER_WITHIN_S)
-            case b.Liar(serial, what):
-                self._events.on_broker_accuses(serial, printable(what[:_MAX_QUOTED]))
-            case b.Unserved(serial):
+            case b.WorkerFault(serial, what):
+                self._events.on_broker_reports_fault(serial, printable(what[:_MAX_QUOTED]))
+            case b.WorkerUnserved(serial):
                 self._events.on_broker_out_of_descriptors(serial)
-            case b.Standing(missing):
+            case b.Serving(missing):
                 layers = "; ".join(f"{layer} ({why})" for layer, why in missing)
                 if missing:
                     log.warning("the wall around the egress broker lacks %s", layers, extra=fields(event="broker"))
                 else:
                     log.info("the egress broker serves (pid %s)", self.pid, extra=fields(event="broker"))
 
-    def _answer(self, asked: b.Asks, until: float, again_s: float = ASK_AGAIN_S) -> None:
+    def _answer(self, asked: b.AskBinding, until: float, again_s: float = ASK_AGAIN_S) -> None:
         if self._stream is None:
             return
         binding = self._events.binding_run_by(asked.serial, asked.invocation)
@@ -298,4 +298,4 @@ class BrokerClient:
             # Seldomer each time: a worker that was taken over may ask many things that are never true.
             asyncio.get_running_loop().call_later(again_s, self._answer, asked, until, 2 * again_s)
         else:
-            self._stream.send(b.Runs(asked.question, binding or ""))
+            self._stream.send(b.BindingAnswer(asked.question, binding or ""))

@@ -49,11 +49,11 @@ class Broker(Front):
 
     def ask(self, question: int, serial: int, invocation: int) -> None:
         """See `Front`."""
-        self._front.send(b.Asks(question, serial, invocation))
+        self._front.send(b.AskBinding(question, serial, invocation))
 
-    def accuse(self, serial: int, what: str) -> None:
+    def report_fault(self, serial: int, what: str) -> None:
         """See `Front`."""
-        self._front.send(b.Liar(serial, what))
+        self._front.send(b.WorkerFault(serial, what))
 
     def _received(self, message: b.ToBroker) -> None:
         try:
@@ -67,7 +67,7 @@ class Broker(Front):
 
     def _do(self, message: b.ToBroker) -> None:
         match message:
-            case b.Enclose(wall):
+            case b.BuildWall(wall):
                 page = self._front.descriptor()
                 if page is None:
                     raise OSError(errno.EMFILE, "no free descriptor for the page of what runs")
@@ -77,7 +77,7 @@ class Broker(Front):
                 missing = enclose_broker(Mode(wall))
                 if Layer.LANDLOCK not in missing:
                     self._watch(found)
-                self._front.send(b.Standing(tuple(missing.items())))
+                self._front.send(b.Serving(tuple(missing.items())))
             case b.Learn():
                 self._service.learn(message)
             case b.Forget(generation):
@@ -85,10 +85,10 @@ class Broker(Front):
             case b.Attach(serial, generation, place):
                 descriptor = self._front.descriptor()
                 if descriptor is None:
-                    self._front.send(b.Unserved(serial))
+                    self._front.send(b.WorkerUnserved(serial))
                 else:
                     self._service.attach(serial, generation, place, socket.socket(fileno=descriptor))
-            case b.Runs():
+            case b.BindingAnswer():
                 self._service.told(message)
             case b.Ping():
                 self._front.send(b.Pong())

@@ -117,16 +117,16 @@ class Attach(Message, frozen=True, tag="attach"):
     """Of its word in `sandboxd.broker.running`; NO_PLACE if it has none."""
 
 
-class Runs(Message, frozen=True, tag="runs"):
-    """The answer to Asks."""
+class BindingAnswer(Message, frozen=True, tag="binding"):
+    """The answer to AskBinding."""
 
     question: int
     binding: str
     """Empty if the worker does not run that invocation."""
 
 
-class Enclose(Message, frozen=True, tag="enclose"):
-    """Build the wall around the broker. Sent once, first; answered by Standing. Attached: the page of `running`."""
+class BuildWall(Message, frozen=True, tag="build-wall"):
+    """Build the wall around the broker. Sent once, first; answered by Serving. Attached: the page of `running`."""
 
     wall: str
     """See `sandboxd.wall.Mode`."""
@@ -139,28 +139,28 @@ class Ping(Message, frozen=True, tag="ping"):
 # broker -> front ------------------------------------------------------------------------------------------------------
 
 
-class Standing(Message, frozen=True, tag="standing"):
+class Serving(Message, frozen=True, tag="serving"):
     """The broker serves. `missing_layers` are the layers of its wall that do not stand, and why."""
 
     missing_layers: tuple[tuple[str, str], ...]
 
 
-class Asks(Message, frozen=True, tag="asks"):
-    """Which binding does this worker run this invocation for? Answered by Runs."""
+class AskBinding(Message, frozen=True, tag="ask-binding"):
+    """Which binding does this worker run this invocation for? Answered by BindingAnswer."""
 
     question: int
     serial: int
     invocation: int
 
 
-class Liar(Message, frozen=True, tag="liar"):
-    """A worker sent what no honest one sends; the broker has hung up on it."""
+class WorkerFault(Message, frozen=True, tag="worker-fault"):
+    """A worker broke the protocol. The broker has closed its socket."""
 
     serial: int
     what: str
 
 
-class Unserved(Message, frozen=True, tag="unserved"):
+class WorkerUnserved(Message, frozen=True, tag="worker-unserved"):
     """The broker had no free descriptor for the socket of a worker, and cannot serve it."""
 
     serial: int
@@ -172,5 +172,5 @@ class Pong(Message, frozen=True, tag="pong"):
 
 FromWorker = Dial | Cancel
 ToWorker = Resolved | Dialled | Failed | Lost
-ToBroker = Enclose | Learn | Forget | Attach | Runs | Ping
-FromBroker = Standing | Asks | Liar | Unserved | Pong
+ToBroker = BuildWall | Learn | Forget | Attach | BindingAnswer | Ping
+FromBroker = Serving | AskBinding | WorkerFault | WorkerUnserved | Pong

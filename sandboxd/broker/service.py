@@ -69,7 +69,7 @@ class Front:
         """Ask which binding a worker runs an invocation for. `Service.told` follows."""
         raise NotImplementedError
 
-    def accuse(self, serial: int, what: str) -> None:
+    def report_fault(self, serial: int, what: str) -> None:
         """Tell that a worker sent what no honest one sends."""
         raise NotImplementedError
 
@@ -114,7 +114,7 @@ class Service:
         """Serve a worker from now on. The socket becomes this object's."""
         self.workers.add(ServedWorker(self, serial, self._generations[generation], place, channel))
 
-    def told(self, answer: b.Runs) -> None:
+    def told(self, answer: b.BindingAnswer) -> None:
         """The front has answered."""
         question = self._questions.pop(answer.question, None)
         if question is not None and not question.done():
@@ -135,10 +135,10 @@ class Service:
         finally:
             self._questions.pop(number, None)
 
-    def accuse(self, worker: "ServedWorker", what: str) -> None:
+    def report_fault(self, worker: "ServedWorker", what: str) -> None:
         """Hang up on a worker that lies, and tell the front."""
         worker.close()
-        self._front.accuse(worker.serial, what)
+        self._front.report_fault(worker.serial, what)
 
 
 class ServedWorker:
@@ -205,9 +205,9 @@ class ServedWorker:
             except OSError:
                 data, flags = b"", 0
             if flags & socket.MSG_CTRUNC:
-                self._service.accuse(self, "descriptors to the egress broker")
+                self._service.report_fault(self, "descriptors to the egress broker")
             elif flags & socket.MSG_TRUNC:
-                self._service.accuse(self, f"a packet to the egress broker of more than {b.PACKET_BYTES} bytes")
+                self._service.report_fault(self, f"a packet to the egress broker of more than {b.PACKET_BYTES} bytes")
             elif not data:
                 self.close()
             else:
@@ -230,7 +230,7 @@ class ServedWorker:
         try:
             message = _decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self._service.accuse(self, "a packet to the egress broker that is no request")
+            self._service.report_fault(self, "a packet to the egress broker that is no request")
             return
         if isinstance(message, b.Cancel):
             # It counts no more from now on: the worker may ask for another one before this one's task has ended.
@@ -238,9 +238,9 @@ class ServedWorker:
             if dial is not None:
                 dial.cancel()
         elif message.id in self._dials:
-            self._service.accuse(self, "two requests to the egress broker with one number")
+            self._service.report_fault(self, "two requests to the egress broker with one number")
         elif len(self._dials) >= self.generation.dials:
-            self._service.accuse(self, f"more than {self.generation.dials} connections asked for at once")
+            self._service.report_fault(self, f"more than {self.generation.dials} connections asked for at once")
         else:
             # Inline: an address that the kernel connects at once is answered without a further turn of the loop.
             dial = self._dials[message.id] = InlineTask(self._loop, self._serve(message))

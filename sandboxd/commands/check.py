@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sandboxd.commands.linking import faults
-from sandboxd.components.binding import Binding, daprs_words
+from sandboxd.components.binding import Binding, init_error_prefix
 from sandboxd.components.loader import WASM_TYPE, Loaded, load
 from sandboxd.components.metadata import PatternCheck
 from sandboxd.config import Config, Reading, read
@@ -115,7 +115,7 @@ def report(checked: Checked, out: TextIO) -> int:
 
 def _plain(problem: Problem) -> Problem:
     """Return a problem without the 120 characters that daprd puts before what is wrong with a component."""
-    _, begin, rest = problem.message.partition(f"{daprs_words(problem.component)} (")
+    _, begin, rest = problem.message.partition(f"{init_error_prefix(problem.component)} (")
     _, end, message = rest.partition("): ")
     if not problem.component or not begin or not end:
         return problem
@@ -204,13 +204,13 @@ def _check_transport(config: Config, bindings: Sequence[Binding]) -> list[Proble
     if config.egress.transport is None:
         return []
     # Imported here: it loads the operator's own code, and an HTTP client.
-    from sandboxd.worker.transport import BindingSettings, load_factory, make_border
+    from sandboxd.worker.transport import BindingSettings, load_factory, make_adapter
 
     try:
         load_factory(config.egress.transport)
         for binding in bindings:
             settings = BindingSettings(name=binding.name, allowed_outbound_hosts=binding.allowed_outbound_hosts)
-            make_border(config.egress.transport, settings)
+            make_adapter(config.egress.transport, settings)
     except ConfigError as error:
         return [Problem(severity=Severity.ERROR, message=error.message, remedy=error.remedy)]
     return []

@@ -20,14 +20,14 @@ class Isolation(StrEnum):
     """The binding has a zygote and workers of its own, so that no other binding's process has its secrets."""
 
 
-def daprs_words(name: str) -> str:
+def init_error_prefix(name: str) -> str:
     """Return what daprd says before the type of a component that cannot be initialised (pkg/runtime/errors)."""
     return f"process component {name} error: [INIT_COMPONENT_FAILURE]: initialization error occurred for {name}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listed:
-    """A component that is loaded and cannot be called."""
+class ListedComponent:
+    """A component that is loaded and listed in `GET /v1.0/metadata`, and that cannot be called."""
 
     name: str
     type: str

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from sandboxd.components.binding import Binding, Listed, daprs_words
+from sandboxd.components.binding import Binding, ListedComponent, init_error_prefix
 from sandboxd.components.build import Fault, build, init_timeout_passed, serves_output
 from sandboxd.components.documents import read_folder, skipped
 from sandboxd.components.fields import ManifestError
@@ -38,7 +38,7 @@ class Loaded:
     problems: tuple[Problem, ...]
     declined: frozenset[str] = frozenset()
     """The names of components that, by their scopes, namespace or direction, are not for this server."""
-    listed: tuple[Listed, ...] = ()
+    listed: tuple[ListedComponent, ...] = ()
     """The components that daprd shows beside the bindings: secret stores, and bindings that serve no output."""
 
     @property
@@ -113,7 +113,7 @@ class _Loading:
         self._stores: dict[str, SecretStore] = {}
         self._bindings: list[Binding] = []
         self._declined: set[str] = set()
-        self._listed: list[Listed] = []
+        self._listed: list[ListedComponent] = []
         self._resiliency = Resiliency(app_id, self._findings)
 
     def run(self, directories: Sequence[Path]) -> Loaded:
@@ -190,7 +190,7 @@ class _Loading:
     def _fail(self, manifest: Manifest, fault: Fault) -> None:
         """Record a failure of initialisation, in Dapr's words."""
         kind = manifest.log_name.removeprefix(manifest.name)
-        message = f"{daprs_words(manifest.name)}{kind}: {fault.message}"
+        message = f"{init_error_prefix(manifest.name)}{kind}: {fault.message}"
         severity = Severity.ERROR
         if manifest.ignore_errors:
             severity = Severity.IGNORED
@@ -199,7 +199,16 @@ class _Loading:
             severity, message, fault.remedy, path=manifest.path, line=fault.line, component=manifest.name
         )
 
-    def _properties(self, manifest: Manifest) -> list[Property] | None:
+    def _properties(self, manifest: Manifest, kind: str) -> list[Property] | None:
+        """Return a component's properties; None if it fails.
+
+        Parameters:
+            kind: what daprd calls such a component where it has none of the version.
+        """
+        if manifest.version.lower() not in INITIAL_VERSIONS:
+            message = f"couldn't find {kind} {manifest.type}/{manifest.version}"
+            self._fail(manifest, Fault(message, "the version is v1", manifest.line))
+            return None
         context = Context(
             app_id=self._app_id,
             namespace=self._namespace or "default",
@@ -224,11 +233,7 @@ class _Loading:
                 f"secrets come from {_FILE_STORE} and {_ENV_STORE}",
             )
             return
-        if manifest.version.lower() not in INITIAL_VERSIONS:
-            message = f"couldn't find secret store {manifest.type}/{manifest.version}"
-            self._fail(manifest, Fault(message, "the version is v1", manifest.line))
-            return
-        properties = self._properties(manifest)
+        properties = self._properties(manifest, "secret store")
         if properties is None:
             return
         values = {prop.name.lower(): prop.value for prop in properties}
@@ -237,7 +242,10 @@ class _Loading:
         except SecretError as error:
             self._fail(manifest, Fault(str(error), "", manifest.line))
             return
-        self._listed.append(Listed(name=manifest.name, type=manifest.type, version=manifest.version))
+        self._list(manifest)
+
+    def _list(self, manifest: Manifest) -> None:
+        self._listed.append(ListedComponent(name=manifest.name, type=manifest.type, version=manifest.version))
 
     def _store(self, kind: str, values: Mapping[str, str]) -> SecretStore:
         if kind == _ENV_STORE:
@@ -287,11 +295,7 @@ class _Loading:
         if manifest.type.lower() != WASM_TYPE:
             self._report_other_type(manifest)
             return
-        if manifest.version.lower() not in INITIAL_VERSIONS:
-            message = f"couldn't find output binding {manifest.type}/{manifest.version}"
-            self._fail(manifest, Fault(message, "the version is v1", manifest.line))
-            return
-        properties = self._properties(manifest)
+        properties = self._properties(manifest, "output binding")
         if properties is None:
             return
         if init_timeout_passed(manifest.init_timeout):
@@ -300,7 +304,7 @@ class _Loading:
             return
         if not serves_output(properties):
             self._declined.add(manifest.name)
-            self._listed.append(Listed(name=manifest.name, type=manifest.type, version=manifest.version))
+            self._list(manifest)
             self._findings.add(
                 Severity.WARNING,
                 "the binding is not served, because its direction does not name output",

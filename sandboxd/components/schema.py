@@ -12,11 +12,10 @@ from typing import Any, Final
 from sandboxd.components.documents import API_VERSION
 from sandboxd.components.loader import INITIAL_VERSIONS, WASM_TYPE
 from sandboxd.components.metadata import ENV_PREFIX, KEYS, MetadataKey
+from sandboxd.config.schema import SCHEMA_DRAFT
 from sandboxd.limits import Limits
 from sandboxd.limits.about import About
 from sandboxd.limits.units import Unit
-
-DRAFT: Final = "http://json-schema.org/draft-07/schema#"
 
 _TEMPLATE: Final = {"type": "string", "pattern": "\\{"}
 """A value with a template such as `{appID}` is known only when it is resolved."""
@@ -26,7 +25,7 @@ def component_schema() -> dict[str, Any]:
     """Return the JSON Schema of one document of a component file."""
     spec_type = {"type": "string", "description": f"{WASM_TYPE}, or a type that is left to daprd"}
     return {
-        "$schema": DRAFT,
+        "$schema": SCHEMA_DRAFT,
         "title": "Dapr component of the type bindings.wasm",
         "type": "object",
         "required": ["apiVersion", "kind", "metadata", "spec"],

@@ -10,7 +10,7 @@ from sandboxd.config.settings import CERTIFICATE_KEYS, Setting, is_computed, set
 from sandboxd.limits.about import About, Kind
 from sandboxd.limits.units import Unit
 
-DRAFT: Final = "http://json-schema.org/draft-07/schema#"
+SCHEMA_DRAFT: Final = "http://json-schema.org/draft-07/schema#"
 """The newest draft that the common YAML language servers know entirely."""
 
 _PRINTABLE: Final = "^[^\\u0000-\\u001f\\u007f]*$"
@@ -24,7 +24,7 @@ def settings_schema() -> dict[str, Any]:
         for key in setting.path[:-1]:
             level = level["properties"].setdefault(key, _section(f"section `{key}`"))
         level["properties"][setting.path[-1]] = _setting(setting)
-    return {"$schema": DRAFT, "title": "sandboxd.yaml", **root}
+    return {"$schema": SCHEMA_DRAFT, "title": "sandboxd.yaml", **root}
 
 
 def _section(description: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from sandboxd.components.binding import Binding, Listed
+from sandboxd.components.binding import Binding, ListedComponent
 from sandboxd.metrics import BindingMetrics, Metrics
 from sandboxd.pool.errors import Rejected
 from sandboxd.pool.invocation import Receiver
@@ -239,7 +239,7 @@ class Bindings:
     """The bindings by their path in a request line, in its usual spelling."""
     loading: bool = True
     """Whether nothing has been loaded yet. A name that is missing may then still come."""
-    listed: tuple[Listed, ...] = ()
+    listed: tuple[ListedComponent, ...] = ()
     """The components that /v1.0/metadata shows beside the bindings."""
 
     @classmethod
@@ -251,7 +251,7 @@ class Bindings:
         programs: Set[str] | None = None,
         handlers: Set[str] = frozenset(),
         guards: Mapping[str, Guard] | None = None,
-        listed: tuple[Listed, ...] = (),
+        listed: tuple[ListedComponent, ...] = (),
         former: "Bindings | None" = None,
     ) -> "Bindings":
         """Prepare bindings.

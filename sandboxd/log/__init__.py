@@ -111,8 +111,8 @@ def next_level(steps: int) -> str:
     return LEVELS[min(max(at + steps, 0), len(LEVELS) - 1)]
 
 
-class JsonFormatter(logging.Formatter):
-    """Formats a record as one JSON object in ASCII, so that no name in it can confuse a log reader.
+class _Formatter(logging.Formatter):
+    """Formats records.
 
     Parameters:
         everywhere: fields that every line has.
@@ -121,6 +121,10 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, everywhere: Mapping[str, object] | None = None) -> None:
         super().__init__()
         self._everywhere = everywhere or {}
+
+
+class JsonFormatter(_Formatter):
+    """Formats a record as one JSON object in ASCII, so that no name in it can confuse a log reader."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without its end."""
@@ -139,16 +143,8 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class TextFormatter(logging.Formatter):
-    """Formats a record for people. Control characters are escaped, so that a guest's stderr cannot control a terminal.
-
-    Parameters:
-        everywhere: fields that every line has.
-    """
-
-    def __init__(self, everywhere: Mapping[str, object] | None = None) -> None:
-        super().__init__()
-        self._everywhere = everywhere or {}
+class TextFormatter(_Formatter):
+    """Formats a record for people. Control characters are escaped: a guest's stderr cannot control a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without its end. An exception follows on further lines."""

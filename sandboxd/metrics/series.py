@@ -4,8 +4,10 @@ They belong to one event loop, so updates and scrapes never overlap and need no 
 and two additions; prometheus_client's own histogram takes two locks and a walk over the buckets.
 """
 
+from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 
@@ -68,7 +70,51 @@ class Histogram:
         return out
 
 
-class CounterFamily:
+Child = TypeVar("Child", Counter, Histogram)
+
+
+class _Family(Generic[Child]):
+    """One metric: a child for each combination of label values in use.
+
+    Parameters:
+        name: its name.
+        text: the help line.
+        labels: the label names.
+    """
+
+    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
+        self.name = name
+        self._text = text
+        self.label_names = tuple(labels)
+        self._children: dict[tuple[str, ...], Child] = {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} of {len(self._children)}>"
+
+    def remove(self, label: str, value: str) -> None:
+        """Remove the children whose `label` is `value`."""
+        at = self.label_names.index(label)
+        self._children = {values: child for values, child in self._children.items() if values[at] != value}
+
+    def head(self) -> Metric:
+        """Return the metric without samples."""
+        return self._metric(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric with its present values."""
+        yield self._metric(self._children.items())
+
+    def pieces(self, most: int) -> Iterator[Metric]:
+        """Yield the metric in pieces of at most `most` children each, one at least."""
+        children = list(self._children.items())
+        for begin in range(0, max(1, len(children)), most):
+            yield self._metric(children[begin : begin + most])
+
+    @abstractmethod
+    def _metric(self, children: Iterable[tuple[tuple[str, ...], Child]]) -> Metric: ...
+
+
+class CounterFamily(_Family[Counter]):
     """One counter metric: a child `Counter` for each combination of label values in use.
 
     Parameters:
@@ -79,14 +125,8 @@ class CounterFamily:
     """
 
     def __init__(self, name: str, text: str, labels: Sequence[str], *, plain: bool = False) -> None:
+        super().__init__(name, text, labels)
         self._plain = plain
-        self.name = name
-        self._text = text
-        self.label_names = tuple(labels)
-        self._children: dict[tuple[str, ...], Counter] = {}
-
-    def __repr__(self) -> str:
-        return f"<CounterFamily {self.name} of {len(self._children)}>"
 
     def labels(self, *values: str) -> Counter:
         """Return the child of these label values. Keep it, because the look-up is too slow for every request."""
@@ -105,15 +145,6 @@ class CounterFamily:
             found[values[at]] = found.get(values[at], 0.0) + child.value
         return found
 
-    def remove(self, label: str, value: str) -> None:
-        """Remove the children whose `label` is `value`."""
-        at = self.label_names.index(label)
-        self._children = {values: child for values, child in self._children.items() if values[at] != value}
-
-    def head(self) -> Metric:
-        """Return the metric without samples."""
-        return self._metric(())
-
     def lines(self) -> Iterator[bytes]:
         """Yield the line of each child."""
         name = self.name if self._plain else self.name.removesuffix("_total") + "_total"
@@ -124,16 +155,6 @@ class CounterFamily:
                 child.shown = child.value
                 child.text = child.prefix + number(child.value)
             yield child.text
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metric with its present values."""
-        yield self._metric(self._children.items())
-
-    def pieces(self, most: int) -> Iterator[Metric]:
-        """Yield the metric in pieces of at most `most` children each, one at least."""
-        children = list(self._children.items())
-        for begin in range(0, max(1, len(children)), most):
-            yield self._metric(children[begin : begin + most])
 
     def _metric(self, children: Iterable[tuple[tuple[str, ...], Counter]]) -> Metric:
         if self._plain:
@@ -147,7 +168,7 @@ class CounterFamily:
         return family
 
 
-class HistogramFamily:
+class HistogramFamily(_Family[Histogram]):
     """One histogram metric: a child `Histogram` for each combination of label values in use.
 
     Parameters:
@@ -165,15 +186,9 @@ class HistogramFamily:
         *,
         whole_bounds: bool = False,
     ) -> None:
+        super().__init__(name, text, labels)
         self._lines = HistogramLines(name, tuple(bounds), whole_bounds=whole_bounds)
-        self.name = name
-        self._text = text
-        self.label_names = tuple(labels)
         self._bounds = tuple(bounds)
-        self._children: dict[tuple[str, ...], Histogram] = {}
-
-    def __repr__(self) -> str:
-        return f"<HistogramFamily {self.name} of {len(self._children)}>"
 
     def labels(self, *values: str) -> Histogram:
         """Return the child of these label values. Keep it, because the look-up is too slow for every request."""
@@ -182,15 +197,6 @@ class HistogramFamily:
         if found is None:
             found = self._children[values] = Histogram(self._bounds)
         return found
-
-    def remove(self, label: str, value: str) -> None:
-        """Remove the children whose `label` is `value`."""
-        at = self.label_names.index(label)
-        self._children = {values: child for values, child in self._children.items() if values[at] != value}
-
-    def head(self) -> Metric:
-        """See `CounterFamily.head`."""
-        return self._metric(())
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines of each child."""
@@ -202,16 +208,6 @@ class HistogramFamily:
                 child.shown = child.counts.copy()
                 child.text = self._lines.text(child.labels, child.counts, child.sum)
             yield child.text
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metric with its present values."""
-        yield self._metric(self._children.items())
-
-    def pieces(self, most: int) -> Iterator[Metric]:
-        """See `CounterFamily.pieces`."""
-        children = list(self._children.items())
-        for begin in range(0, max(1, len(children)), most):
-            yield self._metric(children[begin : begin + most])
 
     def _metric(self, children: Iterable[tuple[tuple[str, ...], Histogram]]) -> Metric:
         family = HistogramMetricFamily(self.name, self._text, labels=self.label_names)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sandboxd.components.binding import Binding, daprs_words
+from sandboxd.components.binding import Binding, init_error_prefix
 from sandboxd.errors import ComponentError, SandboxdError
 from sandboxd.files.state import FileState, state_of
 from sandboxd.limits import EngineSettings
@@ -271,7 +271,7 @@ class Preparer:
 def init_error(binding: Binding, text: str, remedy: str = "") -> ComponentError:
     """Return the error of a binding that cannot be loaded, in daprd's words (pkg/runtime/errors, processor)."""
     return ComponentError(
-        f"{daprs_words(binding.name)} (bindings.wasm/{binding.version}): {text}",
+        f"{init_error_prefix(binding.name)} (bindings.wasm/{binding.version}): {text}",
         remedy=remedy,
     )
 

@@ -45,6 +45,16 @@ def check(status: os.stat_result, what: str, *, folder: bool) -> None:
         )
 
 
+def _checked(fd: int, what: str, *, folder: bool) -> int:
+    """Return a descriptor that `check` accepts. Close one that it refuses."""
+    try:
+        check(os.fstat(fd), what, folder=folder)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def open_folder(name: str, what: str, *, dir_fd: int | None = None, create: bool = False) -> int:
     """Open a folder of the store and check it. The caller closes the descriptor.
 
@@ -72,12 +82,7 @@ def open_folder(name: str, what: str, *, dir_fd: int | None = None, create: bool
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             raise StoreError(f"{what} is a symbolic link or not a folder", remedy="remove it") from error
         raise store_error(error, "open", what) from error
-    try:
-        check(os.fstat(fd), what, folder=True)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    return _checked(fd, what, folder=True)
 
 
 def open_file(name: str, what: str, *, dir_fd: int) -> int:
@@ -100,12 +105,7 @@ def open_file(name: str, what: str, *, dir_fd: int) -> int:
         if error.errno == errno.ELOOP:
             raise StoreError(f"{what} is a symbolic link", remedy="remove it") from error
         raise store_error(error, "open", what) from error
-    try:
-        check(os.fstat(fd), what, folder=False)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    return _checked(fd, what, folder=False)
 
 
 @contextmanager

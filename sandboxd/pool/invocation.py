@@ -77,7 +77,7 @@ class Invocation:
         self.losses = 0
         """The number of workers that ended with it as their next invocation, not begun."""
         self.miss = ""
-        """The reason why it is not started warm: a `sandboxd.pool.templates.Miss`; empty if it is, or nobody asked."""
+        """The reason why it is not started warm: a `sandboxd.pool.template.Miss`; empty if it is, or nobody asked."""
         self.worker_serial = 0
         """The serial of the worker to which it was sent; 0 while it waits."""
         self.number = 0

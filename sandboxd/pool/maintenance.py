@@ -280,7 +280,7 @@ class Maintenance:
             return None
         return worker.inflight[0].binding
 
-    def on_broker_accuses(self, serial: int, what: str) -> None:
+    def on_broker_reports_fault(self, serial: int, what: str) -> None:
         """Kill a worker that sent the broker what no honest one sends."""
         worker = self.workers.get(serial)
         if worker is not None:

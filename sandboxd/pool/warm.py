@@ -17,7 +17,8 @@ from sandboxd.outcome import Outcome
 from sandboxd.pool.generation import Generation, GuestEntry
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.state import ExitReason, WorkerEvent, WorkerState
-from sandboxd.pool.templates import Key, Miss, Template, Templates, TemplateState
+from sandboxd.pool.template import Key, Miss, Template, TemplateState
+from sandboxd.pool.templates import Templates
 from sandboxd.pool.worker import BYTES_MAX, Role, Worker
 from sandboxd.wire import messages as m
 

@@ -38,7 +38,7 @@ def hold_admin_port(config: Config, *, replaces: bool) -> tuple[Config, socket.s
     except SandboxdError as error:
         if config.admin.listen is not None and not replaces:
             raise
-        say_taken(error)
+        log_taken(error)
         return with_listen(config, OFF), None
     host, port = held.getsockname()[:2]
     return with_listen(config, str(Address(host=host, port=port))), held
@@ -49,7 +49,7 @@ def with_listen(config: Config, listen: str) -> Config:
     return replace(config, admin=replace(config.admin, listen=listen))
 
 
-def say_taken(error: SandboxdError) -> None:
+def log_taken(error: SandboxdError) -> None:
     """Log that the server does without the page."""
     log.info("the status page is not served: %s", error, extra=fields(event="no_admin"))
 

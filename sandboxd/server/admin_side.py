@@ -20,7 +20,7 @@ from sandboxd.metrics.journal import Journal
 from sandboxd.metrics.process import LoopLag
 from sandboxd.modules.prepare import PreparedGuest
 from sandboxd.pool.pools import Pools
-from sandboxd.server.admin_port import REMEDY, listen_shared, say_taken
+from sandboxd.server.admin_port import REMEDY, listen_shared, log_taken
 from sandboxd.server.catalog import Catalog
 from sandboxd.server.member import Member
 from sandboxd.server.sockets import listen_unix
@@ -127,7 +127,7 @@ class AdminSide:
                 return
             if self._config.admin.listen is not None:
                 raise failed from error
-            say_taken(failed)
+            log_taken(failed)
             self._address = None
             return
         if not address.path:

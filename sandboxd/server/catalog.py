@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from sandboxd.components import Loaded
-from sandboxd.components.binding import Binding, Isolation, Listed
+from sandboxd.components.binding import Binding, Isolation, ListedComponent
 from sandboxd.config import Config
 from sandboxd.config.cells import concurrency
 from sandboxd.errors import ComponentError, one_line
@@ -73,7 +73,7 @@ class Catalog:
         self.file_stats: FileStats = {}
         """The state of all files when they were last read, even if that load failed."""
         self._read: tuple[Binding, ...] = ()
-        self._listed: tuple[Listed, ...] = ()
+        self._listed: tuple[ListedComponent, ...] = ()
         self._served: Bindings | None = None
         self._guards = Guards()
 

@@ -43,11 +43,11 @@ def egress_for(spec: GuestSpec, settings: OutboundSettings) -> Egress:
     limits = converted(spec.limits, OutboundLimits, prefix="outbound_")
     if settings.transport is None:
         return Egress(outbound=outbound, policy=policy, limits=limits)
-    from sandboxd.worker.transport import BindingSettings, make_border
+    from sandboxd.worker.transport import BindingSettings, make_adapter
 
     binding = BindingSettings(name=spec.binding, allowed_outbound_hosts=spec.allowed_outbound_hosts)
-    border = make_border(settings.transport, binding)
-    return TransportEgress(outbound=outbound, policy=policy, limits=limits, border=lambda: border)
+    adapter = make_adapter(settings.transport, binding)
+    return TransportEgress(outbound=outbound, policy=policy, limits=limits, adapter=lambda: adapter)
 
 
 def usage_of(records: Sequence[UsageRecord]) -> tuple[OutboundUsage, ...]:

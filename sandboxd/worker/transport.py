@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from hostfuncs import texts
-from hostfuncs.outbound.border import Border, Transport
+from hostfuncs.outbound.httpx_adapter import HttpxAdapter, Transport
 from sandboxd.errors import ConfigError, one_line
 
 _FRAMES = 3
@@ -57,7 +57,7 @@ def load_factory(named: str) -> Factory:
     return loaded
 
 
-def make_border(named: str, binding: BindingSettings) -> Border:
+def make_adapter(named: str, binding: BindingSettings) -> HttpxAdapter:
     """Make the transport of a binding.
 
     Parameters:
@@ -69,7 +69,7 @@ def make_border(named: str, binding: BindingSettings) -> Border:
     """
     factory = load_factory(named)
     try:
-        return Border(lambda inner: factory(inner, binding), partial(_report, binding.name))
+        return HttpxAdapter(lambda inner: factory(inner, binding), partial(_report, binding.name))
     except (Exception, SystemExit) as error:
         raise ConfigError(
             f"egress.transport: {named} failed for the binding {binding.name}: {type(error).__name__}: {error}",

@@ -59,9 +59,9 @@ class Accuser(Front):
     def ask(self, question: int, serial: int, invocation: int) -> None:
         assert self.service is not None
         assert serial == 5
-        self.service.told(b.Runs(question, "" if invocation % 2 else "one"))
+        self.service.told(b.BindingAnswer(question, "" if invocation % 2 else "one"))
 
-    def accuse(self, serial: int, what: str) -> None:
+    def report_fault(self, serial: int, what: str) -> None:
         self.accused.append(what)
 
 

@@ -23,7 +23,7 @@ from sandboxd.pool.errors import BindingUnavailable, PoolClosing, QueueFull, Que
 from sandboxd.pool.pool import Pool
 from sandboxd.pool.settings import PoolSettings
 from sandboxd.pool.state import WorkerState
-from sandboxd.pool.templates import TemplateState
+from sandboxd.pool.template import TemplateState
 from sandboxd.pool.worker import Role, Worker
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import Process, ScriptedZygote, World

@@ -9,7 +9,8 @@ import pytest
 from sandboxd.outcome import Outcome
 from sandboxd.pool.pool import Pool
 from sandboxd.pool.settings import PoolSettings
-from sandboxd.pool.templates import Key, Miss, Template, Templates
+from sandboxd.pool.template import Key, Miss, Template
+from sandboxd.pool.templates import Templates
 from sandboxd.pool.worker import Role
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import Process, World

@@ -7,7 +7,7 @@ from typing import Any
 import httpx2 as httpx
 
 from hostfuncs.outbound import Exchanges, Outbound, OutboundLimits, Policy
-from hostfuncs.outbound.border import Border, Factory
+from hostfuncs.outbound.httpx_adapter import Factory, HttpxAdapter
 from tests.host.outbound_client import Got, fetch
 
 ANY = Policy.parse(["*"])
@@ -25,15 +25,15 @@ class Through(Outbound):
         super().__init__()
         self.transport = transport
         self.reported: list[BaseException] = []
-        self._border: tuple[httpx.AsyncBaseTransport | Factory, Border] | None = None
+        self._adapter: tuple[httpx.AsyncBaseTransport | Factory, HttpxAdapter] | None = None
 
     def begin(
         self, policy: Policy, limits: OutboundLimits, deadline_ns: int, check: Callable[[], None] | None = None
     ) -> Exchanges:
         """See Outbound."""
-        if self._border is None or self._border[0] is not self.transport:
-            self._border = self.transport, Border(self.transport, self.reported.append)
-        return self._border[1].begin(self, policy, limits, deadline_ns, check)
+        if self._adapter is None or self._adapter[0] is not self.transport:
+            self._adapter = self.transport, HttpxAdapter(self.transport, self.reported.append)
+        return self._adapter[1].begin(self, policy, limits, deadline_ns, check)
 
 
 class Passing(httpx.AsyncBaseTransport):

@@ -42,7 +42,7 @@ def made(
             if isinstance(found, File):
                 written = found.write([memoryview(b"data")], 3) if call and how & base.WRITE else 0
                 told = written, found.size()
-            files.let_go(found)
+            files.release(found)
             return told
         case 2:
             stat = folder.stat(path, follow=follow)

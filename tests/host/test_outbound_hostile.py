@@ -159,7 +159,7 @@ def test_an_origin_cannot_negotiate_tls_anew(tmp_path: Path) -> None:
                 said += os.read(output, 4096)
             with invocation(outbound, Policy.parse(["https://localhost:*"]), timeout_s=5) as exchanges:
                 exchange = exchanges.start(request(f"https://localhost:{int(accepts[1])}/"))
-                exchanges.attend(output, lambda: said.extend(os.read(output, 4096)))
+                exchanges.watch(output, lambda: said.extend(os.read(output, 4096)))
                 exchanges.wait(lambda: b"GET / HTTP/1.1" in said)
                 server.stdin.write(b"r\n")
                 server.stdin.flush()

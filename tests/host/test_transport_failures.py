@@ -7,7 +7,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
-from hostfuncs.outbound import Options, OutboundError, OutboundLimits, border
+from hostfuncs.outbound import Options, OutboundError, OutboundLimits, httpx_adapter
 from hostfuncs.outbound.errors import ErrorCode
 from tests.host.outbound_client import fetch, invocation, read_all, request
 from tests.host.outbound_through import ANY, answered, through
@@ -46,7 +46,7 @@ def test_failures_of_httpx_have_their_codes(raised: Exception, code: str) -> Non
 def test_whatever_a_transport_raises_ends_no_more_than_the_request(
     raised: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(border, "_REPORT_EVERY_NS", 3600 * 10**9)
+    monkeypatch.setattr(httpx_adapter, "_REPORT_EVERY_NS", 3600 * 10**9)
     fails = True
 
     def handler(_: httpx.Request) -> httpx.Response:

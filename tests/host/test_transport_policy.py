@@ -10,8 +10,8 @@ import pytest
 from hostfuncs.account import Account
 from hostfuncs.ending import HostMemoryExceeded
 from hostfuncs.outbound import Exchanges, Options, OutboundError, OutboundLimits, Policy
-from hostfuncs.outbound.border import Border
 from hostfuncs.outbound.errors import ErrorCode
+from hostfuncs.outbound.httpx_adapter import HttpxAdapter
 from tests.host.outbound_client import LOOPBACK, fetch, invocation, read_all, request
 from tests.host.outbound_through import ANY, Passing, answered, through
 from tests.origins import Origin, pattern
@@ -153,10 +153,10 @@ def test_a_response_of_the_inner_transport_that_is_given_up_is_closed_with_the_r
 @pytest.mark.parametrize("made", [None, "text", object()])
 def test_a_function_that_makes_no_transport(made: object) -> None:
     with pytest.raises(TypeError, match=r"no httpx2\.AsyncBaseTransport"):
-        Border(lambda _: made, print)  # type: ignore[arg-type, return-value]
+        HttpxAdapter(lambda _: made, print)  # type: ignore[arg-type, return-value]
     if made is not None:
         with pytest.raises(TypeError, match="give an httpx2"):
-            Border(made, print)  # type: ignore[arg-type]
+            HttpxAdapter(made, print)  # type: ignore[arg-type]
 
 
 def test_large_bodies_pass_through(origin: Origin) -> None:
@@ -170,7 +170,7 @@ def test_a_body_that_a_transport_holds_whole_does_not_count_as_the_guests() -> N
     content = pattern(8 << 20)
     account = Account(2 << 20)
     with through(httpx.MockTransport(lambda _: httpx.Response(200, content=content))) as outbound:
-        through_it = Border(outbound.transport, print)
+        through_it = HttpxAdapter(outbound.transport, print)
         exchanges = through_it.begin(
             outbound, LOOPBACK, OutboundLimits(), time.monotonic_ns() + 20 * 10**9, account=account
         )
@@ -182,7 +182,7 @@ def test_a_body_that_a_transport_holds_whole_does_not_count_as_the_guests() -> N
 def test_what_a_guest_does_not_read_ends_its_run_through_a_transport_too(origin: Origin) -> None:
     account = Account(2 << 20)
     with through(Passing) as outbound:
-        through_it = Border(outbound.transport, print)
+        through_it = HttpxAdapter(outbound.transport, print)
         exchanges = through_it.begin(
             outbound, LOOPBACK, OutboundLimits(), time.monotonic_ns() + 20 * 10**9, account=account
         )

@@ -41,7 +41,7 @@ class Place:
         assert isinstance(opened, File)
         if data:
             opened.write([memoryview(data)], 0)
-        self.files.let_go(opened)
+        self.files.release(opened)
 
 
 @pytest.fixture(params=["host", "memory"])
@@ -146,7 +146,7 @@ def test_a_link_that_changes_all_the_time(tmp_path: Path) -> None:
             assert isinstance(opened, File)
             buffer = bytearray(100)
             seen.add(bytes(buffer[: opened.read([memoryview(buffer)], 0)]))
-            place.files.let_go(opened)
+            place.files.release(opened)
     finally:
         over.set()
         thread.join(10)
@@ -247,7 +247,7 @@ def test_open_files_are_counted_and_closed_ones_are_not(place: Place) -> None:
     opened = [place.open(b"file") for _ in range(8)]
     refused(errno.EMFILE, place.open, b"file")
     refused(errno.EMFILE, place.open, b"missing")
-    place.files.let_go(opened.pop())
+    place.files.release(opened.pop())
     place.open(b"file")
 
 

@@ -98,7 +98,7 @@ def test_nothing_of_a_folder_in_memory_is_left_for_the_collector(files: Files) -
         folder = files.preopened[1][1]
         folder.make_folder(b"a")
         folder.make_folder(b"a/b")
-        files.let_go(files.open(folder, b".", base.DIRECTORY))
+        files.release(files.open(folder, b".", base.DIRECTORY))
         file = files.open(folder, b"a/b/file", base.WRITE | base.CREATE)
         assert isinstance(file, File)
         file.write([memoryview(bytes(500))], 0)
@@ -219,7 +219,7 @@ def test_a_mount_on_which_files_are_exchanged(files: Files, tmp_path: Path) -> N
             assert isinstance(found, File)
             buffer = bytearray(100)
             seen.add(bytes(buffer[: found.read([memoryview(buffer)], 0)]))
-            held.let_go(found)
+            held.release(found)
     finally:
         over.set()
         thread.join(10)
@@ -237,7 +237,7 @@ def test_a_guest_makes_no_device_no_pipe_and_no_nameless_file(files: Files) -> N
         except OSError:
             continue
         assert folder.stat(b"made", follow=False).kind in (base.Kind.REGULAR_FILE, base.Kind.DIRECTORY)
-        files.let_go(found)
+        files.release(found)
     assert {entry.kind for entry in folder.entries()} <= {base.Kind.REGULAR_FILE}
 
 

@@ -82,8 +82,8 @@ def test_descriptors_stay_with_their_message_wherever_a_read_ends(short: int) ->
         ours, theirs = socket.socketpair()
         with ours:
             # Read at once with what follows: a frame that leaves room for the beginning of the next one only.
-            empty = len(codec.encode(b.Runs(1, "x" * 40_000))) - 40_000
-            filler = codec.encode(b.Runs(1, "x" * (RECEIVE_BYTES - empty - short)))
+            empty = len(codec.encode(b.BindingAnswer(1, "x" * 40_000))) - 40_000
+            filler = codec.encode(b.BindingAnswer(1, "x" * (RECEIVE_BYTES - empty - short)))
             frames = [codec.encode(b.Attach(number, 1, 0)) for number in (1, 2)]
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
             ours.sendall(filler)
@@ -132,7 +132,7 @@ def test_a_sender_without_descriptors_counts_as_lost_and_raises_nothing() -> Non
         with theirs:
             end = End(ours, b.FromBroker)
             while not end.stream._unsent:
-                end.stream.send(b.Runs(1, "x" * 100_000))
+                end.stream.send(b.BindingAnswer(1, "x" * 100_000))
             with no_free_descriptor():
                 end.stream.send(b.Attach(1, 1, 0), [0])
                 async with asyncio.timeout(20):

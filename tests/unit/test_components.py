@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sandboxd.components import Binding, Loaded, Severity, documents, load, strict_sandbox
-from sandboxd.components.binding import Listed
+from sandboxd.components import Binding, Loaded, Severity, documents, load
+from sandboxd.components.binding import ListedComponent
 from sandboxd.limits import Limits
 
 CEILINGS = Limits(timeout_ms=60_000, memory_bytes=1 << 30)
@@ -306,8 +306,8 @@ def test_secret_stores_and_inputs_are_listed(tmp_path: Path) -> None:
     inward = component("in", "  - {name: direction, value: input}\n")
     loaded = load_text(tmp_path, component() + "\n---\n" + inward + "\n---\n" + store)
     assert loaded.listed == (
-        Listed(name="s", type="secretstores.local.env", version=""),
-        Listed(name="in", type="bindings.wasm", version="v1"),
+        ListedComponent(name="s", type="secretstores.local.env", version=""),
+        ListedComponent(name="in", type="bindings.wasm", version="v1"),
     )
 
 
@@ -395,27 +395,3 @@ def test_a_pod_name_that_is_not_known(tmp_path: Path) -> None:
     loaded = load_text(tmp_path, component(metadata="  - {name: env.A, value: '{podName}'}\n"))
     cause = "failed to parse metadata: property env.A refers to {podName} but podName is not set"
     assert said(loaded) == [("error", 10, init_failure(cause))]
-
-
-# Dapr's Configuration -------------------------------------------------------------------------------------------------
-
-
-def test_strict_sandbox_of_a_configuration(tmp_path: Path) -> None:
-    path = tmp_path / "config.yaml"
-    head = "apiVersion: dapr.io/v1alpha1\nkind: Configuration\nmetadata: {name: c}\nspec:\n"
-    for text, expected in [
-        ("  wasm: {strictSandbox: true}", True),
-        ("  wasm: {strictSandbox: false}", False),
-        ("  x: 1", False),
-    ]:
-        path.write_text(head + text)
-        assert strict_sandbox(path) == (expected, ())
-    path.write_text(head + "  wasm: {strictSandbox: maybe}")
-    found, problems = strict_sandbox(path)
-    assert not found
-    assert [(p.severity, p.line) for p in problems] == [(Severity.ERROR, 5)]
-
-
-def test_strict_sandbox_is_forced(tmp_path: Path) -> None:
-    loaded = load_text(tmp_path, component(metadata="  - {name: strictSandbox, value: false}\n"), strict_sandbox=True)
-    assert only(loaded).strict_sandbox is True

@@ -10,7 +10,7 @@ import pytest
 
 from sandboxd import log
 from sandboxd.front.answering import sampling
-from sandboxd.front.answering.sampling import FEW, MANY, MAX_TOLD, PERIOD_S, Sampled
+from sandboxd.front.answering.sampling import FEW, MANY, MAX_TOLD, PERIOD_S, Sampler
 from sandboxd.outcome import Outcome
 
 
@@ -51,7 +51,7 @@ def told(records: list[logging.LogRecord]) -> list[dict[str, Any]]:
 
 def test_a_few_of_each_kind_and_the_count_of_the_others(clock: SimpleNamespace, said: list[logging.LogRecord]) -> None:
     async def run() -> None:
-        sampled = Sampled("s")
+        sampled = Sampler("s")
         few = [True] * FEW
         assert [sampled.in_full("a", Outcome.TRAPPED, "failed") for _ in range(FEW + 4)] == few + [False] * 4
         assert sampled.in_full("b", Outcome.TRAPPED, "failed"), "another binding"
@@ -72,7 +72,7 @@ def test_a_few_of_each_kind_and_the_count_of_the_others(clock: SimpleNamespace, 
 
 def test_of_many_kinds_the_first_of_each(clock: SimpleNamespace, said: list[logging.LogRecord]) -> None:
     async def run() -> int:
-        sampled = Sampled("s")
+        sampled = Sampler("s")
         return sum(sampled.in_full(f"b{number % MANY}", Outcome.TRAPPED, "failed") for number in range(FEW * MANY))
 
     assert asyncio.run(run()) == MANY
@@ -80,7 +80,7 @@ def test_of_many_kinds_the_first_of_each(clock: SimpleNamespace, said: list[logg
 
 def test_the_last_ones_are_told_though_no_other_follows(said: list[logging.LogRecord]) -> None:
     async def run() -> None:
-        sampled = Sampled("s")
+        sampled = Sampler("s")
         assert sum(sampled.in_full("a", Outcome.TRAPPED, "failed") for _ in range(FEW + 2)) == FEW
         async with asyncio.timeout(20):
             while not said:  # noqa: ASYNC110 - a timer of the real clock is what is tested
@@ -92,7 +92,7 @@ def test_the_last_ones_are_told_though_no_other_follows(said: list[logging.LogRe
 
 def test_what_is_not_logged_is_not_counted_as_left_out(said: list[logging.LogRecord]) -> None:
     async def run() -> None:
-        sampled = Sampled("s")
+        sampled = Sampler("s")
         assert not any(sampled.in_full("a", Outcome.BAD_REQUEST, "failed") for _ in range(3)), "its level is debug"
         sampled.tell()
 
@@ -103,7 +103,7 @@ def test_what_is_not_logged_is_not_counted_as_left_out(said: list[logging.LogRec
 
 def test_at_debug_each_has_its_line(said: list[logging.LogRecord]) -> None:
     async def run() -> None:
-        sampled = Sampled("s")
+        sampled = Sampler("s")
         sampling.log.setLevel(logging.DEBUG)
         assert all(sampled.in_full("a", Outcome.TRAPPED, "failed") for _ in range(9 * FEW))
         sampled.tell()
@@ -117,7 +117,7 @@ def test_however_many_kinds_there_are_the_lines_are_few(said: list[logging.LogRe
     kinds = 10 * MAX_TOLD
 
     async def run() -> int:
-        sampled = Sampled("s")
+        sampled = Sampler("s")
         full = 0
         for number in range(kinds):
             for _ in range(10 + number):

@@ -8,7 +8,7 @@ from typing import Any, Final
 from hostfuncs import texts
 from sandboxd.front.answering.failures import Failure
 from sandboxd.front.answering.outcomes import TABLE
-from sandboxd.front.answering.sampling import Sampled
+from sandboxd.front.answering.sampling import Sampler
 from sandboxd.front.ports import Served
 from sandboxd.log import Budget, fields
 from sandboxd.metrics import HTTP, BindingMetrics
@@ -21,7 +21,7 @@ _STDERR = Budget("stderr of guests")
 _REFUSALS = Budget("refused requests")
 _FAILED = "failed requests"
 _FAILURES = Budget(_FAILED)
-_SAMPLED = Sampled(_FAILED)
+_SAMPLED = Sampler(_FAILED)
 in_full = _SAMPLED.in_full
 """Returns whether a failed request gets a line of its own; see `sampling`."""
 

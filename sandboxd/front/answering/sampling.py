@@ -40,7 +40,7 @@ class _Kind:
         self.counted = 0
 
 
-class Sampled:
+class Sampler:
     """Counts what is not logged in full, and tells it once a period. It belongs to the event loop that uses it.
 
     Parameters:
@@ -57,7 +57,7 @@ class Sampled:
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
-        return f"<Sampled {self._source}: {sum(kind.counted for kind in self._kinds.values())} counted>"
+        return f"<Sampler {self._source}: {sum(kind.counted for kind in self._kinds.values())} counted>"
 
     def in_full(self, binding: str, outcome: Outcome, message: str) -> bool:
         """Return whether a request is to be logged in full. Count it if it is not.

@@ -46,7 +46,7 @@ class Buffer(StreamBuffer):
         return data
 
 
-class CalmH2Protocol(H2Protocol):
+class BoundedH2Protocol(H2Protocol):
     """See the module."""
 
     refusals = Refusals()
@@ -237,7 +237,7 @@ def install(refusals: Refusals, linger_s: float) -> None:
         refusals: told of callers that are turned away.
         linger_s: how long a request may go on after its response. Seconds.
     """
-    CalmH2Protocol.refusals = refusals
-    CalmH2Protocol.linger_s = linger_s
-    vars(hypercorn.protocol)[H2Protocol.__name__] = CalmH2Protocol
+    BoundedH2Protocol.refusals = refusals
+    BoundedH2Protocol.linger_s = linger_s
+    vars(hypercorn.protocol)[H2Protocol.__name__] = BoundedH2Protocol
     vars(hypercorn_h2)[StreamBuffer.__name__] = Buffer

@@ -27,7 +27,7 @@ from sandboxd.front.http.trace_headers import refused
 from sandboxd.front.ports import Asgi, Message, Receive, Scope, Send
 from sandboxd.front.servers import hypercorn_http1, hypercorn_http2, hypercorn_inbox
 from sandboxd.front.servers.connections import LARGE_BYTES, Connections, probes_only
-from sandboxd.front.servers.hypercorn_http2 import CalmH2Protocol
+from sandboxd.front.servers.hypercorn_http2 import BoundedH2Protocol
 from sandboxd.front.servers.idle_close import wait_until_closed
 from sandboxd.front.servers.refusals import Refusal, Refusals
 from sandboxd.front.servers.tls_accept import TlsAcceptor
@@ -160,10 +160,10 @@ class _Connection(TCPServer):
         await super().protocol_send(event)
 
     @property
-    def http2(self) -> CalmH2Protocol | None:
+    def http2(self) -> BoundedH2Protocol | None:
         """Its protocol, if that is HTTP/2."""
         protocol = getattr(getattr(self, "protocol", None), "protocol", None)
-        return protocol if isinstance(protocol, CalmH2Protocol) else None
+        return protocol if isinstance(protocol, BoundedH2Protocol) else None
 
     def idle_since(self) -> float | None:
         """See `Connection`."""

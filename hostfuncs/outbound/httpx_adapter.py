@@ -44,8 +44,8 @@ _CODING_FIELDS = frozenset({b"content-encoding", b"content-length", b"transfer-e
 """The fields that describe the coding of content, and the length of coded content."""
 
 
-class Border:
-    """A transport with its inner transport: one per binding in a worker, or per linked guest in a script.
+class HttpxAdapter:
+    """Adapts a transport of httpx to the runs of a guest: one per binding in a worker, or per linked guest in a script.
 
     Parameters:
         transport: the transport, or a function that takes the inner transport and returns a transport around it.
@@ -75,7 +75,7 @@ class Border:
         self._reported_ns = -_REPORT_EVERY_NS
 
     def __repr__(self) -> str:
-        return f"<Border {type(self.transport).__name__} around {self.inner!r}>"
+        return f"<HttpxAdapter {type(self.transport).__name__} around {self.inner!r}>"
 
     def begin(
         self,
@@ -88,7 +88,7 @@ class Border:
     ) -> Exchanges:
         """Open the requests of one invocation. See `Outbound.begin` for the parameters."""
         exchanges = TransportExchanges(outbound, policy, limits, deadline_ns, check, account or Account(64 * MIB))
-        exchanges.border = self
+        exchanges.adapter = self
         self.inner.enter(exchanges)
         return exchanges
 
@@ -127,7 +127,7 @@ class TransportExchange(Exchange):
         self._phase = Phase.HEAD
         self.due = self._owner.due(self._seconds(Phase.RESOLVING) + self._seconds(Phase.HEAD))
         try:
-            response = await self._owner.border.transport.handle_async_request(self._request())
+            response = await self._owner.adapter.transport.handle_async_request(self._request())
             reply = _Reply(response, attempt, self.plan.method)
             try:
                 reply.check()
@@ -152,7 +152,7 @@ class TransportExchange(Exchange):
             return known
         code = httpx_errors.code_of(failed, self._phase)
         if code is None:
-            self._owner.border.report(failed)
+            self._owner.adapter.report(failed)
             code = ErrorCode("internal-error", type(failed).__name__)
         return OutboundError(code)
 
@@ -255,7 +255,7 @@ class TransportExchanges(Exchanges):
     """The requests of one invocation that a transport answers, and those that it sends through the inner transport."""
 
     _exchange_type = TransportExchange
-    border: Border
+    adapter: HttpxAdapter
 
     def __init__(
         self,
@@ -306,4 +306,4 @@ class TransportExchanges(Exchanges):
         try:
             return super().close()
         finally:
-            self.border.inner.enter(None)
+            self.adapter.inner.enter(None)
