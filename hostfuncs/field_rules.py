@@ -1,4 +1,4 @@
-"""What HTTP fields of guests may be: the names that they cannot set, and the most bytes.
+"""The rules for HTTP fields of guests: the names that they cannot set, and the most bytes.
 
 The host functions hold guests to it, and a server that trusts no worker holds its workers to it.
 """

@@ -127,7 +127,7 @@ class Program:
     Raises:
         GuestError: the guest is not WebAssembly, is damaged, or imports what this host does not have.
         TypeError, ValueError: an argument is wrong; the text names it.
-        OSError: the file cannot be read, or the source of a mount is no folder that can be opened.
+        OSError: the file cannot be read, or the source of a mount is not a folder that can be opened.
         PermissionError: another user may write into the cache.
     """
 
@@ -229,7 +229,7 @@ class Program:
             transport: answers the guest's requests, those that policy and limits let through; by default the network
                 does. A transport of httpx (`import httpx2 as httpx`), such as `httpx.MockTransport(handler)`, or a
                 function that makes one around the inner transport, which sends as the policy allows. What the
-                transport raises ends the request; it is logged to `hostfuncs.transport` if it is no error of httpx.
+                transport raises ends the request; it is logged to `hostfuncs.transport` unless it is an error of httpx.
 
         Returns:
             How the run ended. Nothing that a guest does is raised.

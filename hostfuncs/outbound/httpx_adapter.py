@@ -67,7 +67,8 @@ class HttpxAdapter:
             made = transport(self.inner)
             if not isinstance(made, httpx.AsyncBaseTransport):
                 raise TypeError(
-                    f"the function given as transport returned a {type(made).__name__}, no httpx2.AsyncBaseTransport"
+                    f"the function given as transport returned a {type(made).__name__}, "
+                    "not an httpx2.AsyncBaseTransport"
                 )
             transport = made
         self.transport = transport
@@ -197,7 +198,7 @@ class _Reply:
 
     def __init__(self, response: httpx.Response, attempt: Attempt, method: str) -> None:
         if not isinstance(response, httpx.Response):
-            raise TypeError(f"the transport returned a {type(response).__name__}, no httpx2.Response")
+            raise TypeError(f"the transport returned a {type(response).__name__}, not an httpx2.Response")
         self._response = response
         self._stream: object = response.stream
         self.status = response.status_code

@@ -1,7 +1,7 @@
 """`path_*` beneath the folders of a guest. Linked instead of those of `unsupported` for guests that have any.
 
 Source: WASI snapshot-01, wasi_snapshot_preview1.witx. Every function answers BADF if the descriptor is not open, NOTDIR
-if it is no folder, NOTCAPABLE if it lacks the right of the function's name, PERM for a path that leads out of the
+if it is not a folder, NOTCAPABLE if it lacks the right of the function's name, PERM for a path that leads out of the
 folder, ROFS for a change in a read-only one, NAMETOOLONG beyond the limit of paths, and FAULT for pointers outside
 memory. Each names what comes besides.
 """
@@ -238,7 +238,7 @@ def path_symlink(program: Program, old: int, old_len: int, fd: int, path: int, p
 
 @_answered
 def path_readlink(program: Program, fd: int, path: int, path_len: int, buf: int, buf_len: int, bufused: int) -> int:
-    """Tell where a symbolic link leads: as much as fits, without a zero at its end. Errno: INVAL if it is no link."""
+    """Tell where a symbolic link leads: as much as fits, without a zero at its end. Errno: INVAL if it is none."""
     at = _folder(program, fd, rights.PATH_READLINK)
     program.memory.check(buf, buf_len)
     target = at.folder.read_link(_path(program, path, path_len))[:buf_len]

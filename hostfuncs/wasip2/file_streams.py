@@ -15,7 +15,7 @@ from hostfuncs.wasip2.table import Entry, resource
 PERMIT: Final = 65_536
 """Bytes that one write may have."""
 _ENTRY_BYTES: Final = 150
-"""What an entry of a listing costs beyond its name."""
+"""The bytes that an entry of a listing costs beyond its name."""
 
 CODES: Final = {
     errno.EACCES: "access",

@@ -5,9 +5,9 @@ for a file where it needs a folder. Any other error of the host has the code tha
 `hostfuncs.wasip2.file_streams.CODES` gives it, or `io`.
 
 Errors of every path, which docstrings call "those of a path": `no-entry` if a part of it does not exist or it is empty,
-`not-directory` if a part of it is no folder, `not-permitted` if it is absolute or leads out of the folder, `loop` for
-too many symbolic links, `name-too-long`, and `invalid` for a NUL character. Those of a change are also `read-only` for
-a read-only mount, and `quota` or `insufficient-space` if a limit leaves no room.
+`not-directory` if a part of it is not a folder, `not-permitted` if it is absolute or leads out of the folder, `loop`
+for too many symbolic links, `name-too-long`, and `invalid` for a NUL character. Those of a change are also `read-only`
+for a read-only mount, and `quota` or `insufficient-space` if a limit leaves no room.
 """
 
 import errno
@@ -153,7 +153,7 @@ def open_at(
 def readlink_at(_host: Host, descriptor: Descriptor, path: str) -> str:
     """Return the target of a symbolic link.
 
-    Errors: `invalid` if it is no symbolic link; `illegal-byte-sequence` if the target is not UTF-8; those of a path.
+    Errors: `invalid` if it is not a symbolic link; `illegal-byte-sequence` if the target is not UTF-8; those of a path.
     """
     return _text(folder_of(descriptor).read_link(path.encode()))
 

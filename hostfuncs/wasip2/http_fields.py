@@ -1,7 +1,7 @@
 """wasi:http/types fields: headers and trailers. Source of the rules and their order: `wasmtime-wasi-http`, p2.
 
 Errors of the functions that change fields (WIT `header-error`), in the order in which they are checked:
-`invalid-syntax` for a name that is no token, `forbidden` for a name that belongs to the connection, `invalid-syntax`
+`invalid-syntax` for a name that is not a token, `forbidden` for a name that belongs to the connection, `invalid-syntax`
 for a value that no header may have, `immutable` for fields that the guest may not change.
 """
 

@@ -161,7 +161,7 @@ def get_method(_host: Host, request: OutgoingRequest) -> Tag:
 
 @TYPES.function("[method]outgoing-request.set-method", _REQUEST, METHOD, result=Result())
 def set_method(_host: Host, request: OutgoingRequest, method: Tag) -> Tag:
-    """Set the method. Errors: it is no token (RFC 9110). The error has no payload."""
+    """Set the method. Errors: it is not a token (RFC 9110). The error has no payload."""
     if method.name == "other" and not is_method(method.payload):
         return ERR
     request.method = method
@@ -200,7 +200,7 @@ def get_scheme(_host: Host, request: OutgoingRequest) -> Tag:
 def set_scheme(_host: Host, request: OutgoingRequest, scheme: Tag) -> Tag:
     """Set the scheme. `handle` says later whether the scheme is supported.
 
-    Errors: it is no scheme by RFC 3986. The error has no payload.
+    Errors: it is not a scheme by RFC 3986. The error has no payload.
     """
     wanted = scheme.payload
     if wanted is not None and wanted.name == "other" and _SCHEME.fullmatch(wanted.payload) is None:

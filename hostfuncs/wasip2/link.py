@@ -77,7 +77,7 @@ def link(engine: wasmtime.Engine, component: wc.Component, host: Host, interface
             found = extern.ty
             parsed = _INSTANCE_NAME.fullmatch(name)
             if parsed is None or not isinstance(found, wc.ComponentInstanceType):
-                raise LinkError(f"the component imports {name!r}, which is no interface of WASI 0.2")
+                raise LinkError(f"the component imports {name!r}, which is not an interface of WASI 0.2")
             _check_version(name, parsed)
             interface = interfaces.get(parsed["interface"])
             if interface is None:

@@ -181,7 +181,7 @@ def _option_lowerer(inner: Lower) -> Lower:
         if value.name == "none":
             return none
         if value.name != "some":
-            raise ValueError(f"{value!r} is no option")
+            raise ValueError(f"{value!r} is not an option")
         return _pointer(OPTION, _boxed(inner(value.payload, scope), scope))
 
     return lower
@@ -194,7 +194,7 @@ def _result_lowerer(good: Lower | None, bad: Lower | None) -> Lower:
         elif value.name == "err":
             is_ok, part = False, bad
         else:
-            raise ValueError(f"{value!r} is no result")
+            raise ValueError(f"{value!r} is not a result")
         return _result(RESULT, is_ok, _boxed(part(value.payload, scope), scope) if part else 0)
 
     return lower

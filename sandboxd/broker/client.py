@@ -36,18 +36,18 @@ PING_S: Final = 2.0
 MOST_UNANSWERED: Final = 5
 """After so many questions without an answer it counts as hung. While the front stands still, it asks none."""
 LAST_WORDS_S: Final = 1.0
-"""How long a hung one has to write where its threads stand, before it is killed."""
+"""The time that a hung broker has to write its threads' stacks before it is killed."""
 _MAX_QUOTED: Final = 200
 
 
 class BrokerEvents(Protocol):
-    """What the broker needs to know of the workers. Called on the event loop."""
+    """The pool, as far as the broker asks something of it. Called on the event loop."""
 
     def binding_run_by(self, serial: int, invocation: int) -> str | None:
         """Return the binding for which a worker runs an invocation now; None if it does not."""
 
     def on_broker_reports_fault(self, serial: int, what: str) -> None:
-        """A worker sent the broker what no honest one sends."""
+        """A worker broke the broker's protocol."""
 
     def on_broker_out_of_descriptors(self, serial: int) -> None:
         """The broker has no descriptor for a worker, which it therefore does not serve."""
@@ -76,7 +76,7 @@ class BrokerClient:
 
     def __init__(self, events: BrokerEvents, environ: Mapping[str, str]) -> None:
         self.restarts = 0
-        """How many times it ended although it was needed, and was started anew."""
+        """The number of times that it ended while it was needed, and was started again."""
         self._events = events
         self._environ = environ
         self._wall = ""
@@ -295,7 +295,7 @@ class BrokerClient:
             return
         binding = self._events.binding_run_by(asked.serial, asked.invocation)
         if binding is None and time.monotonic() < until:
-            # Seldomer each time: a worker that was taken over may ask many things that are never true.
+            # Less often each time: a compromised worker may ask many things that are never true.
             asyncio.get_running_loop().call_later(again_s, self._answer, asked, until, 2 * again_s)
         else:
             self._stream.send(b.BindingAnswer(asked.question, binding or ""))

@@ -87,7 +87,7 @@ class Lost(Message, frozen=True, tag="lost"):
 
 
 class BindingPolicy(Message, frozen=True, kw_only=True, tag="policy"):
-    """What the broker must know of a binding."""
+    """The part of a binding that the broker needs."""
 
     binding: str
     allowed_outbound_hosts: tuple[str, ...] | None

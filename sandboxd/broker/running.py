@@ -61,7 +61,7 @@ class RunningPage:
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("sandboxd-running", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        """What the broker is sent."""
+        """The descriptor that the broker is sent."""
         try:
             os.ftruncate(self.descriptor, PAGE_BYTES)
             self._words = memoryview(mmap.mmap(self.descriptor, PAGE_BYTES)).cast("Q")

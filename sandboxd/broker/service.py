@@ -63,14 +63,14 @@ class Generation:
 
 
 class Front:
-    """What the service asks of the front; implemented by `sandboxd.broker.main`."""
+    """The front, as far as the service asks something of it. Implemented by `sandboxd.broker.main`."""
 
     def ask(self, question: int, serial: int, invocation: int) -> None:
         """Ask which binding a worker runs an invocation for. `Service.told` follows."""
         raise NotImplementedError
 
     def report_fault(self, serial: int, what: str) -> None:
-        """Tell that a worker sent what no honest one sends."""
+        """Report that a worker broke the protocol."""
         raise NotImplementedError
 
 
@@ -136,13 +136,13 @@ class Service:
             self._questions.pop(number, None)
 
     def report_fault(self, worker: "ServedWorker", what: str) -> None:
-        """Hang up on a worker that lies, and tell the front."""
+        """Close the socket of a worker that broke the protocol, and tell the front."""
         worker.close()
         self._front.report_fault(worker.serial, what)
 
 
 class ServedWorker:
-    """One worker and the socket pair with it, from which nothing is believed.
+    """One worker and its socket pair. Everything that arrives on it is checked.
 
     Parameters:
         service: answers.
@@ -230,7 +230,7 @@ class ServedWorker:
         try:
             message = _decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self._service.report_fault(self, "a packet to the egress broker that is no request")
+            self._service.report_fault(self, "a packet to the egress broker that is not a request")
             return
         if isinstance(message, b.Cancel):
             # It counts no more from now on: the worker may ask for another one before this one's task has ended.

@@ -53,7 +53,7 @@ class Caller:
         self._netloc = parts.netloc
         if not self._path and (parts.scheme not in ("http", "https") or not self._netloc):
             raise SandboxdError(
-                one_line(f"{url} is no address of a server"),
+                one_line(f"{url} is not the address of a server"),
                 remedy="write http://host:port, or the path of a Unix socket",
                 exit_code=ExitCode.USAGE,
             )

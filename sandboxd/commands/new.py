@@ -14,12 +14,12 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
-    """How guests of one language are built."""
+    """The build of guests in one language."""
 
     build: str
     """The command, NAME standing for the guest's name."""
     needs: str
-    """What must be installed, and how."""
+    """The tools that must be installed, and how."""
     memory: str = "64Mi"
     wit: bool = False
     """Whether it is built against the interfaces of WASI 0.2, which are then put beside it."""
@@ -68,12 +68,12 @@ def new(language: str, name: str) -> int:
         OK.
 
     Raises:
-        SandboxdError: the name is no name of a binding, or the folder exists or cannot be made.
+        SandboxdError: the name cannot be that of a binding, or the folder exists or cannot be made.
     """
     if not _NAME.fullmatch(name):
         raise SandboxdError(
-            one_line(f"{name} is no name of a guest"),
-            remedy="use small letters, digits, - and _, and begin with a letter",
+            one_line(f"{name} cannot be the name of a guest"),
+            remedy="use lower-case letters, digits, - and _, and begin with a letter",
             exit_code=ExitCode.USAGE,
         )
     about = LANGUAGES[language]

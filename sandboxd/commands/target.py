@@ -1,4 +1,4 @@
-"""What `sandboxd run` runs: a file, the binding of a component file, or a binding by its name."""
+"""Finds the target of `sandboxd run`: a file, the binding of a component file, or a binding by its name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,13 +28,13 @@ def binding_of(config: Config, environ: Mapping[str, str], target: str, folders:
     path = Path(target)
     if path.suffix.lower() in (".yaml", ".yml"):
         if not path.is_file():
-            raise SandboxdError(one_line(f"{target} is no file"), exit_code=ExitCode.COMPONENT)
+            raise SandboxdError(one_line(f"{target} is not a file"), exit_code=ExitCode.COMPONENT)
         return _in_file(read_components(config, environ, (str(path.parent),)), path)
     if path.suffix or "/" in target or path.exists():
         return Binding(name=path.stem or "guest", version="v1", url=f"file://{path.absolute()}")
     if not folders:
         raise SandboxdError(
-            one_line(f"{target} is no file"),
+            one_line(f"{target} is not a file"),
             remedy="to run a binding by its name, say with --resources-path where its component is",
             exit_code=ExitCode.COMPONENT,
         )
@@ -80,7 +80,7 @@ def allowing(binding: Binding, hosts: Sequence[str]) -> Binding:
     """Return a binding that may also call these hosts, patterns as of `allowedOutboundHosts`.
 
     Raises:
-        SandboxdError: one is no pattern.
+        SandboxdError: one is not a pattern.
     """
     for pattern in hosts:
         try:
@@ -96,7 +96,7 @@ def limited(binding: Binding, *, timeout: str | None, memory: str | None) -> Bin
     """Return a binding with other limits, as an operator writes them; None leaves its own.
 
     Raises:
-        SandboxdError: one is no duration, or no size.
+        SandboxdError: one is not a duration or size.
     """
     limits = binding.limits
     try:

@@ -1,4 +1,4 @@
-"""What others write, on a terminal: nothing in it steers the terminal, hides text or turns it around.
+"""Makes text from others safe for a terminal: it cannot steer the terminal, hide text or turn it around.
 
 A pipe or a file gets the bytes as they are.
 """

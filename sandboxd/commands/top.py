@@ -77,5 +77,5 @@ def _ask(caller: Caller) -> dict[str, Any]:
 
 def _no_status() -> SandboxdError:
     return SandboxdError(
-        "the answer is no status document", remedy=f"give the address of admin.listen, as {DEFAULT_URL}"
+        "the answer is not a status document", remedy=f"give the address of admin.listen, as {DEFAULT_URL}"
     )

@@ -1,4 +1,4 @@
-"""How many lines of one kind the log takes."""
+"""Bounds on the log lines of each kind."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""What a line of the log may have beside its message."""
+"""The fields that a log line may have beside its message."""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""What becomes of the invocations that workers have: results, losses, and work that goes to another worker."""
+"""Delivers the answers of invocations that workers have: results, losses, and work that goes to another worker."""
 
 import time
 from collections.abc import Callable

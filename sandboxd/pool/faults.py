@@ -1,4 +1,4 @@
-"""What a worker may say: finds the fault of a frame that no honest worker sends.
+"""Finds the faults of frames that a worker sends and an honest worker would not.
 
 A worker may have been taken over by its guest, so the front believes no frame. Every field is compared with what the
 invocation may have: the limits of its binding, and the time since it was sent. There is no I/O here and no state. An

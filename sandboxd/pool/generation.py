@@ -32,7 +32,7 @@ _DEFAULT_LIMITS: Final = Limits()
 
 
 class Holding(NamedTuple):
-    """What one binding may hold."""
+    """The workers and invocations that one binding may hold."""
 
     share: int
     """The workers while others wait."""

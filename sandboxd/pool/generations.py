@@ -125,7 +125,7 @@ class Generations:
 
     @property
     def waits_for(self) -> tuple[str, float]:
-        """What the pool waits for before guests can run, and since which time.monotonic(); empty if they can run."""
+        """The condition that guests wait for, and the time.monotonic() since which they do; empty if they can run."""
         return self._readiness.waits_for(loaded=self.current is not None, ready=self.ready_workers() > 0)
 
     # SpareProcesses ---------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ _LIVE = (WorkerState.STARTING, WorkerState.IDLE, WorkerState.BUSY)
 
 
 class PoolEvents(Protocol):
-    """What the workers' ends and beginnings mean for invocations."""
+    """Receives the starts and ends of workers, for the invocations."""
 
     def on_worker_ready(self, worker: Worker) -> None:
         """The worker may get work."""
@@ -51,7 +51,7 @@ class PoolEvents(Protocol):
 
 
 class GenerationEvents(Protocol):
-    """What the workers' ends and beginnings mean for the number of workers."""
+    """Receives the starts and ends of workers, for the number of workers."""
 
     def on_worker_started(self, worker: Worker) -> None:
         """A worker has become READY."""
@@ -281,7 +281,7 @@ class Maintenance:
         return worker.inflight[0].binding
 
     def on_broker_reports_fault(self, serial: int, what: str) -> None:
-        """Kill a worker that sent the broker what no honest one sends."""
+        """Kill a worker that broke the broker's protocol."""
         worker = self.workers.get(serial)
         if worker is not None:
             self.on_channel_lost(worker, f"sent {what}")
@@ -365,7 +365,7 @@ class Maintenance:
 
     def _check_reaped(self, worker: Worker) -> None:
         if worker.state is WorkerState.KILLED and not worker.generation.lost:
-            log.error("worker %d (pid %d) was killed but is not reaped", worker.serial, worker.pid)
+            log.error("worker %d (pid %d) was killed and has not been reaped", worker.serial, worker.pid)
             worker.generation.client.end()
 
     def _remove(self, worker: Worker, why: str) -> None:

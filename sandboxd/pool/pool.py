@@ -174,7 +174,7 @@ class Pool:
 
     @property
     def waits_for(self) -> tuple[str, float]:
-        """What the pool waits for before guests can run, and since which time.monotonic(); empty if they can run."""
+        """The condition that guests wait for, and the time.monotonic() since which they do; empty if they can run."""
         return self._generations.waits_for
 
     def ready(self) -> bool:

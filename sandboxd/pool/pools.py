@@ -23,7 +23,7 @@ from sandboxd.wire import messages as m
 SHARED: Final = "default"
 """The `pool` label of the shared pool."""
 OWN: Final = "own:"
-"""What the label of a binding's own pool begins with; the binding's name follows."""
+"""The beginning of the label of a binding's own pool; the binding's name follows."""
 _RETIRE_S: Final = units.DAY_MS / 1000
 """The longest time for which a pool whose binding is gone finishes what it has begun: no `timeout` is longer."""
 
@@ -144,7 +144,7 @@ class Pools:
 
     @property
     def waits_for(self) -> tuple[str, float]:
-        """What the pools wait for before guests can run, and since which time.monotonic(); empty if they can run."""
+        """The condition that guests wait for, and the time.monotonic() since which they do; empty if they can run."""
         waiting = (pool.waits_for for pool in (*self._starting.values(), *self._all()))
         return next((step for step in waiting if step[0]), ("", 0.0))
 

@@ -22,7 +22,7 @@ class PoolSettings:
     polling: bool = False
     """Poll while requests come one at a time; see `sandboxd.pool.polling`."""
     warm_memory_bytes: int = 1 << 30
-    """What the templates of warm starts may touch together."""
+    """The memory that the templates of warm starts may touch together, in bytes."""
     max_binding_share: float = 0.75
     """The share that one of several bindings may hold while others wait: in (0, 1]. Of the workers it is rounded down,
     to one at least, of the queue's places up."""

@@ -13,7 +13,7 @@ BACKOFF_MAX_S = 2.0
 
 
 class Readiness:
-    """What the pool waits for before guests can run, for operators."""
+    """Keeps, for operators, the condition that the pool waits for before guests can run."""
 
     def __init__(self) -> None:
         self._step: tuple[str, float] = ("", 0.0)

@@ -11,7 +11,7 @@ from sandboxd.wall import Layer
 
 
 class BindingLoad(NamedTuple):
-    """What one binding has in the pool now."""
+    """The present load of one binding."""
 
     in_flight: int
     """The workers that it holds."""
@@ -50,7 +50,7 @@ class PoolStats:
     redelivered_total: int = 0
     """The invocations sent to another worker because the first died, or was blocked, before it began them."""
     broker_restarts_total: int = 0
-    """How many times the egress broker ended although it was needed, and was started anew."""
+    """The number of times that the egress broker ended while it was needed, and was started again."""
     wall: Mapping[Layer, bool] = field(default_factory=lambda: dict.fromkeys(Layer, False))
     """For each layer of the wall, whether it stands around the workers of the serving generation."""
     warm: WarmStats = field(default_factory=WarmStats)

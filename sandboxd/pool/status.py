@@ -1,4 +1,4 @@
-"""What the workers of the pools do now, for people who look."""
+"""The present state of the workers of all pools, for the status page."""
 
 import time
 

@@ -11,7 +11,7 @@ Child = TypeVar("Child")
 
 
 class Key(NamedTuple):
-    """What a template is for."""
+    """The arguments and variables that a template was started with."""
 
     binding: str
     args: tuple[bytes, ...]

@@ -145,7 +145,7 @@ class Templates(Generic[Child]):
 
     @property
     def private_bytes(self) -> int:
-        """What the templates have touched."""
+        """The memory that the templates have touched, in bytes."""
         return sum(template.private_bytes for template in self._templates.values())
 
     def pays(self, template: Template[Child], child_cpu_ns: int) -> bool:

@@ -27,14 +27,14 @@ log = logging.getLogger("sandboxd.pool")
 PATIENCE_NS: Final = 50_000_000
 """An invocation that may run waits at most so long for a child that is being forked, where a cold run takes longer."""
 POINTS: Final = {"stdin": "reads stdin", "request": "makes a request", "ready": "is ready"}
-"""What a template may say of where its guest is parked (`hostfuncs.running.parking.ParkPoint`), in words."""
+"""The points at which a template may report its guest as parked (`hostfuncs.running.parking.ParkPoint`), in words."""
 
 _TRACE: Final = frozenset((b"TRACEPARENT", b"TRACESTATE", b"BAGGAGE"))
 """The variables of the trace context, which differ from request to request."""
 
 
 class Processes(Protocol):
-    """Starts and ends the processes of templates: the pool's maintenance."""
+    """Starts and ends the processes of templates. `Maintenance` is one."""
 
     def spawn_template(self, generation: Generation, order: m.SpawnTemplate) -> Worker:
         """Start a template. The serial of the order is filled in."""
@@ -54,9 +54,9 @@ class WarmStats:
     children: int = 0
     """The children that are parked."""
     template_bytes: int = 0
-    """What the templates have touched."""
+    """The memory that the templates have touched."""
     child_bytes: int = 0
-    """What the parked children have touched."""
+    """The memory that the parked children have touched."""
     boot_seconds: float = 0.0
     """The time that the guest of the latest template took to be parked."""
     hits: Mapping[str, int] = field(default_factory=dict)

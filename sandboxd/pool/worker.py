@@ -30,7 +30,7 @@ STALLED_NS = 2_000_000_000
 
 
 class Role(Enum):
-    """What a process is for."""
+    """The purpose of a process."""
 
     WORKER = auto()
     """It runs invocations, one after another."""
@@ -86,20 +86,20 @@ class Worker(asyncio.Protocol):
         self.head_since_ns = 0
         self.served = 0
         self.private_bytes = 0
-        """What a template's child says that it has touched."""
+        """The memory that a template's child reports to have touched, in bytes."""
         self.start_cpu_ns = 0
         """The processor time that a template's child says its start took."""
         self.exit_reason: ExitReason | None = None
         self.fault = ""
         """Its violation of the protocol; empty if there was none."""
         self.exited = ""
-        """How it ended; empty until it is reaped. Messages that it sent before may still be in its socket."""
+        """The way it ended; empty until it is reaped. Messages that it sent before may still be in its socket."""
         self.out_of_descriptors = False
         """Whether this process had no descriptors left for it."""
         self.spare = False
         """Whether it was started beyond the workers that the pool keeps. See `sandboxd.pool.spares`."""
         self.place: Place | None = None
-        """Where the egress broker reads what it runs; None if its guests do not call out."""
+        """The place at which the egress broker reads what it runs; None if its guests do not call out."""
         self._events = events
         self._decoder = codec.Decoder(codec.FromWorker)
         self._decoder.most_bytes = OWN_FRAME_BYTES
@@ -127,7 +127,7 @@ class Worker(asyncio.Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in the log: `worker 7`."""
+        """Its name in the log: `worker 7`."""
         return f"{self.role.name.lower()} {self.serial}"
 
     @property

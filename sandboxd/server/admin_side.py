@@ -33,11 +33,11 @@ log = logging.getLogger("sandboxd.admin")
 MAX_CONNECTIONS: Final = 64
 """People and scripts that look at once."""
 RETRY_S: Final = 1.0
-"""How often a process that replaces another one looks whether that has left the port."""
+"""The interval at which a process that replaces another one checks whether that has left the port."""
 
 
 class State:
-    """What the reporter is told of the server: `ServerView` of `sandboxd.admin.report`.
+    """The state of the server for the reporter: `ServerView` of `sandboxd.admin.report`.
 
     Parameters:
         catalog: knows the bindings.
@@ -63,7 +63,7 @@ class State:
 
 
 class NotReady(Protocol):
-    """What the server says of its readiness."""
+    """The readiness of the server."""
 
     def own_not_ready(self) -> list[str]:
         """Return what this process still waits for."""
@@ -228,7 +228,7 @@ class AdminSide:
 
 
 class ServedBindings(Protocol):
-    """What has the bindings that are served."""
+    """The holder of the bindings that are served."""
 
     @property
     def bindings(self) -> Bindings:

@@ -81,7 +81,7 @@ def adopt_port(fd: int) -> socket.socket:
         fd: a TCP socket that is bound with SO_REUSEPORT and does not listen.
 
     Raises:
-        SandboxdError: it is no such socket.
+        SandboxdError: it is not such a socket.
     """
     try:
         held = socket.socket(fileno=fd)
@@ -124,7 +124,7 @@ def clear_socket(path: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise SandboxdError(
-                f"cannot listen on {path}: it exists and is no socket",
+                f"cannot listen on {path}: it exists and is not a socket",
                 remedy="choose another path, or remove the file",
                 exit_code=ExitCode.LISTEN,
             )

@@ -27,7 +27,7 @@ def open_listener(config: Listen, fd: int | None) -> socket.socket:
         the socket. With `when_ready`, one of its own is bound and does not listen yet.
 
     Raises:
-        SandboxdError: the address cannot be used, or the descriptor is no socket.
+        SandboxdError: the address cannot be used, or the descriptor is not a socket.
     """
     backlog = None if config.when_ready else BACKLOG
     try:

@@ -26,7 +26,7 @@ class ProgressLine:
         self._terminal = stream.isatty()
         self._last: dict[str, Phase] = {}
         self._going: dict[str, tuple[Progress, float]] = {}
-        """What is not ready yet, with the instant at which it was told, the latest last."""
+        """The guests that are not ready yet, with the instant of their last step, the latest last."""
         self._timer: asyncio.TimerHandle | None = None
 
     def __call__(self, progress: Progress) -> None:

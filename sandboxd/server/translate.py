@@ -119,7 +119,7 @@ def first_fault(config: Config, environ: Mapping[str, str], folder: Path) -> str
     """Return what is wrong with the components of a folder, as the first of its problems; empty if nothing is."""
     loaded = read_components(config, environ, (str(folder),))
     lost = (problem.message for problem in loaded.problems if problem.severity in (Severity.ERROR, Severity.IGNORED))
-    fault = next(lost, "" if loaded.bindings else "it is no component of type bindings.wasm")
+    fault = next(lost, "" if loaded.bindings else "it is not a component of type bindings.wasm")
     return fault.removeprefix("Ignoring error processing component: ")
 
 

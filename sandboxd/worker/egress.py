@@ -26,7 +26,7 @@ def prepare(settings: OutboundSettings) -> None:
     """Read the CA certificates. Before the fork: it takes tens of milliseconds, and all workers share the result.
 
     Raises:
-        ValueError: a file cannot be read or is no PEM, or a pattern is wrong; names the file or pattern.
+        ValueError: a file cannot be read or is not PEM, or a pattern is wrong; names the file or pattern.
     """
     warm(converted(settings, Settings))
 

@@ -41,7 +41,7 @@ _CHILD_FDS: Final = (2, 3)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TemplateParts:
-    """What the zygote gives a template."""
+    """The parts that the zygote gives a template."""
 
     channel: socket.socket
     """Stream socket to the front."""

@@ -41,7 +41,7 @@ def load_factory(named: str) -> Factory:
         named: `package.module:factory`.
 
     Raises:
-        ConfigError: it cannot be imported, or is no function.
+        ConfigError: it cannot be imported, or is not a function.
     """
     module_name, _, function_name = named.partition(":")
     try:
@@ -52,7 +52,7 @@ def load_factory(named: str) -> Factory:
             remedy="install its package beside sandboxd, or put the folder's absolute path in PYTHONPATH",
         ) from error
     if not callable(factory):
-        raise ConfigError(f"egress.transport: {named} is a {type(factory).__name__}, no function")
+        raise ConfigError(f"egress.transport: {named} is a {type(factory).__name__}, not a function")
     loaded: Factory = factory
     return loaded
 

@@ -154,13 +154,13 @@ def test_the_invocation_of_another_worker_lends_no_policy(served: Server) -> Non
 @pytest.mark.parametrize(
     ("code", "named"),
     [
-        ("send(b'\\xc1')", "that is no request"),
-        ("send(b'\\xff' * 200)", "that is no request"),
-        ("send(['dial', 1, own, 'http', 'x', 0])", "that is no request"),
-        ("send(['dial', -1, own, 'http', 'x', 80])", "that is no request"),
-        ("send(['dial', 1, own, 'http', 'x', 1 << 64 - 1])", "that is no request"),
+        ("send(b'\\xc1')", "that is not a request"),
+        ("send(b'\\xff' * 200)", "that is not a request"),
+        ("send(['dial', 1, own, 'http', 'x', 0])", "that is not a request"),
+        ("send(['dial', -1, own, 'http', 'x', 80])", "that is not a request"),
+        ("send(['dial', 1, own, 'http', 'x', 1 << 64 - 1])", "that is not a request"),
         ("send(['dial', 1, own, 'http', 'x' * 4096, 80])", "of more than 1024 bytes"),
-        ("send(b'\\x91' * 1024)", "that is no request"),
+        ("send(b'\\x91' * 1024)", "that is not a request"),
         (
             "for n in (1, 1): send(['dial', n, own + 1, 'http', 'x', 80])",
             "two requests to the egress broker with one number",

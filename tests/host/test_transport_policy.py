@@ -152,7 +152,7 @@ def test_a_response_of_the_inner_transport_that_is_given_up_is_closed_with_the_r
 
 @pytest.mark.parametrize("made", [None, "text", object()])
 def test_a_function_that_makes_no_transport(made: object) -> None:
-    with pytest.raises(TypeError, match=r"no httpx2\.AsyncBaseTransport"):
+    with pytest.raises(TypeError, match=r"not an httpx2\.AsyncBaseTransport"):
         HttpxAdapter(lambda _: made, print)  # type: ignore[arg-type, return-value]
     if made is not None:
         with pytest.raises(TypeError, match="give an httpx2"):

@@ -25,7 +25,7 @@ OK = "(i32.const 0)"
             "WASI 0.3 components cannot be run; build it for WASI 0.2",
         ),
         ('(import "wasi:cli/environment@0.1.0" (instance))', "only WASI 0.2 is supported"),
-        ('(import "do-it" (func))', "which is no interface of WASI 0.2"),
+        ('(import "do-it" (func))', "which is not an interface of WASI 0.2"),
         (
             '(import "wasi:cli/environment@0.2.6" (instance (export "get-everything" (func (result string)))))',
             "'get-everything' of 'wasi:cli/environment@0.2.6', which this host does not provide",

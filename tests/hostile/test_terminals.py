@@ -126,7 +126,7 @@ def test_top_believes_no_answer(other: str, tmp_path: Path, answer: str) -> None
     answers[0] = ANSWERS[answer]
     told = on_terminal("top", other, "--once", cwd=tmp_path)
     safe(told)
-    assert "the answer is no status document" in told
+    assert "the answer is not a status document" in told
     assert "Traceback" not in told
 
 

@@ -168,7 +168,7 @@ def test_a_zygote_that_hangs_is_noticed_when_it_is_needed(resources: Path) -> No
             until(lambda: client.get("/readyz").status_code == 503, "no worker is ready")
             waits = client.get("/readyz").text
             assert re.search(r"waiting: a worker starts.*, for \d+ s", waits), waits
-            server.wait_for(lambda line: "was killed but is not reaped" in str(line))
+            server.wait_for(lambda line: "was killed and has not been reaped" in str(line))
             server.wait_for(lambda line: "the zygote process died" in str(line))
             assert server.process.wait(BOUND_S) == 68
             assert gone(BOUND_S) == []

@@ -52,7 +52,7 @@ def test_its_limits_hold(folder: Path) -> None:
         (["wrong.yaml"], ExitCode.COMPONENT, b"memoryLimit"),
         (["--resources-path", ".", "nobody"], ExitCode.COMPONENT, b"there is no binding nobody; there are: "),
         (["--resources-path", ".", "wrong"], ExitCode.COMPONENT, b"memoryLimit"),
-        (["nothing.yaml"], ExitCode.COMPONENT, b"nothing.yaml is no file"),
+        (["nothing.yaml"], ExitCode.COMPONENT, b"nothing.yaml is not a file"),
         (["nobody"], ExitCode.COMPONENT, b"--resources-path"),
         (["--memory-limit", "much", "one.yaml"], ExitCode.USAGE, b"--memory-limit"),
         (["--allow-host", "no scheme", "one.yaml"], ExitCode.USAGE, b"--allow-host no scheme"),

@@ -33,20 +33,19 @@ WORKER_IN_PYTHON = {
 }
 FRONT = {
     "Python calls": 122,
-    "native calls": 118,
+    "native calls": 115,
     "writes to the worker": 1,
     "writes to the caller": 1,
     "retained blocks": 1.0,
 }
 FRONT_FAILED = {
-    "Python calls": 170,
-    "native calls": 170,
+    "Python calls": 158,
+    "native calls": 153,
     "writes to the worker": 1,
     "writes to the caller": 1,
     "retained blocks": 1.0,
 }
-"""Of a guest that wrote to stderr and exited with 1. That the line is sampled is a part of it. What is told of the
-others once a second is a greater part of each request on a busy machine, so there is room for ten calls."""
+"""Of a guest that wrote to stderr and exited with 1. That the line is sampled is a part of it."""
 WORKER_SYSTEM_CALLS = 4.0  # recvfrom, sendto, madvise of the memory slot
 CALLS_BY_THE_CLOCK = 100
 """System calls that a process may make in a second without any request."""

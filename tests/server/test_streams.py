@@ -62,8 +62,8 @@ def test_a_request_takes_precedence_over_its_component(streams: RunningServer) -
         ([1], "text", "data must be a JSON string, because stdin is text; it is an array"),
         (12, "base64", "data must be a JSON string, because stdin is base64; it is a number"),
         (True, "text", "data must be a JSON string, because stdin is text; it is true"),
-        ("a?b", "base64", "data must be a string in base64, because stdin is base64; it is none"),
-        ("\u00e9", "base64", "data must be a string in base64, because stdin is base64; it is none"),
+        ("a?b", "base64", "data must be a string in base64, because stdin is base64; it is not"),
+        ("\u00e9", "base64", "data must be a string in base64, because stdin is base64; it is not"),
         ("x", "xml", "invalid request metadata: metadata stdin must be one of json, text, base64"),
     ],
 )

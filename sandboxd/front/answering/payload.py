@@ -109,7 +109,7 @@ def stdin_of(kind: StdinKind, data: bytes) -> bytes:
         return base64.b64decode(text.translate(_LINE_ENDS), validate=True)
     except (binascii.Error, ValueError):
         # ValueError: a character outside ASCII.
-        raise DataError("data must be a string in base64, because stdin is base64; it is none") from None
+        raise DataError("data must be a string in base64, because stdin is base64; it is not") from None
 
 
 def _described(data: bytes) -> str:

@@ -29,7 +29,7 @@ loop, which writes them, answers nobody meanwhile."""
 
 
 class _Kind:
-    """What came of one kind in this period."""
+    """The counts of one kind in this period."""
 
     __slots__ = ("counted", "full", "logged")
 

@@ -30,7 +30,7 @@ _NEW_S: Final = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallerLimits:
-    """How much a caller may take."""
+    """The limits of one caller and of all callers."""
 
     head_timeout_s: float = 10.0
     """The longest time for a request head."""
@@ -49,7 +49,7 @@ class CallerLimits:
 
 
 class Connection(Protocol):
-    """What is asked of an open connection. Instants are of CLOCK_MONOTONIC, in seconds."""
+    """An open connection, as `Connections` uses it. Instants are of CLOCK_MONOTONIC, in seconds."""
 
     peer: str
     """Address of the caller; empty on a Unix socket, where all are bounded together."""
@@ -58,13 +58,13 @@ class Connection(Protocol):
         """Since when it has waited for a whole request head; None while a request is under way."""
 
     def overdue(self, now: float) -> Refusal | None:
-        """What it has owed for too long. A connection that owes nothing but is idle for too long closes itself."""
+        """Return why it is to be cut, if it has owed something for too long. Idle ones close themselves."""
 
     def unread(self) -> int:
-        """How many bytes of responses are held for it."""
+        """The number of bytes of responses that are held for it."""
 
     def sent(self) -> int:
-        """How many bytes the kernel has taken of all its responses."""
+        """The number of bytes of all its responses that the kernel has taken."""
 
     def close(self) -> None:
         """Close it; what is held for it is sent."""
@@ -74,7 +74,7 @@ class Connection(Protocol):
 
 
 class _Pace:
-    """How fast a caller reads what is held for it."""
+    """The pace at which a caller reads what is held for it."""
 
     __slots__ = ("_began", "_moved", "_sent", "_sent_first")
 
@@ -91,7 +91,7 @@ class _Pace:
         return graced * limits.min_rate > sent - self._sent_first
 
     def seconds_left(self, now: float, sent: int, unread: int) -> float:
-        """How long the rest will take at the pace so far; 0 if that is not known yet."""
+        """The time that the rest will take at the pace so far; 0 if that is not known yet."""
         passed = now - self._began
         return unread * passed / (sent - self._sent_first + 1) if passed >= _NEW_S else 0.0
 
@@ -223,7 +223,7 @@ class Connections:
 
 
 def _network(address: str) -> str:
-    """What counts as one peer: an IPv4 address, or the 64 bits of an IPv6 address that a provider hands out."""
+    """Return the identity of a peer: an IPv4 address, or the 64 bits of an IPv6 address that a provider hands out."""
     if ":" not in address:
         return address
     found = ipaddress.IPv6Address(address.partition("%")[0])
@@ -236,7 +236,7 @@ def probes_only(app: Asgi, refused: Callable[[Refusal], None]) -> Asgi:
 
     Parameters:
         app: the application.
-        refused: called for each request that is no probe.
+        refused: called for each request that is not a probe.
     """
 
     async def reserved(scope: Scope, receive: Receive, send: Send) -> None:

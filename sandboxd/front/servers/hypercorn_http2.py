@@ -33,7 +33,7 @@ from sandboxd.front.servers.refusals import Refusal, Refusals
 
 
 class Buffer(StreamBuffer):
-    """What is buffered for a stream. Hypercorn's asks for more whenever little was taken, so also if nothing was."""
+    """The buffer of a stream. Hypercorn's own asks for more whenever little was taken, even if nothing was."""
 
     async def pop(self, max_length: int) -> bytes:
         """See Hypercorn."""

@@ -37,7 +37,7 @@ def lower_name(name: bytes) -> bytes:
     """Return the name of a header in lower case.
 
     Raises:
-        RuntimeError: it is no name.
+        RuntimeError: it is not a field name.
     """
     if _bad_name(name):
         raise RuntimeError("Invalid HTTP header name.")

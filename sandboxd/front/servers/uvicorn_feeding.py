@@ -1,4 +1,4 @@
-"""How uvicorn's parser is given what a connection receives: piece by piece, and never more than it has to know.
+"""Feeds uvicorn's parser: received bytes go to it piece by piece, and never more than it has to know.
 
 - One request of a connection at a time: what comes behind a request stays unparsed, and the connection unread, until
   that request is answered. A single read can hold ten thousand requests, each of which would be a hundred times as
@@ -6,7 +6,7 @@
 - Requests that offer an upgrade to h2c, as Java's HttpClient does by default, are answered in HTTP/1.1 (RFC 9110,
   7.8: a server may ignore Upgrade). httptools stops at such a head and drops the body, so the head is taken out of its
   hands and given back without the offer.
-- What is no request is refused.
+- What is not a request is refused.
 
 Imported only where uvicorn and httptools are installed.
 """
@@ -27,7 +27,7 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 """Also the end of a chunked body. What is parsed at once ends there, so it holds one request, or two at the most."""
 _INVALID: Final = "Invalid HTTP request received."
 _PREFACE: Final = b"PRI * HTTP/2.0\r\n"
-"""What a caller sends first that speaks HTTP/2 without asking (RFC 9113, 3.4)."""
+"""The preface of HTTP/2 with prior knowledge (RFC 9113, 3.4)."""
 _PIECES: Final = 256
 """So many pieces of what was received are parsed before the event loop has its turn again."""
 
