@@ -113,18 +113,34 @@ def retained_blocks(once: Any) -> float:
         gc.enable()
 
 
-def worker_counts(guest: str = "tiny", stdin: bytes = b"hello", *, native_functions: bool = True) -> dict[str, float]:
+TRAPS = """(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1) (func (export "_start") unreachable))"""
+EXITS = TRAPS.replace("unreachable", "(call $exit (i32.const 1))")
+"""Guests that fail."""
+
+
+def worker_counts(
+    guest: str | Path = GUESTS / "tiny.wasm",
+    stdin: bytes = b"hello",
+    *,
+    native_functions: bool = True,
+    outcome: str = "completed",
+) -> dict[str, float]:
     """Per invocation in a worker.
 
     Parameters:
+        guest: its file, or its text.
+        stdin: its input.
         native_functions: with the host functions in C, where those were built. `host calls` and `calls into wasmtime`
             are those of Python.
+        outcome: of each invocation.
     """
     settings = EngineSettings(native_functions=native_functions)
     with tempfile.TemporaryDirectory() as folder:
         artifact = Path(folder) / "guest.cwasm"
         compiler = engine.build(EngineSettings(), compiling=True)
-        artifact.write_bytes(wasmtime.Module(compiler, (GUESTS / f"{guest}.wasm").read_bytes()).serialize())
+        wasm = guest.read_bytes() if isinstance(guest, Path) else wasmtime.wat2wasm(guest)
+        artifact.write_bytes(wasmtime.Module(compiler, wasm).serialize())
         built = engine.build(EngineSettings())
         spec = GuestSpec(binding="b", kind="module", artifact=str(artifact), argv0=b"guest")
         loaded = load.load(built, spec, settings)
@@ -132,7 +148,7 @@ def worker_counts(guest: str = "tiny", stdin: bytes = b"hello", *, native_functi
     frame = Invoke(id=1, guest=0, call=Call(deadline_ns=time.monotonic_ns() + 3600 * 10**9, stdin=stdin))
 
     def once() -> None:
-        assert runtime.run(frame).outcome == "completed"
+        assert runtime.run(frame).outcome == outcome
 
     try:
         for _ in range(20):
@@ -265,6 +281,8 @@ def main() -> None:
     for title, counts in (
         ("worker, per invocation", worker_counts()),
         ("worker, per invocation, host functions in Python", worker_counts(native_functions=False)),
+        ("worker, per invocation of a guest that traps", worker_counts(TRAPS, outcome="trapped")),
+        ("worker, per invocation of a guest that exits with 1", worker_counts(EXITS, outcome="exit_nonzero")),
         ("front, per request", front_counts()),
         ("front, per failed request", front_counts(FAILED)),
     ):

@@ -11,6 +11,6 @@ run.enter(args, environ, stdin)         # once per run
 """
 
 from hostfuncs.native.library import FUNCTIONS, Library, find
-from hostfuncs.native.run import NativeRun
+from hostfuncs.native.run import Failure, NativeRun
 
-__all__ = ["FUNCTIONS", "Library", "NativeRun", "find"]
+__all__ = ["FUNCTIONS", "Failure", "Library", "NativeRun", "find"]

@@ -44,6 +44,11 @@ WASMTIME: Final = (
     "wasmtime_memory_data",
     "wasmtime_memory_data_size",
     "wasmtime_trap_new_code",
+    "wasmtime_trap_code",
+    "wasm_trap_trace",
+    "wasm_frame_func_index",
+    "wasm_frame_module_offset",
+    "wasm_frame_vec_delete",
     "wasm_trap_delete",
     "wasmtime_store_delete",
 )
@@ -62,6 +67,15 @@ class Buffer(ctypes.Structure):
     _fields_ = _fields("bytes", "used", "room")
 
 
+_FRAMES: Final = 32
+
+
+class Place(ctypes.Structure):
+    """`struct place` of preview1.c."""
+
+    _fields_ = [("bytes", _U64), ("code", _U64), ("frames", _U64 * (2 * _FRAMES))]
+
+
 class Record(ctypes.Structure):
     """`struct run` of preview1.c, which says what the fields mean. Pointers are numbers."""
 
@@ -76,6 +90,7 @@ class Record(ctypes.Structure):
         *_fields("stderr_total"),
         ("err", Buffer),
         *_fields("stdin_at", "stands", "exited", "exit_code", "store", "error", "trap"),
+        ("place", Place),
         ("private", _U64 * (7 + 2 + 4 + 4 + 1)),
     ]
 

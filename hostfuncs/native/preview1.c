@@ -35,13 +35,23 @@ enum { SUCCESS = 0, BADF = 8, FAULT = 21, INVAL = 28, SPIPE = 70 };
 enum { STDIN, STDOUT, STDERR };
 enum { REALTIME, MONOTONIC, THREAD_CPUTIME = 3 };
 enum { VECTORS = 1024, MOST_MOVED = 0x7fffffff, RANDOM_MOST = 1 << 18, KEPT_ROOM = 1 << 16, FIRST_ROOM = 4096 };
-enum { EXTERN_BYTES = 32, EXTERN_ITEM = 8, TRAP_INTERRUPT = 10, RESULTS = 16, VALUE_BYTES = 16 };
+enum { EXTERN_BYTES = 32, EXTERN_ITEM = 8, TRAP_INTERRUPT = 10, RESULTS = 16, VALUE_BYTES = 16, FRAMES = 32 };
 
 typedef union { u32 i32; u64 i64; u8 bytes[VALUE_BYTES]; } value;
 typedef void *callback(void *env, void *caller, value *values, size count);
 
 /* Bytes that the host keeps for a guest. */
 struct buffer { u8 *bytes; u64 used, room; };
+
+/* Where a guest trapped, and why: all that the text of its trap depends on. */
+struct place {
+    u64 bytes;              /* of what follows; 0 if it is not known */
+    u64 code;
+    struct { u64 function, offset; } frames[FRAMES];
+};
+
+/* `wasm_frame_vec_t` */
+struct frames { size count; void **frame; };
 
 /* One linked guest, used again for each of its runs. hostfuncs/native/library.py has the same fields in this order. */
 struct run {
@@ -57,6 +67,11 @@ struct run {
     u8 *(*memory_data)(void *context, void *memory);
     size (*memory_data_size)(void *context, void *memory);
     void *(*trap_new_code)(u8 code);
+    u8 (*trap_code)(void *trap, u8 *code);
+    void (*trap_trace)(void *trap, struct frames *frames);
+    u32 (*frame_func_index)(void *frame);
+    size (*frame_module_offset)(void *frame);
+    void (*frames_delete)(struct frames *frames);
     void (*trap_delete)(void *trap);
     void (*store_delete)(void *store);
 
@@ -81,6 +96,7 @@ struct run {
     u64 stands;             /* whether there is an instance */
     u64 exited, exit_code;
     void *store, *error, *trap;
+    struct place place;     /* of the trap */
 
     /* what nobody else reads */
     void *context;
@@ -380,13 +396,31 @@ static void enter(struct run *r) {
     r->error = r->func_call_unchecked(r->context, ITEM(r->start_extern), results, RESULTS, &r->trap);
 }
 
+static void take_place(struct run *r) {
+    struct place *p = &r->place;
+    struct frames frames;
+    u8 code;
+    if (!r->trap_code(r->trap, &code)) return;
+    r->trap_trace(r->trap, &frames);
+    if (frames.count <= FRAMES) {
+        p->code = code;
+        for (size i = 0; i < frames.count; i++) {
+            p->frames[i].function = r->frame_func_index(frames.frame[i]);
+            p->frames[i].offset = r->frame_module_offset(frames.frame[i]);
+        }
+        p->bytes = sizeof p->code + frames.count * sizeof *p->frames;
+    }
+    r->frames_delete(&frames);
+}
+
 void hostfuncs_native_delete(struct run *r) {
     if (r->store) r->store_delete(r->store);
     r->store = 0;
 }
 
-/* Run the guest once. Return whether it returned, or exited with 0 once it had an instance; its store is deleted then.
-   Otherwise the caller deletes it, and frees `error` or `trap`. The pointers must stay valid until then. */
+/* Run the guest once. Return whether it returned, or exited with 0, and had an instance. The store is deleted, but for
+   that of a run without an instance, which the caller deletes. He frees `error` or `trap`. The pointers must stay valid
+   until the store is deleted. */
 int hostfuncs_native_run(struct run *r, const u8 *args, u64 args_bytes, const u8 *environ, u64 environ_bytes,
                          const u8 *input, u64 input_bytes) {
     r->args = args;
@@ -397,7 +431,7 @@ int hostfuncs_native_run(struct run *r, const u8 *args, u64 args_bytes, const u8
     r->input_bytes = input_bytes;
     r->active = 1;
     r->error = r->trap = 0;
-    r->stands = r->exited = r->exit_code = r->attached = 0;
+    r->stands = r->exited = r->exit_code = r->attached = r->place.bytes = 0;
     r->stdin_at = r->stderr_total = r->out.used = r->err.used = r->memory_bytes = 0;
     r->store = r->store_new(r->engine, 0, 0);
     r->context = r->store_context(r->store);
@@ -411,13 +445,13 @@ int hostfuncs_native_run(struct run *r, const u8 *args, u64 args_bytes, const u8
     if (r->exited && r->trap && !r->error) {
         r->trap_delete(r->trap);
         r->trap = 0;
-        /* In a start function, only the caller may know the memory. */
-        if (r->exit_code || !r->attached) return 0;
-    } else if (r->error || r->trap) {
-        return 0;
+    } else if (r->trap) {
+        take_place(r);
     }
+    /* In a start function, only the caller may know the memory. */
+    if (!r->stands) return 0;
     hostfuncs_native_delete(r);
-    return 1;
+    return !r->error && !r->trap && !r->exit_code;
 }
 
 /* Give large buffers back. */

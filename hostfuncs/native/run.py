@@ -19,6 +19,28 @@ _KEPT_ROOM: Final = 1 << 16
 """Larger buffers are given back after the run. As in preview1.c."""
 
 
+_FAILURE: Final = struct.Struct("<7Q")
+"""`stands` to `trap`, and the first field of `place`, which follows."""
+_FAILURE_AT: Final = Record.stands.offset - Record.instantiated_ns.offset
+_PLACE_AT: Final = _FAILURE_AT + _FAILURE.size
+
+
+class Failure(NamedTuple):
+    """How a run failed."""
+
+    stands: bool
+    """Whether it had an instance."""
+    exited: int | None
+    """The guest's exit status if it ended itself."""
+    trap: int
+    """The address of its trap; 0 for none. The caller owns it, and the error."""
+    error: int
+    """The address of its error; 0 for none."""
+    place: bytes
+    """Where and why the guest trapped, for comparison: traps of one guest that have the same have the same text. Empty
+    if it is not known."""
+
+
 class HandedOver(NamedTuple):
     """What a guest has done so far."""
 
@@ -124,8 +146,8 @@ class NativeRun:
             args, environ: zero-terminated strings, one after the other. They and `stdin` must outlive the run.
 
         Returns:
-            Whether it returned, or exited with 0 once it had an instance. Its store is deleted then. Otherwise `delete`
-            must follow.
+            Whether it returned, or exited with 0, and had an instance. Otherwise `failure` says more. The store of a
+            run that had no instance is left, and `delete` must follow.
         """
         well: int = self._library.run(self._address, args, len(args), environ, len(environ), stdin, len(stdin))
         self.instantiated_ns, self.memory_bytes = _TIME_AND_MEMORY.unpack_from(self._after)
@@ -135,19 +157,11 @@ class NativeRun:
         """Delete the store of the run, if it has one."""
         self._library.delete(self._address)
 
-    @property
-    def exited(self) -> int | None:
-        """The guest's exit status if it ended itself."""
-        return self._record.exit_code if self._record.exited else None
-
-    @property
-    def stands(self) -> bool:
-        """Whether the last run had an instance."""
-        return bool(self._record.stands)
-
-    def failure(self) -> tuple[int, int]:
-        """Return the addresses of the last run's trap and error, 0 for none. The caller owns them."""
-        return self._record.trap or 0, self._record.error or 0
+    def failure(self) -> Failure:
+        """Return how the last run failed."""
+        stands, exited, exit_code, _, error, trap, place_bytes = _FAILURE.unpack_from(self._after, _FAILURE_AT)
+        place = bytes(self._after[_PLACE_AT : _PLACE_AT + place_bytes]) if place_bytes else b""
+        return Failure(bool(stands), exit_code if exited else None, trap, error, place)
 
     def take_output(self) -> tuple[bytes, bytes, int]:
         """Return stdout, the end that is kept of stderr, and how much it was, after a run without `hand_over`."""

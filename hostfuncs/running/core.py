@@ -26,7 +26,7 @@ from hostfuncs.running.runner import GuestRunner
 
 if TYPE_CHECKING:
     from hostfuncs.files import FileSettings
-    from hostfuncs.native import NativeRun
+    from hostfuncs.native import Failure, NativeRun
     from hostfuncs.outbound import UsageRecord
     from hostfuncs.running.core_http import CoreHttp
     from hostfuncs.running.deadline import DeadlineThread
@@ -80,6 +80,7 @@ class CoreRunner(GuestRunner):
         "_memory_extern",
         "_memory_handle",
         "_native",
+        "_place",
         "_pre",
         "_pre_address",
         "_start_extern",
@@ -203,6 +204,7 @@ class CoreRunner(GuestRunner):
         self._trap = (ctypes.c_uint64 * 1)()
         self._trap_address = ctypes.addressof(self._trap)
         self._error: int | None = None
+        self._place = b""
         if self._native is not None:
             self._native.prepare(
                 self._engine_address,
@@ -306,24 +308,44 @@ class CoreRunner(GuestRunner):
         """Make, use and delete a store in one call, as `_in_store` and `_enter` do."""
         native, program, state = self._native, self.program, self.state
         assert native is not None
-        well = False
+        ending: Ending | None = COMPLETED
+        left = True
         try:
             well = native.enter(program.args.block, program.environ.block, self._input)
             self._ended_ns = monotonic_ns()
             self._instantiated_ns = native.instantiated_ns
             self.memory_bytes = native.memory_bytes
             if not well:
-                self._instantiated = native.stands
-                self._trap[0], self._error = native.failure()
-                if native.exited is not None:
-                    state.ended = ProcExit(native.exited)
-                if not self._instantiated:
-                    self.memory_bytes = state.memory.size()
+                failure = native.failure()
+                ending = self._native_failure(failure)
+            left = not (well or failure.stands)
         finally:
             state.finish()
-            if not well:
+            if left:
                 native.delete()
-        return COMPLETED if well else None
+        return ending
+
+    def _native_failure(self, failure: Failure) -> Ending | None:
+        """Take over how a native run failed. Return its ending if it is known without wasmtime's text."""
+        state = self.state
+        self._instantiated = failure.stands
+        self._trap[0], self._error = failure.trap, failure.error
+        if not failure.stands:
+            self.memory_bytes = state.memory.size()
+        if state.ended is not None or state.failure is not None:
+            return None
+        if failure.exited is not None:
+            if failure.trap or failure.error:
+                state.ended = ProcExit(failure.exited)
+                return None
+            ending = self._sentences.exited(failure.exited)
+            return self._with_cause(ending) if failure.exited else ending
+        self._place = failure.place
+        known = self._sentences.known_trap(failure.place) if failure.place else None
+        if known is None:
+            return None
+        capi.trap_delete(failure.trap)
+        return known if known.limit else self._with_cause(known)
 
     def _enter(self, context: int) -> Ending | None:
         trap = self._trap
@@ -380,6 +402,7 @@ class CoreRunner(GuestRunner):
 
     def _failed(self) -> Ending:
         trap = self._trap[0]
+        place, self._place = self._place, b""
         code: int | None = None
         text = ""
         if trap and isinstance(self.state.ended, ProcExit):
@@ -396,14 +419,18 @@ class CoreRunner(GuestRunner):
                 code, text = self.state.ended.code, self.state.ended.message
             elif not trap and not self._instantiated:
                 return sentences.too_large("module", text)
-            ending = sentences.trapped(code, text)
+            ending = sentences.trapped(code, text, place)
             failed_by_itself = ending.outcome is Outcome.TRAPPED and not ending.limit
         else:
             failed_by_itself = ending.outcome is Outcome.EXIT_NONZERO
-        if failed_by_itself and self._file_limit is not None:
-            return sentences.refused_file(ending, self._file_limit)
-        if failed_by_itself and self._was_refused_memory():
-            return sentences.refused_memory(ending, self.memory_bytes)
+        return self._with_cause(ending) if failed_by_itself else ending
+
+    def _with_cause(self, ending: Ending) -> Ending:
+        """Return the ending of a guest that failed by itself, with the limit that most likely made it fail."""
+        if self._file_limit is not None:
+            return self._sentences.refused_file(ending, self._file_limit)
+        if self._was_refused_memory():
+            return self._sentences.refused_memory(ending, self.memory_bytes)
         return ending
 
     def _was_refused_memory(self) -> bool:

@@ -4,7 +4,7 @@ All these messages are made here. They are wazero's where wazero has one, becaus
 about a limit names the limit's value and the setting that raises it.
 """
 
-from typing import Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from hostfuncs import texts
 from hostfuncs.abi import (
@@ -86,6 +86,16 @@ _FILE_LIMITS: Final = {
 """The beginnings of messages about a limit, whose value and name follow."""
 
 
+_REMEMBERED_MAX: Final = 16
+"""The most endings of each kind that are remembered of a guest, which chooses where and with which code it ends."""
+
+
+def _remember(endings: dict[Any, Ending], key: object, ending: Ending) -> None:
+    if len(endings) >= _REMEMBERED_MAX:
+        endings.clear()
+    endings[key] = ending
+
+
 class Sentences:
     """Makes the endings of one guest's runs.
 
@@ -99,6 +109,9 @@ class Sentences:
         self._limits = limits
         self._stack_bytes = stack_bytes
         self._names = names
+        # Making an ending anew takes longer than many a run.
+        self._exits: dict[int, Ending] = {}
+        self._traps: dict[bytes, Ending] = {}
         self.deadline_exceeded = Ending(
             Outcome.DEADLINE_EXCEEDED,
             message=DEADLINE_PASSED,
@@ -153,15 +166,34 @@ class Sentences:
         """Return the ending of a guest that ended itself."""
         if code == 0:
             return COMPLETED
-        return Ending(Outcome.EXIT_NONZERO, code, EXITED.format(code=code))
+        ending = self._exits.get(code)
+        if ending is None:
+            ending = Ending(Outcome.EXIT_NONZERO, code, EXITED.format(code=code))
+            _remember(self._exits, code, ending)
+        return ending
 
-    def trapped(self, code: int | None, text: str) -> Ending:
+    def known_trap(self, place: bytes) -> Ending | None:
+        """Return the ending of a core guest that has trapped in the same place before, if it is remembered.
+
+        Parameters:
+            place: see `hostfuncs.native.Failure`.
+        """
+        return self._traps.get(place)
+
+    def trapped(self, code: int | None, text: str, place: bytes = b"") -> Ending:
         """Return the ending of a core guest that trapped.
 
         Parameters:
             code: the trap's code; None if it has none.
             text: wasmtime's message.
+            place: remembered for `known_trap`; empty if it is not known.
         """
+        ending = self._trapped(code, text)
+        if place:
+            _remember(self._traps, place, ending)
+        return ending
+
+    def _trapped(self, code: int | None, text: str) -> Ending:
         if code == traps.STACK_OVERFLOW:
             ending = self._stack_overflow()
         elif code is None and traps.last_line(text).startswith(_NO_HEAP):

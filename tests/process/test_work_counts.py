@@ -31,6 +31,14 @@ WORKER_IN_PYTHON = {
     "native calls": 57,  # 48, and three for each host call whose values lie where none have lain before
     "retained blocks": 0.5,
 }
+WORKER_FAILED = {
+    "host calls": 0,
+    "calls into wasmtime": 1,  # that deletes the trap
+    "Python calls": 29,  # 25, and what stands above
+    "native calls": 18,
+    "retained blocks": 0.5,
+}
+"""Of a guest that traps where it has trapped before."""
 FRONT = {
     "Python calls": 122,
     "native calls": 115,
@@ -68,6 +76,12 @@ def test_an_invocation_in_a_worker() -> None:
 
 def test_an_invocation_in_a_worker_with_host_functions_in_python() -> None:
     assert exceeding(counts.worker_counts(native_functions=False), WORKER_IN_PYTHON) == {}
+
+
+@pytest.mark.parametrize(("guest", "outcome"), [(counts.TRAPS, "trapped"), (counts.EXITS, "exit_nonzero")])
+def test_an_invocation_that_fails_in_a_worker(guest: str, outcome: str) -> None:
+    need_native()
+    assert exceeding(counts.worker_counts(guest, outcome=outcome), WORKER_FAILED) == {}
 
 
 def test_a_request_in_the_front() -> None:
