@@ -173,14 +173,15 @@ def worker_counts(
         runtime.close()
 
 
-def front_counts(result: Result = GOOD) -> dict[str, float]:
+def front_counts(result: Result = GOOD, *, repeats: bool = True) -> dict[str, float]:
     """Per request in the front, HTTP to frame and back.
 
     Clocks stand still meanwhile. A slow machine would call more timers and write more log lines for as many requests.
+    Parameters as of `FrontPath`.
     """
 
     async def main() -> dict[str, float]:
-        path = FrontPath(result=result)
+        path = FrontPath(result=result, repeats=repeats)
         loop = asyncio.get_running_loop()
         now = loop.time()
         with mock.patch.object(loop, "time", lambda: now):  # noqa: PT008 - the calls of a Mock would count
@@ -283,7 +284,8 @@ def main() -> None:
         ("worker, per invocation, host functions in Python", worker_counts(native_functions=False)),
         ("worker, per invocation of a guest that traps", worker_counts(TRAPS, outcome="trapped")),
         ("worker, per invocation of a guest that exits with 1", worker_counts(EXITS, outcome="exit_nonzero")),
-        ("front, per request", front_counts()),
+        ("front, per request whose head is that of the one before", front_counts()),
+        ("front, per request with another head", front_counts(repeats=False)),
         ("front, per failed request", front_counts(FAILED)),
     ):
         print(title)

@@ -28,10 +28,12 @@ from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 
 BODY = b'{"operation": "execute", "data": "hello"}'
-REQUEST = (
-    b"POST /v1.0/bindings/tiny HTTP/1.1\r\nHost: 127.0.0.1:3500\r\nContent-Type: application/json\r\n"
-    b"Content-Length: %d\r\n\r\n" % len(BODY)
-) + BODY
+REQUESTS = [
+    b"POST /v1.0/bindings/tiny HTTP/1.1\r\nHost: 127.0.0.1:3500\r\nContent-Type: application/json%b\r\n"
+    b"Content-Length: %d\r\n\r\n%b" % (blank, len(BODY), BODY)
+    for blank in (b"", b" ")
+]
+"""Two requests whose heads differ."""
 
 
 GOOD = m.Result(id=0, outcome=Outcome.COMPLETED, stdout=b'"HELLO"', instantiate_ns=9000, guest_ns=20000)
@@ -128,9 +130,10 @@ class FrontPath:
     Parameters:
         connections: callers, each with one request in flight.
         result: what the worker answers.
+        repeats: whether the heads of a caller's requests are the same.
     """
 
-    def __init__(self, connections: int = 1, result: m.Result = GOOD) -> None:
+    def __init__(self, connections: int = 1, result: m.Result = GOOD, *, repeats: bool = True) -> None:
         from uvicorn.config import Config
         from uvicorn.server import ServerState
 
@@ -163,6 +166,7 @@ class FrontPath:
             self.client_transport = ClientTransport(self)
             made.connection_made(self.client_transport)
             self._protocols.append(made)
+        self._requests = REQUESTS[:1] if repeats else REQUESTS
         self._left = 0
         self._answered = 0
         self._done = loop.create_future()
@@ -180,9 +184,10 @@ class FrontPath:
             burst = self._protocols[:count]
             self._left, self._answered, self._done = len(burst), 0, loop.create_future()
             for protocol in burst:
-                protocol.data_received(REQUEST)
+                protocol.data_received(self._requests[0])
             await self._done
             count -= len(burst)
+            self._requests = self._requests[::-1]
 
     def close(self) -> None:
         """Give back threads."""

@@ -1,6 +1,7 @@
 """The protocols by which the front uses the rest of the server, and the snapshot of the bindings that it serves."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence, Set
+import re
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, MutableMapping, Sequence, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -59,6 +60,10 @@ class Invoker(Protocol):
 
     def capacity(self, binding: str) -> int:
         """Return how many further invocations of a binding would be accepted now. At 0, `invoke` refuses."""
+        ...
+
+    def has_room(self, binding: str) -> bool:
+        """Return whether `capacity` is more than 0."""
         ...
 
     def has_short_runs(self) -> bool:
@@ -166,6 +171,10 @@ class FrontSettings:
     """The wall around the processes that decode bodies, see `sandboxd.wall.Mode`."""
 
 
+_control = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
+"""A character that no value of a header may have (RFC 9110, 5.5)."""
+
+
 @dataclass(slots=True)
 class Served:
     """A binding, with everything about it that can be computed before a request comes."""
@@ -174,6 +183,8 @@ class Served:
     metrics: BindingMetrics
     argv0: str
     success_headers: Headers
+    success_lines: bytes
+    """The same as lines of a head in HTTP/1.1; empty if they cannot be sent."""
     timeout_ns: int
     fixed_env: frozenset[str]
     """The names of variables that a request cannot set."""
@@ -197,6 +208,8 @@ class Served:
     """Its path in a request line, in its usual spelling."""
     runs: int = 0
     """The number of invocations so far. Dapr's names of instances contain it."""
+    failures: dict[Hashable, Any] = field(default_factory=dict)
+    """The answers for failures that came last. See `sandboxd.front.answering.failures.of_result`."""
 
     def serves(self, binding: Binding, metrics: BindingMetrics, is_program: bool, handles_http: bool) -> bool:
         """Return whether `of` would make the same of these parameters."""
@@ -209,12 +222,14 @@ class Served:
     ) -> "Served":
         """Prepare a binding."""
         argv0 = binding.argv0
+        kind = binding.content_type.encode("latin-1", "replace")
         operator = sum(len(name.encode()) + len(value.encode()) + 2 for name, value in binding.env)
         return cls(
             binding=binding,
             metrics=metrics,
             argv0=argv0,
-            success_headers=[(b"content-type", binding.content_type.encode("latin-1", "replace"))],
+            success_headers=[(b"content-type", kind)],
+            success_lines=b"" if _control(kind) else b"content-type: %b\r\n" % kind,
             timeout_ns=binding.limits.timeout_ms * 1_000_000,
             fixed_env=frozenset(name for name, _ in binding.env),
             args_room=binding.limits.args_bytes - len(argv0.encode()) - 1,

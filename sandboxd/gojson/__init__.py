@@ -8,6 +8,7 @@ onOutputBindingMessage). Guests read the result as stdin, so it must be equal by
 """
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -136,5 +137,17 @@ def error_body(code: str, message: str, detail: str = "") -> bytes:
     """
     if len(message) > ERROR_TEXT_BYTES // 4:  # a shorter one has no more bytes, whatever its characters are
         message = texts.bounded(message, ERROR_TEXT_BYTES)
+    return b"".join(error_parts(code, (message,), detail))
+
+
+def error_parts(code: str, message: Iterable[str], detail: str = "") -> tuple[bytes, ...]:
+    """Return the parts of an error body, between which something may be put that needs no escape, such as digits.
+
+    Parameters:
+        code, detail: see `error_body`.
+        message: the parts of the message. They are not cut.
+    """
     extra = f',"detail":{quote(texts.bounded(detail, ERROR_TEXT_BYTES))}' if detail else ""
-    return f'{{"errorCode":{_quoted_code(code)},"message":{quote(message)}{extra}}}'.encode()
+    first, *rest = (quote(part)[1:-1].encode() for part in message)
+    parts = (f'{{"errorCode":{_quoted_code(code)},"message":"'.encode() + first, *rest)
+    return (*parts[:-1], parts[-1] + f'"{extra}}}'.encode())

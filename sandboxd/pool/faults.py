@@ -158,7 +158,10 @@ def _of_ending(result: m.Result) -> str:
         return "gave no exit code"
     if len(result.detail) > texts.MAX_BYTES // 4 and len(result.detail.encode()) > texts.MAX_BYTES:
         return "sent a longer text than any worker makes"
-    if result.trace and (len(result.trace.encode()) > texts.TRACE_BYTES or outcome not in _WITH_TRACE):
+    trace = result.trace
+    if trace and (
+        outcome not in _WITH_TRACE or (len(trace) > texts.TRACE_BYTES // 4 and len(trace.encode()) > texts.TRACE_BYTES)
+    ):
         return "told where a guest trapped that did not, or at too great length"
     if result.limit and result.limit not in ALL_KEYS:
         return "named a limit that does not exist"

@@ -247,6 +247,12 @@ class Pool:
             return self.elsewhere[binding].capacity(binding)
         return 1 if self._closing or entry is None or entry.why_failed else self._leases.capacity(entry)
 
+    def has_room(self, binding: str) -> bool:
+        """Return whether `capacity` is more than 0."""
+        leases = self._leases
+        # Where nobody waits, there is room in the queue, whatever the workers do.
+        return (leases.queue.empty_has_room and binding not in self.elsewhere) or self.capacity(binding) > 0
+
     def has_short_runs(self) -> bool:
         """Return whether a guest is running whose runs are so short that its worker soon waits for the front."""
         current = self._leases.current

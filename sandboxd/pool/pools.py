@@ -50,6 +50,7 @@ class Pools:
         self.invoke = self._shared.invoke
         self.begin = self._shared.begin
         self.capacity = self._shared.capacity
+        self.has_room = self._shared.has_room
         self.has_short_runs = self._shared.has_short_runs
         self.reject_queue_full = self._shared.reject_queue_full
 

@@ -26,6 +26,11 @@ class WaitingQueue:
     def __repr__(self) -> str:
         return f"<WaitingQueue {self._size}/{self.limit} of {len(self._queues)} bindings>"
 
+    @property
+    def empty_has_room(self) -> bool:
+        """Whether nobody waits, and anybody may."""
+        return not self._size and self.limit > 0 and self.binding_limit > 0
+
     def free_places(self, binding: str) -> int:
         """Return how many further invocations of a binding may wait; negative if a full queue took some back."""
         queue = self._queues.get(binding)

@@ -113,6 +113,9 @@ class StandIn:
     def capacity(self, binding: str) -> int:
         return 1
 
+    def has_room(self, binding: str) -> bool:
+        return True
+
     def has_short_runs(self) -> bool:
         return False
 

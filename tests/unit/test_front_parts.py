@@ -108,7 +108,7 @@ def test_detail_of_a_cut_tail_does_not_begin_within_a_character() -> None:
 def test_detail_does_not_repeat_the_message() -> None:
     text = "module closed with exit_code(3)"
     result = Result(id=1, outcome=Outcome.EXIT_NONZERO, exit_code=3, detail=text)
-    assert detail(result, result_message(result, "guest", 1, Limits())) == ""
+    assert detail(result, "".join(result_message(result, "guest", Limits()))) == ""
 
 
 def test_new_span_keeps_the_trace_and_the_sampling_flag() -> None:

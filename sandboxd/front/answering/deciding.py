@@ -111,13 +111,21 @@ def answered(result: Result, served: Served, number: int, span: str, began_ns: i
     Raises:
         Failure: it did not.
     """
+    failed = failure_of(result, served, number, span, began_ns)
+    if failed is not None:
+        raise failed
+    return result
+
+
+def failure_of(result: Result, served: Served, number: int, span: str, began_ns: int) -> Failure | None:
+    """Log a run of the guest, and return its failure; None if it succeeded. Parameters as of `answered`."""
     if result.stderr and log.isEnabledFor(logging.INFO):
         log_stderr(served, result, span)
     if result.outcome is Outcome.COMPLETED:
-        return result
+        return None
     if log.isEnabledFor(logging.DEBUG):
         log_run(logging.DEBUG, served, result, span, began_ns)
-    raise failures.of_result(result, served, number)
+    return failures.of_result(result, served, number)
 
 
 def as_dapr(name: str, reason: str, *, logged: str = "") -> Failure:

@@ -1,6 +1,6 @@
 """Requests that are answered with an error, over every protocol: the exception, and which error has which answer."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from hostfuncs import texts
 from sandboxd import gojson
@@ -70,6 +70,8 @@ class Failure(Exception):  # noqa: N818 - an answer on its way out, not an error
         self.retry_after_s = retry_after_s
         self.counted = counted
         self.stderr = stderr
+        self._encoded = b""
+        """The body of an answer over HTTP, if it is known already."""
         self.span = ""
         """traceparent of the request, once it is known."""
 
@@ -80,7 +82,7 @@ class Failure(Exception):  # noqa: N818 - an answer on its way out, not an error
 
     def body(self) -> bytes:
         """Return the body of an answer over HTTP."""
-        return gojson.error_body(self.code, self.message, self.detail)
+        return self._encoded or gojson.error_body(self.code, self.message, self.detail)
 
     def headers(self, body: bytes, trace: bytes) -> Headers:
         """Return the headers of an answer over HTTP.
@@ -141,6 +143,35 @@ def not_found(name: str, *, http: bool = False, detail: str = "") -> Failure:
     return Failure(Outcome.NOT_FOUND, text, http=http, detail=hint, logged="" if detail else text)
 
 
+class Remembered(NamedTuple):
+    """The answer for a guest that failed, around the number of its invocation if that is told."""
+
+    message: tuple[str, ...]
+    detail: str
+    hints: str
+    """What the log has after the message."""
+    encoded: tuple[bytes, ...]
+    """The body of the answer over HTTP."""
+
+    def failure(self, result: Result, number: int, *, http: bool) -> Failure:
+        """Return the answer for one invocation. Parameters as of `of_result`."""
+        if len(self.message) == 1:
+            text, body = self.message[0], self.encoded[0]
+        else:
+            text = f"{self.message[0]}{number}{self.message[1]}"
+            body = b"%b%d%b" % (self.encoded[0], number, self.encoded[1])
+        logged = text + self.hints
+        failed = Failure(result.outcome, text, http=http, detail=self.detail, logged=logged, stderr=result.stderr)
+        failed._encoded = body
+        return failed
+
+
+REMEMBERED_MAX: Final = 8
+"""The most answers that are remembered for a binding. Its guest chooses what it writes and where it traps."""
+_REMEMBERED_CHARACTERS: Final = 1024
+"""The longest message, stdout and stderr of those that are."""
+
+
 def of_result(result: Result, served: Served, number: int, *, http: bool = False) -> Failure:
     """Return the answer for a guest that ran and failed.
 
@@ -150,18 +181,29 @@ def of_result(result: Result, served: Served, number: int, *, http: bool = False
         number: of the invocation among the binding's.
         http: see `Failure`.
     """
-    reason = result_message(result, served.argv0, number, served.binding.limits)
-    text = failure(served.binding.name, reason, http=http)
-    detail, logged = "", text
-    if result.detail or result.stderr or result.stdout or result.outbound:
-        hints = result_hints(result, reason, mounts=bool(served.binding.mounts or served.binding.tmp))
+    stdout, stderr = result.stdout, result.stderr
+    short = not result.outbound and len(stdout) <= _REMEMBERED_CHARACTERS and len(stderr) <= _REMEMBERED_CHARACTERS
+    # Guests that fail often do so mostly alike, and an answer takes long to put together.
+    alike = (result.outcome, result.exit_code, result.detail, result.trace, stdout, stderr, result.stderr_total, http)
+    if short:
+        known: Remembered | None = served.failures.get(alike)
+        if known is not None:
+            return known.failure(result, number, http=http)
+    reason = result_message(result, served.argv0, served.binding.limits)
+    message = (failure(served.binding.name, reason[0], http=http), *reason[1:])
+    detail = ""
+    hints: list[str] = []
+    if result.detail or stderr or stdout or result.outbound:
+        hints = result_hints(result, "".join(reason), mounts=bool(served.binding.mounts or served.binding.tmp))
         detail = result_detail(result, hints, program=served.is_program)
+    if not short or sum(map(len, message)) > _REMEMBERED_CHARACTERS:
+        text = str(number).join(message)
         logged = "; ".join((text, *hints))
-    return Failure(
-        result.outcome,
-        text,
-        http=http,
-        detail=detail,
-        logged=logged,
-        stderr=result.stderr,
-    )
+        return Failure(result.outcome, text, http=http, detail=detail, logged=logged, stderr=stderr)
+    code = TABLE[result.outcome].code or INVOKE
+    logged = "".join(f"; {hint}" for hint in hints)
+    known = Remembered(message, detail, logged, gojson.error_parts(code, message, detail))
+    if len(served.failures) >= REMEMBERED_MAX:
+        served.failures.clear()
+    served.failures[alike] = known
+    return known.failure(result, number, http=http)

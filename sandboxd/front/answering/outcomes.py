@@ -124,24 +124,29 @@ def refusal(rejected: Rejected) -> str:
     return str(rejected)
 
 
-def result_message(result: Result, argv0: str, number: int, limits: Limits) -> str:
+def result_message(result: Result, argv0: str, limits: Limits) -> tuple[str, ...]:
     """Return the reason of a failed run, to be completed by `failure`.
 
     Parameters:
         argv0: name of the guest.
-        number: of this invocation among the binding's.
         limits: the binding's.
+
+    Returns:
+        The whole text; or, if the number of the invocation among the binding's belongs into it, what stands before and
+        what after that.
     """
     row = TABLE[result.outcome]
     if result.outcome is Outcome.EXIT_NONZERO and result.exit_code in _RESERVED_CODES:
-        return _RESERVED_CODES[result.exit_code]
-    text = row.message.format(
-        guest=f"{argv0}-{number}",
-        code=result.exit_code,
-        detail=result.detail or _DEFAULT_DETAIL.get(result.outcome, ""),
-        timeout=named("timeout_ms", limits.timeout_ms) if result.outcome is Outcome.DEADLINE_EXCEEDED else "",
-    )
-    return text + result.trace
+        return (_RESERVED_CODES[result.exit_code],)
+    values = {
+        "code": result.exit_code,
+        "detail": result.detail or _DEFAULT_DETAIL.get(result.outcome, ""),
+        "timeout": named("timeout_ms", limits.timeout_ms) if result.outcome is Outcome.DEADLINE_EXCEEDED else "",
+    }
+    before, guest, after = row.message.partition("{guest}")
+    if not guest:
+        return (before.format_map(values) + result.trace,)
+    return f"{before.format_map(values)}{argv0}-", after.format_map(values) + result.trace
 
 
 def result_detail(result: Result, hints: Sequence[str], *, program: bool = True) -> str:

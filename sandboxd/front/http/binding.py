@@ -215,7 +215,9 @@ class BindingEndpoint:
             raise exchange.error(error) from None
         finally:
             self._disconnects.leave(presence)
-        exchange.ran(result)
+        failed = exchange.ran(result)
+        if failed is not None:
+            raise failed
         return result
 
     async def _once(self, served: Served, span: str, began: int, call: Call, by_policy: bool) -> Result:

@@ -16,8 +16,8 @@ from sandboxd.front.http.auth import TOKEN_HEADER, TokenCheck
 from sandboxd.front.http.binding import BindingEndpoint
 from sandboxd.front.http.bodies import CLOSE
 from sandboxd.front.http.exchange import Exchange
-from sandboxd.front.http.replies import INTERNAL_ERROR, Reply, plain_error
-from sandboxd.front.ports import Invoked, Invoker, Served
+from sandboxd.front.http.replies import INTERNAL_ERROR, plain_error
+from sandboxd.front.ports import Bindings, Headers, Invoked, Invoker, Served
 from sandboxd.log import fields
 from sandboxd.wire.messages import Result
 
@@ -28,6 +28,8 @@ METHODS: Final = frozenset((b"POST", b"PUT"))
 
 Plain = tuple[Served, bytes | None]
 """The head of a plain request: its binding, and its traceparent."""
+Laid = tuple[int, Headers | bytes, bytes]
+"""A `Reply` whose headers may be the lines of a head in HTTP/1.1 already."""
 
 
 class DirectEndpoint:
@@ -41,7 +43,7 @@ class DirectEndpoint:
 
     def __init__(self, endpoint: BindingEndpoint, invoker: Invoker, tokens: TokenCheck | None) -> None:
         self._endpoint = endpoint
-        self._capacity = invoker.capacity
+        self._has_room = invoker.has_room
         self._begin = invoker.begin
         self._tokens = tokens
 
@@ -75,9 +77,20 @@ class DirectEndpoint:
             return None
         return served, parent
 
-    def begin(
-        self, plain: Plain, body: bytes, began_ns: int, reply: Callable[[Reply], None]
-    ) -> "DirectExchange | None":
+    @property
+    def bindings(self) -> Bindings:
+        """The bindings that are served."""
+        return self._endpoint.bindings
+
+    def still_plain(self, bindings: Bindings) -> bool:
+        """Return whether a request that was plain is so still.
+
+        Parameters:
+            bindings: those that were served then. An API token may have been changed meanwhile.
+        """
+        return self._tokens is None and self._endpoint.bindings is bindings
+
+    def begin(self, plain: Plain, body: bytes, began_ns: int, reply: Callable[[Laid], None]) -> "DirectExchange | None":
         """Begin to answer a request.
 
         Parameters:
@@ -90,7 +103,7 @@ class DirectEndpoint:
             None if the request is not plain after all. Nothing has happened then.
         """
         name = plain[0].binding.name
-        if self._capacity(name) <= 0:
+        if not self._has_room(name):
             return None  # it waits at the gate
         exchange = DirectExchange(plain, began_ns, reply, dapr=self._endpoint.counts_dapr)
         try:
@@ -121,12 +134,20 @@ class DirectExchange(Exchange):
 
     __slots__ = ("_reply", "invoked")
 
-    def __init__(self, plain: Plain, began_ns: int, reply: Callable[[Reply], None], *, dapr: bool = False) -> None:
+    def __init__(self, plain: Plain, began_ns: int, reply: Callable[[Laid], None], *, dapr: bool = False) -> None:
         served, parent = plain
         super().__init__(served, served.binding.name, served.metrics, (parent, None, None), began_ns, dapr=dapr)
         self._reply = reply
         self.invoked: Invoked | None = None
         """The invocation in the pool, while there is one."""
+
+    def _fields(self, result: Result, length: int) -> Headers | bytes:
+        """Return `headers`, as lines where all but two values is the same in each answer."""
+        served = self.served
+        assert served is not None
+        if result.http is not None or not served.success_lines:
+            return self.headers(result, length)
+        return b"%bcontent-length: %d\r\ntraceparent: %b\r\n" % (served.success_lines, length, self.span.encode())
 
     def receive(self, answer: Result | Exception) -> None:
         """Take the result of the guest, or the reason why there is none."""
@@ -138,14 +159,13 @@ class DirectExchange(Exchange):
             log_refusal(self.span, 500, INTERNAL_ERROR)
             self._reply(plain_error(500, INTERNAL_ERROR, [CLOSE, (b"traceparent", self.span.encode())]))
 
-    def _made_of(self, answer: Result | Exception) -> Reply:
+    def _made_of(self, answer: Result | Exception) -> Laid:
         if isinstance(answer, Result):
-            try:
-                self.ran(answer)
-                self.completed(answer)
-            except Failure as failed:
+            failed = self.ran(answer)
+            if failed is not None:
                 return self.failed(failed, http1=True)
-            return 200, self.headers(answer, len(answer.stdout)), answer.stdout
+            self.completed(answer)
+            return 200, self._fields(answer, len(answer.stdout)), answer.stdout
         return self.failed(answer if isinstance(answer, Failure) else self.error(answer), http1=True)
 
     def abandon(self) -> None:

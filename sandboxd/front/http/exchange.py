@@ -14,7 +14,7 @@ from typing import Final
 
 from sandboxd import gojson
 from sandboxd.front.answering import failures, payload
-from sandboxd.front.answering.deciding import OPERATION, addressed, answered, decide, unfit
+from sandboxd.front.answering.deciding import OPERATION, addressed, decide, failure_of, unfit
 from sandboxd.front.answering.failures import Failure
 from sandboxd.front.answering.http_guest import NO_DATA, response_metadata
 from sandboxd.front.answering.runlog import keep_failure, log_run
@@ -169,17 +169,14 @@ class Exchange:
         assert self.served is not None
         self.served.runs = self._number = self.served.runs + 1
 
-    def ran(self, result: Result) -> None:
-        """Count the run of the guest that `begun` began, and decide whether it succeeded.
-
-        Raises:
-            Failure: it did not.
-        """
+    def ran(self, result: Result) -> Failure | None:
+        """Count the run of the guest that `begun` began. Return its failure; None if it succeeded."""
         served = self.served
         assert served is not None
         served.metrics.ran(result, self._stdin_bytes)
         if result.outcome is not Outcome.COMPLETED or result.stderr:
-            answered(result, served, self._number, self.span, self.began_ns)
+            return failure_of(result, served, self._number, self.span, self.began_ns)
+        return None
 
     def error(self, error: Exception) -> Failure:
         """Return the answer for an invocation that raised."""

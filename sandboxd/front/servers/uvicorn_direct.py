@@ -10,8 +10,7 @@ from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE
 
-from sandboxd.front.http.direct import DirectEndpoint, DirectExchange, Plain
-from sandboxd.front.http.replies import Reply
+from sandboxd.front.http.direct import DirectEndpoint, DirectExchange, Laid, Plain
 from sandboxd.front.servers.uvicorn_cycle import CountingFlow, known_names, lower_name
 
 LATE_S: Final = 0.01
@@ -33,6 +32,24 @@ class Connection(Protocol):
 
     def fall_back(self) -> None:
         """Give the request, whose body is not there yet, to the ASGI application."""
+
+
+class _DefaultLines:
+    """The server's own headers as lines. uvicorn makes a new list of them each second, for the date."""
+
+    def __init__(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._lines = b""
+
+    def of(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Return the lines of these."""
+        if headers is not self._headers:
+            self._lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            self._headers = headers
+        return self._lines
+
+
+_default_lines: Final = _DefaultLines()
 
 
 class _Silent:
@@ -61,18 +78,18 @@ class DirectCycle:
         "_connection",
         "_endpoint",
         "_exchange",
-        "_plain",
         "body",
         "disconnected",
         "keep_alive",
         "more_body",
+        "plain",
         "response_complete",
     )
 
     def __init__(self, connection: Connection, endpoint: DirectEndpoint, plain: Plain, *, keep_alive: bool) -> None:
         self._connection = connection
         self._endpoint = endpoint
-        self._plain = plain
+        self.plain = plain
         self._began_ns = time.monotonic_ns()
         self._exchange: DirectExchange | None = None
         self.body = b""
@@ -87,7 +104,7 @@ class DirectCycle:
     def begin(self) -> bool:
         """Begin to answer, now that the body is whole. Return False if the request is for ASGI after all."""
         self.more_body = False
-        exchange = self._endpoint.begin(self._plain, self.body, self._began_ns, self._reply)
+        exchange = self._endpoint.begin(self.plain, self.body, self._began_ns, self._reply)
         if exchange is None:
             return False
         if not self.response_complete:
@@ -98,11 +115,11 @@ class DirectCycle:
     def lost(self) -> None:
         """Note that the connection is closed before the answer."""
         if self._exchange is None:
-            self._endpoint.left(self._plain, self._began_ns)
+            self._endpoint.left(self.plain, self._began_ns)
         else:
             self._exchange.abandon()
 
-    def _reply(self, reply: Reply) -> None:
+    def _reply(self, reply: Laid) -> None:
         data = self._bytes_of(reply)
         self.response_complete = True
         self._exchange = None  # it leads back here
@@ -117,17 +134,21 @@ class DirectCycle:
             transport.close()
         connection.on_response_complete()
 
-    def _bytes_of(self, reply: Reply) -> bytes:
+    def _bytes_of(self, reply: Laid) -> bytes:
         """Return the answer as it is sent.
 
         Raises:
             RuntimeError: a header is none.
         """
         status, headers, body = reply
+        defaults = self._connection.server_state.default_headers
+        if isinstance(headers, bytes):
+            last = b"" if self.keep_alive else b"connection: close\r\n"
+            return b"".join((STATUS_LINE[status], _default_lines.of(defaults), headers, last, b"\r\n", body))
         content = [STATUS_LINE[status]]
         closes = False
         values = []
-        for name, value in (*self._connection.server_state.default_headers, *headers):
+        for name, value in (*defaults, *headers):
             lower = known_names.get(name) or lower_name(name)
             if lower == b"connection":
                 self.keep_alive, closes = False, True

@@ -27,6 +27,7 @@ from sandboxd.front.servers.refusals import Refusal, Refusals
 from sandboxd.front.servers.uvicorn_cycle import CountingFlow, Cycle
 from sandboxd.front.servers.uvicorn_direct import Awaited, DirectCycle
 from sandboxd.front.servers.uvicorn_feeding import FeedingProtocol
+from sandboxd.front.servers.uvicorn_repeats import Repeats
 
 _EXAMINED: Final = framing.EXAMINED | ECHOED | {b"expect", b"traceparent", TOKEN_HEADER}
 """Names of the headers that decide how a request is answered."""
@@ -56,11 +57,13 @@ class BoundedProtocol(FeedingProtocol):
     _awaits = False
     """Its plain request is among `awaited`."""
     _examined: list[tuple[bytes, bytes]]
+    _repeats: Repeats
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
         self._head_since = time.monotonic()
         self.flow = CountingFlow(transport, self._wrote_large)
+        self._repeats = Repeats()
         self.peer = self.client[0] if self.client else ""
         if not self.table.enter(self):
             self.app = probes_only(self.app, self.refusals.add)
@@ -79,9 +82,42 @@ class BoundedProtocol(FeedingProtocol):
         if running is not None and running.disconnected:
             running.lost()
 
+    def data_received(self, data: bytes) -> None:
+        if self._repeats.known is None or not self._begin_again(data):
+            super().data_received(data)
+
+    def _begin_again(self, data: bytes) -> bool:
+        """Begin to answer a request whose head is that of the one before. Return False if it has to be parsed.
+
+        The parser is between two requests, and what it has said of the head is still here.
+        """
+        cycle: Any = self.cycle
+        direct, flow = self.direct, self.flow
+        known = self._repeats.match(data)
+        if (
+            known is None
+            or not cycle.response_complete
+            or direct is None
+            or not direct.still_plain(known.bindings)
+            or self._received
+            or flow.read_paused
+            or flow.write_paused
+            or self.transport.is_closing()
+        ):
+            return False
+        self._idle_since = None
+        self._heads += 1
+        cycle = DirectCycle(self, direct, known.plain, keep_alive=not self.last_answer)
+        self.cycle = self._running = cycle
+        cycle.body = data[len(known.head) :]
+        if not cycle.begin():
+            self.fall_back()
+        return True
+
     # what the parser tells --------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        self._repeats.known = None
         self._fed = 0
         self._began = True
         self._head_since = time.monotonic()
@@ -206,6 +242,8 @@ class BoundedProtocol(FeedingProtocol):
             if self._awaits:
                 self._awaits = False
                 self.awaited.discard(self)
+            elif self._began and not self._parsed and cycle.keep_alive and self.direct is not None:
+                self._repeats.note(self._received, cycle.body, cycle.plain, self.direct.bindings)
             if not cycle.begin():
                 self.fall_back()
 
