@@ -27,11 +27,11 @@ $(BIN)/python:
 	else $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $@ install --quiet pip || { rm -rf $(VENV); exit 1; }; fi
 
 $(RUN): pyproject.toml $(NATIVE) | $(BIN)/python
-	$(INSTALL) --editable '.[fast,grpc,top]'
+	$(INSTALL) --editable '.[fast,top]'
 	@touch $@
 
 $(DEV): pyproject.toml $(NATIVE) | $(BIN)/python
-	$(INSTALL) --editable '.[fast,grpc,top,dev]'
+	$(INSTALL) --editable '.[fast,top,dev]'
 	@touch $(RUN) $@
 
 install: $(DEV)  ## Make .venv with everything for development

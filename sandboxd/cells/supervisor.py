@@ -159,7 +159,7 @@ class Supervisor:
             self._held = held_port.adopt_port(self._grpc_fd)
             host, port = self._held.getsockname()[:2]
             self._config = replace(self._config, listen=replace(listen, host=host, grpc_port=port))
-        elif held_port.wanted(listen.grpc_port, listen.grpc_unix_socket) and listen.grpc_port:
+        elif listen.grpc_port:
             self._held = held_port.hold_port(listen.host, listen.grpc_port)
 
     # one cell ---------------------------------------------------------------------------------------------------------

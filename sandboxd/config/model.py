@@ -30,7 +30,7 @@ class Listen:
         _C,
         0,
         65_535,
-        "TCP port of the gRPC API, Dapr's own by default; 0 = none. Needs the `grpc` extra",
+        "TCP port of the gRPC API, Dapr's own by default; 0 = none",
         default=50_001,
     )
     grpc_unix_socket: str | None = text(

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandboxd.config import Config
-from sandboxd.errors import ConfigError, ExitCode, SandboxdError
+from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.front.answering.attributes import Attributes
 from sandboxd.front.ports import Bindings, FrontSettings, Health, Invoker
 from sandboxd.front.servers.connections import CallerLimits
 from sandboxd.metrics import Metrics
-from sandboxd.server.held_port import clear_socket, installed
+from sandboxd.server.held_port import clear_socket
+from sandboxd.server.sockets import listen_unix
 
 if TYPE_CHECKING:
     from sandboxd.front.grpc.component import Component
@@ -72,7 +73,7 @@ class ComponentSide:
         check: returns what is wrong with the component files of a folder; empty if nothing is.
 
     Raises:
-        SandboxdError: the extra is not installed, a process listens on the socket, or a folder cannot be used.
+        SandboxdError: a process listens on the socket, or a folder cannot be used.
     """
 
     on = True
@@ -81,8 +82,6 @@ class ComponentSide:
     def __init__(
         self, config: Config, settings: ComponentSettings, reloading: Reloading, check: Callable[[Path], str]
     ) -> None:
-        if not installed():
-            raise ConfigError("gRPC is not installed", remedy="install sandboxd[grpc]")
         self._config = config
         self._settings = settings
         self._reloading = reloading
@@ -101,7 +100,7 @@ class ComponentSide:
     def prepare(
         self, settings: FrontSettings, invoker: Invoker, metrics: Metrics, health: Health, attributes: Attributes
     ) -> None:
-        """Make the service. This loads grpcio."""
+        """Make the service."""
         from sandboxd.front.grpc.component import Component
 
         self._component = Component(invoker, metrics, self.initialise)
@@ -113,24 +112,20 @@ class ComponentSide:
 
     async def serve(self, metrics: Metrics, callers: CallerLimits, stop: asyncio.Event) -> None:
         """Serve until `stop` is set. Parameters as of `GrpcSide.serve`."""
-        from sandboxd.front.grpc.component import add_reflection
-        from sandboxd.front.grpc.server import GrpcConfig, serve
+        from sandboxd.front.grpc.server import GrpcConfig, GrpcServer
 
         assert self._component is not None
         listen = self._config.listen
         config = GrpcConfig(
-            targets=(f"unix:{self._bound}",),
             # daprd bounds what its callers send; a message of the longest `data` has metadata, too.
             max_message_bytes=max(listen.max_body_bytes, 4 << 20) + (1 << 20),
             max_header_bytes=listen.max_header_bytes,
             callers=callers,
         )
-        await serve(
-            self._component.handlers(config, metrics),
-            config,
+        await GrpcServer(self._component.methods(), config, metrics).serve(
+            [listen_unix(str(self._bound), backlog=None)],
             stop,
             drain_s=self._config.drain.timeout_ms / 1000,
-            add=add_reflection,
             accepting=self._show,
             released=self._hide,
         )

@@ -3,11 +3,10 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
+import ssl
 from collections.abc import Iterable
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sandboxd.config import Config
@@ -17,7 +16,8 @@ from sandboxd.front.ports import Bindings, FrontSettings, Health, Invoker
 from sandboxd.front.servers.connections import CallerLimits
 from sandboxd.log import fields
 from sandboxd.metrics import Metrics
-from sandboxd.server.held_port import DEFAULT_PORT, adopt_port, clear_socket, hold_port, resolve, target, wanted
+from sandboxd.server.held_port import adopt_port, clear_socket, hold_port, join_port
+from sandboxd.server.sockets import listen_unix
 
 if TYPE_CHECKING:
     from sandboxd.front.grpc.service import Service
@@ -38,24 +38,25 @@ class GrpcSide:
         cell: the number among several cells, for which the supervisor holds the port; None for a single process.
 
     Raises:
-        SandboxdError: the port is taken, or gRPC is asked for and is not installed.
+        SandboxdError: the port is taken.
     """
 
     def __init__(self, config: Config, *, fd: int | None, replaces: bool, cell: int | None) -> None:
         listen = config.listen
         self._config = config
         self._unix = listen.grpc_unix_socket if cell in (None, 0) else None
-        self._on = fd is not None or wanted(listen.grpc_port, self._unix)
+        self._on = fd is not None or bool(listen.grpc_port or self._unix)
         self._held: socket.socket | None = None
-        self._target = ""
+        self._address: tuple[str, int] | None = None
+        """The host and the port that it listens on."""
+        self._bound: str | None = None
+        """The path of the Unix socket, while it is this process's."""
         self._waits = False
         self._service: Service | None = None
         if not self._on:
-            if listen.grpc_port == DEFAULT_PORT:
-                log.info("gRPC is not served: the extra sandboxd[grpc] is not installed", extra=fields(event="no_grpc"))
             return
         if cell is not None:
-            self._target = resolve(listen.host, listen.grpc_port) if listen.grpc_port else ""
+            self._address = (listen.host, listen.grpc_port) if listen.grpc_port else None
         elif fd is not None:
             self._hold(adopt_port(fd))
         elif listen.grpc_port:
@@ -69,7 +70,7 @@ class GrpcSide:
             clear_socket(self._unix)
 
     def __repr__(self) -> str:
-        return f"<GrpcSide {self._target or self._unix or 'off'}>"
+        return f"<GrpcSide {self._address or self._unix or 'off'}>"
 
     @property
     def on(self) -> bool:
@@ -81,13 +82,13 @@ class GrpcSide:
         """The ports it listens on."""
         if not self._on:
             return ()
-        port = int(self._target.rpartition(":")[2]) if self._target else self._config.listen.grpc_port
+        port = self._address[1] if self._address else self._config.listen.grpc_port
         return (port,) if port else ()
 
     def prepare(
         self, settings: FrontSettings, invoker: Invoker, metrics: Metrics, health: Health, attributes: Attributes
     ) -> None:
-        """Make the service. Parameters as of `Service`. This loads grpcio."""
+        """Make the service. Parameters as of `Service`."""
         if self._on:
             from sandboxd.front.grpc.service import Service
 
@@ -109,28 +110,28 @@ class GrpcSide:
         Raises:
             SandboxdError: an address is taken or cannot be used.
         """
-        from sandboxd.front.grpc.server import GrpcConfig, add_health, dapr_handlers, serve
+        from sandboxd.front.grpc.server import GrpcConfig, GrpcServer
 
         assert self._service is not None
-        listen, engine = self._config.listen, self._config.engine
+        listen = self._config.listen
         config = GrpcConfig(
             max_message_bytes=listen.max_body_bytes,
             max_header_bytes=listen.max_header_bytes,
             callers=callers,
-            certificate=_read(engine.tls_certificate),
-            key=_read(engine.tls_key),
+            tls=_tls(self._config),
         )
-        drain_s = self._config.drain.timeout_ms / 1000
+        server = GrpcServer(self._service.methods(tools=listen.grpc_health), config, metrics)
         try:
             if self._waits:
                 await self._wait_for_port(stop)
                 if stop.is_set():
                     return
-            targets = [found for found in (self._target, self._unix and f"unix:{self._unix}") if found]
-            config = replace(config, targets=targets)
-            handlers = dapr_handlers(self._service, config, metrics)
-            others = {"add": partial(add_health, self._service)} if listen.grpc_health else {}
-            await serve(handlers, config, stop, drain_s=drain_s, released=self._release, **others)
+            listeners = [] if self._address is None else [join_port(*self._address)]
+            if self._unix:
+                listeners.append(_unix_socket(self._unix))
+                self._bound = self._unix
+            drain_s = self._config.drain.timeout_ms / 1000
+            await server.serve(listeners, stop, drain_s=drain_s, released=self._release)
         finally:
             self._release()
 
@@ -149,13 +150,17 @@ class GrpcSide:
 
     def _hold(self, held: socket.socket) -> None:
         self._held = held
-        self._target = target(held)
+        self._address = held.getsockname()[:2]
 
     def _release(self) -> None:
-        """Leave the port to another process."""
+        """Leave the port, and the socket's path, to another process."""
         if self._held is not None:
             self._held.close()
             self._held = None
+        bound, self._bound = self._bound, None
+        if bound is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(bound)
 
 
 async def all_end(tasks: "Iterable[asyncio.Task[None]]", stop: asyncio.Event) -> None:
@@ -179,19 +184,38 @@ async def all_end(tasks: "Iterable[asyncio.Task[None]]", stop: asyncio.Event) ->
             await asyncio.wait(left)
 
 
-def _read(path: str | None) -> bytes:
-    """Return the content of a PEM file; empty if there is none.
+def _unix_socket(path: str) -> socket.socket:
+    """Return a socket at a path that is free.
 
     Raises:
-        SandboxdError: it cannot be read.
+        SandboxdError: it cannot be bound.
     """
-    if path is None:
-        return b""
     try:
-        return Path(path).read_bytes()
+        return listen_unix(path, backlog=None)
     except OSError as error:
         raise SandboxdError(
-            f"cannot read {path}: {error.strerror}",
-            remedy="engine.tlsCertificate and engine.tlsKey must be readable files",
+            f"cannot listen for gRPC on unix:{path}: {error.strerror or error}",
+            remedy="choose another address for gRPC",
+            exit_code=ExitCode.LISTEN,
+        ) from error
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    """Return the context of `engine.tlsCertificate`; None if there is none.
+
+    Raises:
+        SandboxdError: it cannot be used.
+    """
+    from sandboxd.front.grpc.server import tls_context
+
+    certificate, key = config.engine.tls_certificate, config.engine.tls_key
+    if certificate is None:
+        return None
+    try:
+        return tls_context(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        raise SandboxdError(
+            f"cannot use {certificate}: {error.strerror or error}",
+            remedy="engine.tlsCertificate and engine.tlsKey must be readable files of a certificate and its key",
             exit_code=ExitCode.CONFIG,
         ) from error

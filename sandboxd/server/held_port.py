@@ -1,45 +1,18 @@
-"""Addresses for grpcio, which binds its sockets itself, and Unix sockets. Nothing here imports grpcio.
+"""Ports that several processes listen on, and Unix sockets.
 
-Without a socket of our own there would be no telling a port that is taken: grpcio would join the other server's group
-(SO_REUSEPORT), if that allows it. So the port is held by a socket that never listens, and grpcio's sockets join that
-one. The kernel gives connections to sockets that listen only.
+The cells of a server listen on one port, each with a socket of its own, and join and leave while it runs. So the port
+is held by a socket that never listens: it is bound without SO_REUSEPORT first, which tells whether the port is taken,
+and the listening sockets join it. The kernel gives connections to sockets that listen only.
 """
 
-import importlib.util
 import os
 import socket
 import stat
 from typing import Any, Final
 
-from sandboxd.errors import ConfigError, ExitCode, SandboxdError
+from sandboxd.errors import ExitCode, SandboxdError
 
-DEFAULT_PORT: Final = 50_001
-"""Dapr's."""
 REMEDY: Final = "choose another port with --grpc-port (0 serves no gRPC), or stop the process that uses this one"
-
-
-def installed() -> bool:
-    """Return whether the `grpc` extra is installed."""
-    return all(importlib.util.find_spec(name) is not None for name in ("grpc", "google.protobuf"))
-
-
-def wanted(port: int, unix_socket: str | None) -> bool:
-    """Return whether gRPC is to be served.
-
-    Parameters:
-        port: 0 for no port.
-        unix_socket: path of a socket, if there is one.
-
-    Raises:
-        ConfigError: it is asked for, and the extra is not installed. The default port asks for nothing.
-    """
-    if not port and not unix_socket:
-        return False
-    if installed():
-        return True
-    if port != DEFAULT_PORT or unix_socket:
-        raise ConfigError("gRPC is not installed", remedy="install sandboxd[grpc], or set listen.grpcPort to 0")
-    return False
 
 
 def hold_port(host: str, port: int, *, purpose: str = "for gRPC ", remedy: str = REMEDY) -> socket.socket:
@@ -93,26 +66,44 @@ def adopt_port(fd: int) -> socket.socket:
     if not fits or listens:
         raise SandboxdError(
             f"--grpc-fd {fd} is not a bound TCP socket with SO_REUSEPORT that does not listen",
-            remedy="bind it with SO_REUSEPORT and do not listen on it; grpcio opens sockets of its own there",
+            remedy="bind it with SO_REUSEPORT and do not listen on it; the server opens sockets of its own there",
             exit_code=ExitCode.LISTEN,
         )
     return held
 
 
-def resolve(host: str, port: int) -> str:
-    """Return the address of a host's port as grpcio wants it."""
-    family, _, _, _, (found, *_) = _first(host, port)
-    return f"[{found}]:{port}" if family == socket.AF_INET6 else f"{found}:{port}"
+def join_port(host: str, port: int) -> socket.socket:
+    """Return a socket of one's own on a port that is held. It is bound, and does not listen yet.
+
+    Parameters:
+        host: an address or a name; the first address it resolves to is taken.
+        port: not 0.
+
+    Raises:
+        SandboxdError: it cannot be bound.
+    """
+    try:
+        family, kind, protocol, _, address = _first(host, port)
+        joined = socket.socket(family, kind, protocol)
+        try:
+            joined.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            joined.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            joined.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
+            joined.bind(address)
+        except OSError:
+            joined.close()
+            raise
+    except (OSError, UnicodeError) as error:
+        raise SandboxdError(
+            f"cannot listen for gRPC on {host}:{port}: {getattr(error, 'strerror', None) or error}",
+            remedy=REMEDY,
+            exit_code=ExitCode.LISTEN,
+        ) from error
+    return joined
 
 
 def _first(host: str, port: int) -> Any:
     return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-
-
-def target(held: socket.socket) -> str:
-    """Return the address of a held port as grpcio wants it."""
-    host, port = held.getsockname()[:2]
-    return f"[{host}]:{port}" if held.family == socket.AF_INET6 else f"{host}:{port}"
 
 
 def clear_socket(path: str) -> None:

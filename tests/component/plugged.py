@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sandboxd.front.grpc.proto import component_pb2
+from sandboxd.front.grpc.proto.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 from tests.grpc_calls import UNLIMITED, Answer, call
 from tests.running import RunningServer
 
@@ -45,9 +45,9 @@ class Plugged(RunningServer):
 
 def discovered(channel: grpc.Channel) -> list[str]:
     """The services that reflection lists."""
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    asked = reflection_pb2.ServerReflectionRequest(list_services="*")
-    answer = next(iter(stub.ServerReflectionInfo(iter([asked]), timeout=20)))
+    method = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    asked = ServerReflectionRequest(list_services="*").SerializeToString()
+    answer = ServerReflectionResponse.FromString(next(iter(method(iter([asked]), timeout=20))))
     return [found.name for found in answer.list_services_response.service]
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 import grpc
 import httpx2 as httpx
 import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 
-from sandboxd.front.grpc.proto import runtime_pb2
+from sandboxd.front.grpc.proto import reflection_pb2, runtime_pb2
+from tests.certificates import Authority
 from tests.conftest import guest_component
-from tests.grpc_calls import DAPR, Answer, call, held_port, invoke
+from tests.grpc_calls import DAPR, UNLIMITED, Answer, call, held_port, invoke
 from tests.process.tree import until
 from tests.running import RunningServer, listening_socket, write_components
 
@@ -167,6 +169,48 @@ def test_counts_and_logs(served: Served) -> None:
 def test_health_and_reflection_where_they_are_asked_for(served: Served) -> None:
     health = call(served.channel, "/grpc.health.v1.Health/Check", b"")
     assert (health.code, health.body) == ("OK", b"\x08\x01")  # HealthCheckResponse{status: SERVING}
+
+
+def test_reflection_tells_what_is_served(served: Served) -> None:
+    method = served.channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
+    asked = [
+        reflection_pb2.ServerReflectionRequest(list_services="*"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="dapr.proto.runtime.v1.Dapr"),
+        reflection_pb2.ServerReflectionRequest(file_by_filename="nowhere.proto"),
+    ]
+    given = iter(method(iter([request.SerializeToString() for request in asked]), timeout=30))
+    answers = [reflection_pb2.ServerReflectionResponse.FromString(answer) for answer in given]
+    assert [found.name for found in answers[0].list_services_response.service] == [
+        "dapr.proto.runtime.v1.Dapr",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    ]
+    file = FileDescriptorProto.FromString(answers[1].file_descriptor_response.file_descriptor_proto[0])
+    assert [method.name for method in file.service[0].method] == ["InvokeBinding", "GetMetadata", "SetMetadata"]
+    assert answers[2].error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+def test_over_tls(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    certificate, key = authority.issue("localhost")
+    folder = write_components(tmp_path / "resources", [guest_component("multi")])
+    environ = {"SANDBOXD_ENGINE_TLS_CERTIFICATE": str(certificate), "SANDBOXD_ENGINE_TLS_KEY": str(key)}
+    with held_port() as held:
+        port, option = held.getsockname()[1], ("--grpc-fd", str(held.fileno()))
+        server = RunningServer(
+            folder, "--workers", "1", *option, environ=environ, pass_fds=(held.fileno(),), wait=False
+        )
+        with server:
+            server.wait_for(lambda line: line.get("event") == "serving_grpc")
+            trusted = grpc.ssl_channel_credentials(authority.ca_file.read_bytes())
+            with grpc.secure_channel(f"localhost:{port}", trusted, options=UNLIMITED) as channel:
+                large = b"x" * 3_000_000
+                assert invoke(channel, "multi", large, wait_for_ready=True).data == large
+            with socket.create_connection(("127.0.0.1", port), 20) as plain:
+                plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+                while plain.recv(1000):
+                    pass  # at most an alert of TLS
+            assert server.terminate() == 0
 
 
 def test_a_port_that_is_taken_is_an_error(tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ Source: dapr pkg/components/bindings/output_pluggable.go and pkg/components/plug
 components: daprd names the component in each call's header `x-component-instance`.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from sandboxd.front.answering import payload
@@ -17,18 +18,20 @@ from sandboxd.front.answering.deciding import OPERATION, unfit
 from sandboxd.front.answering.failures import Failure
 from sandboxd.front.answering.http_guest import NO_DATA, response_metadata
 from sandboxd.front.answering.outcomes import failure
-from sandboxd.front.grpc.invoking import Asked, Invocations
+from sandboxd.front.grpc.calls import Abandon, Admitted, Call, Method, Methods, at_once
+from sandboxd.front.grpc.invoking import Asked, Invocation, Invocations
 from sandboxd.front.grpc.proto.component_pb2 import (
     InvokeRequest,
     InvokeResponse,
     ListOperationsResponse,
     OutputBindingInitRequest,
 )
-from sandboxd.front.grpc.server import GrpcConfig, Handlers, Method
-from sandboxd.front.grpc.status import UNDECODABLE, GrpcError, Metadata
+from sandboxd.front.grpc.reflection import reflection
+from sandboxd.front.grpc.status import UNDECODABLE, Code, GrpcError, Metadata
 from sandboxd.front.ports import Bindings, Invoker, Served
 from sandboxd.log import fields
 from sandboxd.metrics import Metrics
+from sandboxd.wire.messages import Result
 from sandboxd.wire.streams import StdinKind, StdoutKind
 
 log = logging.getLogger("sandboxd.component")
@@ -60,12 +63,35 @@ class Component:
         """The components that are served. Assign another snapshot to change them; running calls keep theirs."""
         self._invocations = Invocations(invoker, metrics)
         self._initialise = initialise
+        self._inits: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Component of {len(self.bindings.by_name)} instances>"
 
-    async def init(self, message: bytes, headers: Metadata, began: int, _remaining: float | None) -> bytes:
-        """Init: serve an instance. It may come again with other properties.
+    def init(self, call: Call) -> Abandon:
+        """Init: serve an instance, in a task. It may come again with other properties."""
+
+        message = call.message
+
+        async def initialise() -> None:
+            try:
+                call.answer(await self._init(message, call.headers, call.began_ns))
+            except GrpcError as error:
+                call.fail(error)
+            except Exception:  # noqa: BLE001 - a bug, which is logged there
+                call.broke()
+
+        task = asyncio.get_running_loop().create_task(initialise(), name="init")
+        self._inits.add(task)
+        task.add_done_callback(self._inits.discard)
+
+        def abandon() -> None:
+            task.cancel()
+
+        return abandon
+
+    async def _init(self, message: bytes, headers: Metadata, began: int) -> bytes:
+        """Serve an instance.
 
         Raises:
             GrpcError: the instance cannot be served.
@@ -74,11 +100,11 @@ class Component:
         properties = dict(_read(OutputBindingInitRequest, message).metadata.properties)
         if sum(len(key) + len(value) for key, value in properties.items()) > MAX_PROPERTIES_BYTES:
             text = f"the properties are longer than {MAX_PROPERTIES_BYTES} bytes"
-            raise GrpcError(grpc.StatusCode.INVALID_ARGUMENT, text)
+            raise GrpcError(Code.INVALID_ARGUMENT, text)
         fault = await self._initialise(name, properties)
         if fault:
             log.error("daprd's Init failed: %s", fault, extra=fields(event="init_failed", binding=name))
-            raise GrpcError(grpc.StatusCode.INVALID_ARGUMENT, fault)
+            raise GrpcError(Code.INVALID_ARGUMENT, fault)
         seconds = (time.monotonic_ns() - began) * 1e-9
         log.info("daprd's Init took %.1f s", seconds, extra=fields(event="init", binding=name))
         if seconds > 0.8 * INIT_TIMEOUT_S:
@@ -90,77 +116,66 @@ class Component:
             )
         return b""
 
-    async def list_operations(
-        self, _message: bytes, _headers: Metadata, _began: int, _remaining: float | None
-    ) -> bytes:
-        """ListOperations."""
-        encoded: bytes = ListOperationsResponse(operations=[OPERATION]).SerializeToString()
-        return encoded
-
-    async def ping(self, _message: bytes, _headers: Metadata, _began: int, _remaining: float | None) -> bytes:
-        """Ping."""
-        return b""
-
-    async def invoke(self, message: bytes, headers: Metadata, began: int, remaining_s: float | None) -> bytes:
-        """Invoke: run the guest of an instance.
+    def invoke(self, call: Call) -> Abandon | None:
+        """Invoke: run the guest of an instance. Answers the call, or returns what gives it up.
 
         Raises:
             GrpcError: the call failed. daprd puts its own words before the message.
-            CancelledError: daprd's caller has gone, or its deadline has passed.
         """
-        name = _instance(headers)
-        request = _read(InvokeRequest, message)
+        name = _instance(call.headers)
+        request = _read(InvokeRequest, call.message)
         served = self.bindings.by_name.get(name)
         if served is None:
             text = f"component {name} is not known here; restart daprd, which then sends its properties again"
-            raise GrpcError(grpc.StatusCode.FAILED_PRECONDITION, text)
+            raise GrpcError(Code.FAILED_PRECONDITION, text)
         metadata = dict(request.metadata)
         try:
             data, stdout = _kinds(served, metadata, request.data)
-            asked = Asked(name, request.operation, metadata, data, began, remaining_s)
-            result, served, span = await self._invocations.run(asked, served, loading=False)
         except Failure as failed:
             raise _error(failed, name) from None
-        answer = InvokeResponse(data=payload.reply_of(stdout, result.stdout), content_type=served.binding.content_type)
-        if result.http is not None:
-            for header, value in response_metadata(result.http):
+        asked = Asked(name, request.operation, metadata, data, call.began_ns, call.remaining_s)
+        return self._invocations.begin(asked, served, partial(call.guarded, self._ended, stdout)).abandon
+
+    def _ended(self, call: Call, stdout: StdoutKind, invocation: Invocation, found: Result | Failure) -> None:
+        """Answer an invocation. See `Invocations.begin`. Raises GrpcError."""
+        if isinstance(found, Failure):
+            raise _error(found, invocation.asked.name)
+        assert invocation.served is not None
+        kind = invocation.served.binding.content_type
+        answer = InvokeResponse(data=payload.reply_of(stdout, found.stdout), content_type=kind)
+        if found.http is not None:
+            for header, value in response_metadata(found.http):
                 key = header.decode("latin-1").removeprefix("metadata.")
                 answer.metadata[key] = value.decode("utf-8", "replace")
         encoded: bytes = answer.SerializeToString()
         if len(encoded) > DAPRD_BYTES:
-            self._invocations.too_long(asked, served)
+            invocation.too_long()
             text = (
                 f"the reply takes {len(encoded)} bytes, and daprd accepts at most {DAPRD_BYTES} from a pluggable "
                 "component; call sandboxd without daprd for longer ones"
             )
-            raise GrpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-        self._invocations.completed(asked, served, result, span)
-        return encoded
+            raise GrpcError(Code.RESOURCE_EXHAUSTED, text)
+        invocation.completed(found)
+        call.answer(encoded)
 
-    def handlers(self, config: GrpcConfig, metrics: Metrics) -> Handlers:
-        """Return the handlers of the service. Parameters as of `Handlers`."""
-        methods: dict[str, Method] = {
-            "Init": self.init,
-            "Invoke": self.invoke,
-            "ListOperations": self.list_operations,
-            "Ping": self.ping,
+    def methods(self) -> Methods:
+        """Return the methods of the service, and reflection, by which daprd finds out what a socket serves."""
+        operations = ListOperationsResponse(operations=[OPERATION]).SerializeToString()
+        found = {
+            "Init": Method(begin=self.init),
+            "Invoke": Method(begin=self.invoke),
+            "ListOperations": at_once(lambda _: operations),
+            "Ping": at_once(lambda _: b""),
         }
-        return Handlers(
-            {f"/{SERVICE}/{name}": method for name, method in methods.items()}, lambda headers: headers, config, metrics
+        return Methods(
+            {**{f"/{SERVICE}/{name}": method for name, method in found.items()}, **reflection((SERVICE,))}, Admitted
         )
-
-
-def add_reflection(server: Any) -> None:
-    """Add reflection, by which daprd finds out what a socket serves. It speaks v1alpha only."""
-    from grpc_reflection.v1alpha import reflection
-
-    reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME), server)
 
 
 def _instance(headers: Metadata) -> str:
     name = next((value for key, value in headers if key == INSTANCE), "")
     if not isinstance(name, str) or not name:
-        raise GrpcError(grpc.StatusCode.INVALID_ARGUMENT, f"the call has no header {INSTANCE}; only daprd may call")
+        raise GrpcError(Code.INVALID_ARGUMENT, f"the call has no header {INSTANCE}; only daprd may call")
     return name
 
 
@@ -168,7 +183,7 @@ def _read(kind: Any, message: bytes) -> Any:
     try:
         return kind.FromString(message)
     except DecodeError:
-        raise GrpcError(grpc.StatusCode.INTERNAL, UNDECODABLE) from None
+        raise GrpcError(Code.INTERNAL, UNDECODABLE) from None
 
 
 def _kinds(served: Served, metadata: Mapping[str, str], data: bytes) -> tuple[bytes, StdoutKind]:

@@ -1,20 +1,24 @@
-"""`dapr.proto.runtime.v1.Dapr`: what a call is answered. Nothing here depends on a server.
+"""`dapr.proto.runtime.v1.Dapr`: what a call is answered. Nothing here reads, writes or waits.
 
 Source: dapr pkg/api/grpc/grpc.go and its golden recordings in tests/golden/daprd-1.18.2/grpc.jsonl.
 """
 
 import hmac
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Final, NoReturn
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from sandboxd.front.answering.attributes import TOO_MANY, Attributes
 from sandboxd.front.answering.failures import Failure
 from sandboxd.front.answering.http_guest import response_metadata
 from sandboxd.front.answering.tracing import baggage_fault
-from sandboxd.front.grpc.invoking import Asked, Invocations
+from sandboxd.front.grpc.calls import Abandon, Admitted, Call, Method, Methods, at_once
+from sandboxd.front.grpc.health import SERVICE as HEALTH
+from sandboxd.front.grpc.health import health
+from sandboxd.front.grpc.invoking import Asked, Invocation, Invocations
 from sandboxd.front.grpc.proto.runtime_pb2 import (
     GetMetadataResponse,
     InvokeBindingRequest,
@@ -23,10 +27,12 @@ from sandboxd.front.grpc.proto.runtime_pb2 import (
     SetMetadataRequest,
     StoreRequest,
 )
-from sandboxd.front.grpc.status import UNDECODABLE, GrpcError, Metadata
+from sandboxd.front.grpc.reflection import reflection
+from sandboxd.front.grpc.status import UNDECODABLE, Code, GrpcError, Metadata
 from sandboxd.front.ports import Bindings, FrontSettings, Health, Invoker
 from sandboxd.metrics import Metrics
 from sandboxd.outcome import Outcome
+from sandboxd.wire.messages import Result
 
 SERVICE: Final = "/dapr.proto.runtime.v1.Dapr/"
 DEBUG: Final = "sandboxd-debug"
@@ -104,7 +110,7 @@ class Service:
             why = "authentication error: api token mismatch"
         self._unnamed.ended_grpc(Outcome.UNAUTHORIZED, 0.0)
         raise GrpcError(
-            grpc.StatusCode.UNAUTHENTICATED,
+            Code.UNAUTHENTICATED,
             "Unauthorized",
             reason="Unauthorized",
             metadata={"http.code": "401", "http.error_message": why},
@@ -123,57 +129,78 @@ class Service:
         fault = baggage_fault(text)
         if fault:
             self._unnamed.ended_grpc(Outcome.BAD_REQUEST, 0.0)
-            raise GrpcError(grpc.StatusCode.INVALID_ARGUMENT, f"invalid baggage header: {fault}")
+            raise GrpcError(Code.INVALID_ARGUMENT, f"invalid baggage header: {fault}")
         return text
 
-    async def invoke_binding(self, message: bytes, headers: Metadata, began: int, remaining_s: float | None) -> bytes:
-        """InvokeBinding.
-
-        Parameters:
-            message: the encoded request.
-            headers: of the call, without the token.
-            began: CLOCK_MONOTONIC instant at which the call came.
-            remaining_s: seconds until the caller's deadline; None for no deadline.
-
-        Returns:
-            the encoded response.
+    def admit(self, headers: Metadata) -> Admitted:
+        """Return what a method gets of a call's headers.
 
         Raises:
-            GrpcError: the call failed.
-            CancelledError: the caller has gone, or its deadline has passed.
+            GrpcError: the call is refused for them.
         """
-        request = InvokeBindingRequest()
+        headers = self.authenticate(headers)
+        baggage = self.baggage(headers)
+        return Admitted(headers, (("baggage", baggage),) if baggage else ())
+
+    def methods(self, *, tools: bool = False) -> Methods:
+        """Return the methods of Dapr's API.
+
+        Parameters:
+            tools: serve health checks and reflection, too, which daprd does not have.
+        """
+        others: Mapping[str, Method] = {}
+        if tools:
+            served = (SERVICE.strip("/"), HEALTH)
+            others = {**health(lambda: not self._health.not_ready(), served[:1]), **reflection(served)}
+        found = {
+            SERVICE + "InvokeBinding": Method(begin=self.invoke_binding),
+            SERVICE + "GetMetadata": at_once(lambda _: self.get_metadata()),
+            SERVICE + "SetMetadata": at_once(lambda call: self.set_metadata(call.message)),
+        }
+        return Methods(
+            {**found, **others}, self.admit, other=lambda name: at_once(lambda call: self.refuse(name, call.message))
+        )
+
+    def invoke_binding(self, call: Call) -> Abandon | None:
+        """InvokeBinding. Answers the call, or returns what gives it up.
+
+        Raises:
+            GrpcError: the request cannot be read.
+        """
         try:
-            request.ParseFromString(message)
+            request = InvokeBindingRequest.FromString(call.message)
         except DecodeError:
-            self._unnamed.ended_grpc(Outcome.BAD_REQUEST, (time.monotonic_ns() - began) * 1e-9)
-            raise GrpcError(grpc.StatusCode.INTERNAL, UNDECODABLE) from None
-        metadata = dict(request.metadata)
-        for key, value in headers:
-            if isinstance(value, str):
+            self._unnamed.ended_grpc(Outcome.BAD_REQUEST, (time.monotonic_ns() - call.began_ns) * 1e-9)
+            raise GrpcError(Code.INTERNAL, UNDECODABLE) from None
+        if request.metadata:
+            metadata = dict(request.metadata)
+            for key, value in call.admitted.texts.items():
                 metadata.setdefault(key, value)
-        served = self.bindings.by_name.get(request.name)
-        asked = Asked(request.name, request.operation, metadata, request.data, began, remaining_s)
-        try:
-            result, served, span = await self._invocations.run(asked, served, loading=self.bindings.loading)
-        except Failure as failed:
-            raise GrpcError.of(failed, debug=any(key == DEBUG for key, _ in headers)) from None
-        answer = InvokeBindingResponse(data=result.stdout)
-        if result.http is not None:
-            for header, text_bytes in response_metadata(result.http):
+        else:
+            metadata = call.admitted.texts.copy()
+        name = request.name
+        asked = Asked(name, request.operation, metadata, request.data, call.began_ns, call.remaining_s)
+        bindings = self.bindings
+        served = bindings.by_name.get(name)
+        ended = partial(call.guarded, self._ended)
+        return self._invocations.begin(asked, served, ended, loading=bindings.loading).abandon
+
+    def _ended(self, call: Call, invocation: Invocation, found: Result | Failure) -> None:
+        """Answer an invocation. See `Invocations.begin`. Raises GrpcError."""
+        if isinstance(found, Failure):
+            raise GrpcError.of(found, debug=DEBUG in call.admitted.texts)
+        answer = InvokeBindingResponse(data=found.stdout)
+        if found.http is not None:
+            for header, text_bytes in response_metadata(found.http):
                 key = header.decode("latin-1").removeprefix("metadata.")
                 answer.metadata[key] = text_bytes.decode("utf-8", "replace")
         encoded: bytes = answer.SerializeToString()
         if len(encoded) > self._max_bytes:
-            self._invocations.too_long(asked, served)
+            invocation.too_long()
             text = f"grpc: trying to send message larger than max ({len(encoded)} vs. {self._max_bytes})"
-            raise GrpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, text)
-        self._invocations.completed(asked, served, result, span)
-        return encoded
-
-    def not_ready(self) -> list[str]:
-        """Return what the server still waits for; empty when it is ready."""
-        return self._health.not_ready()
+            raise GrpcError(Code.RESOURCE_EXHAUSTED, text)
+        invocation.completed(found)
+        call.answer(encoded)
 
     def get_metadata(self) -> bytes:
         """GetMetadata. Return the encoded response."""
@@ -215,9 +242,9 @@ class Service:
         try:
             request.ParseFromString(message)
         except DecodeError:
-            raise GrpcError(grpc.StatusCode.INTERNAL, UNDECODABLE) from None
+            raise GrpcError(Code.INTERNAL, UNDECODABLE) from None
         if not self._attributes.set(request.key, request.value):
-            raise GrpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_MANY, reason="ERR_METADATA_LIMIT")
+            raise GrpcError(Code.RESOURCE_EXHAUSTED, TOO_MANY, reason="ERR_METADATA_LIMIT")
         return b""
 
     def refuse(self, method: str, message: bytes) -> NoReturn:
@@ -232,20 +259,20 @@ class Service:
                 blocks that daprd has and sandboxd has not are UNIMPLEMENTED.
         """
         if not method.startswith(SERVICE):
-            raise GrpcError(grpc.StatusCode.UNKNOWN, _NOT_OURS)
+            raise GrpcError(Code.UNKNOWN, _NOT_OURS)
         name = method[len(SERVICE) :]
         if name in _STATE:
             request = StoreRequest()
             try:
                 request.ParseFromString(message)
             except DecodeError:
-                raise GrpcError(grpc.StatusCode.INTERNAL, UNDECODABLE) from None
+                raise GrpcError(Code.INTERNAL, UNDECODABLE) from None
             text = f"state store {request.store_name} is not configured"
-            raise GrpcError(grpc.StatusCode.FAILED_PRECONDITION, text, reason="DAPR_STATE_NOT_CONFIGURED")
+            raise GrpcError(Code.FAILED_PRECONDITION, text, reason="DAPR_STATE_NOT_CONFIGURED")
         if name in _OTHERS:
             text, reason = next(found for word, found in _STORES.items() if word in name or word == "Lock")
-            raise GrpcError(grpc.StatusCode.FAILED_PRECONDITION, text, reason=reason)
+            raise GrpcError(Code.FAILED_PRECONDITION, text, reason=reason)
         if name in _KNOWN_ELSEWHERE:
             text = f"sandboxd serves output bindings only; {name} needs a daprd"
-            raise GrpcError(grpc.StatusCode.UNIMPLEMENTED, text)
-        raise GrpcError(grpc.StatusCode.UNKNOWN, _NOT_DAPRS)
+            raise GrpcError(Code.UNIMPLEMENTED, text)
+        raise GrpcError(Code.UNKNOWN, _NOT_DAPRS)

@@ -1,9 +1,8 @@
 """Errors over gRPC: the status, and its details as Dapr sends them (google.rpc.Status in `grpc-status-details-bin`)."""
 
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import Any, Final
-
-import grpc
 
 from sandboxd.front.answering.failures import Failure
 from sandboxd.front.grpc.proto.status_pb2 import DebugInfo, Detail, Duration, ErrorInfo, RetryInfo, Status
@@ -22,6 +21,28 @@ clients refuse answers with more than 8 KiB of metadata."""
 Trailers = tuple[tuple[str, str | bytes], ...]
 
 
+class Code(IntEnum):
+    """The codes of gRPC's statuses. Source: google/rpc/code.proto."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
 class GrpcError(Exception):
     """The call is answered with an error.
 
@@ -33,11 +54,13 @@ class GrpcError(Exception):
         detail: what is told beside the message, as a DebugInfo.
         retry_after_s: when to try again, as a RetryInfo; 0 sends none. Seconds.
         traceparent: sent as trailing metadata; empty sends none.
+        http_status: of the HTTP/2 response; 200 for all that is a gRPC call.
+        accepts: sent as grpc-accept-encoding; empty sends none.
     """
 
     def __init__(
         self,
-        code: grpc.StatusCode,
+        code: Code,
         message: str,
         *,
         reason: str = "",
@@ -45,6 +68,8 @@ class GrpcError(Exception):
         detail: str = "",
         retry_after_s: int = 0,
         traceparent: str = "",
+        http_status: int = 200,
+        accepts: str = "",
     ) -> None:
         super().__init__(message)
         self.code = code
@@ -54,6 +79,8 @@ class GrpcError(Exception):
         self._detail = _sendable(detail)
         self._retry_after_s = retry_after_s
         self._traceparent = traceparent
+        self.http_status = http_status
+        self._accepts = accepts
 
     @classmethod
     def of(cls, failed: Failure, *, debug: bool = False) -> "GrpcError":
@@ -64,7 +91,7 @@ class GrpcError(Exception):
             debug: whether the caller wants its detail and its traceparent, which Dapr has not.
         """
         return cls(
-            grpc.StatusCode[failed.grpc],
+            Code[failed.grpc],
             failed.message,
             reason="" if failed.grpc == "DEADLINE_EXCEEDED" else failed.code,
             detail=failed.detail if debug else "",
@@ -74,7 +101,9 @@ class GrpcError(Exception):
 
     def trailers(self) -> Trailers:
         """The trailing metadata."""
-        trace = (("traceparent", self._traceparent),) if self._traceparent else ()
+        trace: Trailers = (("traceparent", self._traceparent),) if self._traceparent else ()
+        if self._accepts:
+            trace = (*trace, ("grpc-accept-encoding", self._accepts))
         if not self._reason:
             return trace
         details = [_detail(ErrorInfo(reason=self._reason, domain=DOMAIN, metadata=self._metadata))]
@@ -82,7 +111,7 @@ class GrpcError(Exception):
             details.append(_detail(RetryInfo(retry_delay=Duration(seconds=self._retry_after_s))))
         if self._detail:
             details.append(_detail(DebugInfo(detail=self._detail)))
-        status = Status(code=self.code.value[0], message=self.message, details=details)
+        status = Status(code=self.code.value, message=self.message, details=details)
         return (*trace, ("grpc-status-details-bin", status.SerializeToString()))
 
 

@@ -30,7 +30,7 @@ from sandboxd.front.servers.connections import LARGE_BYTES, Connections, probes_
 from sandboxd.front.servers.hypercorn_http2 import BoundedH2Protocol
 from sandboxd.front.servers.idle_close import wait_until_closed
 from sandboxd.front.servers.refusals import Refusal, Refusals
-from sandboxd.front.servers.tls_accept import TlsAcceptor
+from sandboxd.front.servers.tls_accept import Streams, TlsAcceptor
 
 _PIECE_BYTES = 16 * LARGE_BYTES
 """The pieces in which large parts of responses are handed over."""
@@ -90,7 +90,7 @@ async def serve(
     if settings.ssl_enabled:
         tls = settings.create_ssl_context()
         assert tls is not None
-        acceptor = TlsAcceptor(listener, tls, settings.ssl_handshake_timeout, registry, accepted)
+        acceptor = TlsAcceptor(listener, tls, settings.ssl_handshake_timeout, registry, lambda _: Streams(accepted))
     else:
         listening = await asyncio.start_server(accepted, sock=listener, backlog=settings.backlog)
 

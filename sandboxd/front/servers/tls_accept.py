@@ -12,7 +12,8 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from sandboxd.front.servers.connections import Connections
 
@@ -24,6 +25,9 @@ _SHORT_PAUSE_S: Final = 1.0
 _STREAM_BYTES: Final = 1 << 16
 """The limit of asyncio's stream readers."""
 
+Make = Callable[[Callable[[], None]], asyncio.Protocol]
+"""Makes the protocol of a connection. It is given what the protocol calls when its handshake is done, before it takes a
+place among the connections itself."""
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -66,17 +70,17 @@ class TlsAcceptor:
         context: the server's certificate and protocols.
         timeout_s: the longest time for a handshake. Seconds.
         connections: told of every handshake.
-        serve: called with each connection whose handshake is done.
+        make: makes the protocol of each connection.
     """
 
     def __init__(
-        self, listener: socket.socket, context: ssl.SSLContext, timeout_s: float, connections: Connections, serve: Serve
+        self, listener: socket.socket, context: ssl.SSLContext, timeout_s: float, connections: Connections, make: Make
     ) -> None:
         self._listener = listener
         self._context = context
         self._timeout_s = timeout_s
         self._connections = connections
-        self._serve = serve
+        self._make = make
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.get_running_loop().create_task(self._accept(), name="tls-accept")
@@ -112,15 +116,14 @@ class TlsAcceptor:
 
     async def _welcome(self, accepted: socket.socket, peer: str) -> None:
         loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_STREAM_BYTES, loop=loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         handshake = _Handshake(peer)
+        protocol = self._make(partial(self._connections.leave, handshake))
         task = asyncio.current_task()
         assert task is not None
         self._handshakes.add(task)
         self._connections.enter(handshake)
         try:
-            transport, _ = await loop.connect_accepted_socket(
+            await loop.connect_accepted_socket(
                 lambda: protocol, accepted, ssl=self._context, ssl_handshake_timeout=self._timeout_s
             )
         except (OSError, asyncio.CancelledError):
@@ -129,4 +132,30 @@ class TlsAcceptor:
         finally:
             self._handshakes.discard(task)
             self._connections.leave(handshake)
-        await self._serve(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        if isinstance(protocol, Streams):
+            await protocol.serve()
+
+
+class Streams(asyncio.StreamReaderProtocol):
+    """The protocol of a connection that is served by asyncio's streams.
+
+    Parameters:
+        serve: called with them.
+    """
+
+    def __init__(self, serve: Serve) -> None:
+        loop = asyncio.get_running_loop()
+        self._reader = asyncio.StreamReader(limit=_STREAM_BYTES, loop=loop)
+        super().__init__(self._reader, loop=loop)
+        self._transport_made: asyncio.BaseTransport | None = None
+        self._serving = serve
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport_made = transport
+        super().connection_made(transport)
+
+    async def serve(self) -> None:
+        """Serve the connection."""
+        loop = asyncio.get_running_loop()
+        transport: Any = self._transport_made
+        await self._serving(self._reader, asyncio.StreamWriter(transport, self, self._reader, loop))
