@@ -135,6 +135,7 @@ class Server:
         self._loaded = False
         self._first_load = asyncio.Event()
         self._stop = asyncio.Event()
+        self._answered = asyncio.Event()
         self._reload = asyncio.Event()
         self._began = time.monotonic()
 
@@ -315,6 +316,7 @@ class Server:
             server_settings,
             self._stop,
             drain_s=config.drain.timeout_ms / 1000,
+            answered=self._answered,
             refusals=Refusals(self._metrics.turned_away),
             direct=self._app.direct,
         )
@@ -379,6 +381,7 @@ class Server:
         # Requests that have arrived run to their end. Only at the deadline does the pool end the rest.
         await asyncio.wait({serving}, timeout=drain_s)
         clean = await self._pool.drain(0)
+        self._answered.set()
         await asyncio.wait({serving}, timeout=5)
         if not serving.done():
             serving.cancel()

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -267,6 +268,29 @@ def test_after_the_drain_deadline_callers_are_told(resources: Path, threads: Thr
         assert "the server is shutting down" in refused.json()["message"]
         assert refused.headers["retry-after"]
         assert "the drain deadline passed" in server.text()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_server_that_stood_still_at_its_deadline_answers_before_it_cuts(
+    resources: Path, threads: ThreadPoolExecutor, engine: str
+) -> None:
+    # As on a machine that is suspended, or has far too much to do: every time that counts is over at once.
+    environ = {"SANDBOXD_DRAIN_TIMEOUT": "200ms"}
+    with RunningServer(resources, "--workers", "1", "--engine", engine, environ=environ) as server:
+        running = threads.submit(server.invoke, "loop")
+        busy(server, 1)
+        waiting = threads.submit(server.invoke, "loop")
+        until(lambda: server.metric("sandboxd_pool_queue_depth") == 1, "one waits")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for(lambda line: line.get("event") == "draining")
+        server.process.send_signal(signal.SIGSTOP)
+        over = time.monotonic() + 3
+        until(lambda: time.monotonic() > over, "the drain time and all that is added to it are over")
+        server.process.send_signal(signal.SIGCONT)
+        told = running.result(BOUND_S)
+        assert (told.status_code, waiting.result(BOUND_S).status_code) == (500, 503)
+        assert "the server shut down before the invocation was over" in told.text
+        assert server.process.wait(BOUND_S) == 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -28,7 +28,7 @@ from sandboxd.front.ports import Asgi, Message, Receive, Scope, Send
 from sandboxd.front.servers import hypercorn_http1, hypercorn_http2, hypercorn_inbox
 from sandboxd.front.servers.connections import LARGE_BYTES, Connections, probes_only
 from sandboxd.front.servers.hypercorn_http2 import BoundedH2Protocol
-from sandboxd.front.servers.idle_close import wait_until_closed
+from sandboxd.front.servers.idle_close import Ending, wait_until_closed
 from sandboxd.front.servers.refusals import Refusal, Refusals
 from sandboxd.front.servers.tls_accept import Streams, TlsAcceptor
 
@@ -40,21 +40,17 @@ async def serve(
     app: Asgi,
     listener: socket.socket,
     settings: Config,
-    stop: asyncio.Event,
-    idle_close_s: float,
-    drain_s: float,
+    ending: Ending,
     registry: Connections,
     refusals: Refusals,
 ) -> None:
-    """Serve until `stop` is set, then end in steps.
+    """Serve until the server is to stop, then end in steps.
 
     Parameters:
         app: the application.
-        listener: bound and listening; closed at once when `stop` is set.
+        listener: bound and listening; closed at once when the server is to stop.
         settings: Hypercorn's.
-        stop: ends accepting.
-        idle_close_s: how long idle connections are read afterwards. Seconds.
-        drain_s: how long requests may take after that. Seconds.
+        ending: the steps.
         registry: told of every connection.
         refusals: told of callers that are turned away here.
     """
@@ -70,7 +66,7 @@ async def serve(
         assert task is not None
         server = _Connection(app, loop, settings, context, {}, reader, writer)
         answering = app if registry.enter(server) else probes_only(app, refusals.add)
-        framework: Any = _answering(answering, stop, registry, server)  # typed by Hypercorn otherwise
+        framework: Any = _answering(answering, ending.stop, registry, server)  # typed by Hypercorn otherwise
         server.app = wrap_app(framework, settings.wsgi_max_body_size, "asgi")
         connections[task] = server
         try:
@@ -102,13 +98,12 @@ async def serve(
             listening.close()
 
     try:
-        await stop.wait()
+        await ending.stop.wait()
         await stop_listening()
-        await wait_until_closed(lambda: bool(connections), idle_close_s, partial(send_goaways, idle_only=True))
+        await wait_until_closed(lambda: bool(connections), ending.idle_close_s, partial(send_goaways, idle_only=True))
         await send_goaways(idle_only=False)
         await context.terminated.set()
-        if connections:
-            await asyncio.wait(set(connections), timeout=drain_s)
+        await ending.wait_for_answers(lambda: bool(connections))
     finally:
         await stop_listening()
         if acceptor is not None:

@@ -1,8 +1,15 @@
-"""The wait for callers to close their connections, between the end of accepting and the closing of idle connections."""
+"""The end of an HTTP server in steps: the end of accepting, of idle connections, and of those that are left.
+
+Between the first two, callers are waited for to close their connections themselves.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
+
+STOP_MARGIN_S: Final = 1.0
+"""After the last answer, this is left for answers on their way out; then connections are cut."""
 
 SWEEP_S: Final = 0.02
 QUIET_SWEEPS: Final = 5
@@ -27,3 +34,30 @@ async def wait_until_closed(
             await sweep()
         quiet = 0 if connected() else quiet + 1
         await asyncio.sleep(SWEEP_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """When each step of the end begins."""
+
+    stop: asyncio.Event
+    """Set: nothing is accepted any more."""
+    idle_close_s: float
+    """How long idle connections are read after that."""
+    answered: asyncio.Event
+    """Set: every request that is left was answered, or will not be. Nothing is cut before."""
+
+    async def wait_for_answers(self, connected: Callable[[], bool]) -> None:
+        """Wait until connections may be cut: `answered` is set, and answers had time to go out.
+
+        Parameters:
+            connected: returns whether a caller is connected. If none is, this returns at once.
+        """
+        answered = asyncio.create_task(self.answered.wait())
+        try:
+            while connected() and not answered.done():
+                await asyncio.wait({answered}, timeout=SWEEP_S)
+        finally:
+            answered.cancel()
+        if connected():
+            await wait_until_closed(connected, STOP_MARGIN_S)

@@ -19,12 +19,11 @@ from sandboxd.errors import ConfigError
 from sandboxd.front.http.direct import DirectEndpoint
 from sandboxd.front.ports import Asgi
 from sandboxd.front.servers.connections import SWEEP_S, CallerLimits, Connections
+from sandboxd.front.servers.idle_close import STOP_MARGIN_S, Ending, wait_until_closed
 from sandboxd.front.servers.refusals import Refusals
 
 log = logging.getLogger("sandboxd.engine")
 
-STOP_MARGIN_S: Final = 1.0
-"""After the drain time, this is left for answers on their way out; then connections are cut."""
 IDLE_CLOSE_S: Final = 2.0
 """Kept connections are read this long after the server stopped accepting. Every answer in that time closes its
 connection, so a client learns of the end from an answer and not from a request that is lost."""
@@ -81,6 +80,7 @@ async def serve(
     stop: asyncio.Event,
     *,
     drain_s: float = 30.0,
+    answered: asyncio.Event | None = None,
     refusals: Refusals | None = None,
     direct: DirectEndpoint | None = None,
 ) -> None:
@@ -91,6 +91,8 @@ async def serve(
         listener: bound and listening; the HTTP server owns and closes it.
         stop: setting it stops accepting connections and lets requests finish.
         drain_s: seconds that they may take. Requests that are left then are cancelled.
+        answered: set by a caller that answers those that are left itself. Connections are cut after that, and not
+            after `drain_s`: a process that stood still meanwhile still answers first.
         refusals: is told of callers that the HTTP server turns away by itself.
         direct: answers plain binding requests in place of the application, where the HTTP server can do without ASGI
             (uvicorn); None if the application answers all.
@@ -101,18 +103,19 @@ async def serve(
     """
     refusals = refusals or Refusals()
     connections = Connections(config.callers, refusals)
+    ending = Ending(stop, min(IDLE_CLOSE_S, drain_s), asyncio.Event() if answered is None else answered)
     if choose(config) == "uvicorn":
-        running = _uvicorn(app, listener, config, stop, drain_s, connections, refusals, direct)
+        running = _uvicorn(app, listener, config, ending, connections, refusals, direct)
     else:
-        running = _hypercorn(app, listener, config, stop, drain_s, connections, refusals)
+        running = _hypercorn(app, listener, config, ending, connections, refusals)
     server = asyncio.create_task(running, name="http-server")
     sweeping = asyncio.create_task(_sweep(connections), name="http-server-sweep")
-    stopping = asyncio.create_task(stop.wait(), name="http-server-stop")
+    stopping = asyncio.create_task(_stopped(ending, drain_s if answered is None else None), name="http-server-stop")
     try:
         await asyncio.wait({server, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not server.done():
             # Both HTTP servers end the drain by themselves. This is for a server that does not.
-            await asyncio.wait({server}, timeout=drain_s + 2 * STOP_MARGIN_S)
+            await asyncio.wait({server}, timeout=3 * STOP_MARGIN_S)
         if not server.done():
             log.warning("connections are cut: they did not end in time")
             server.cancel()
@@ -128,6 +131,15 @@ async def serve(
         server.result()
 
 
+async def _stopped(ending: Ending, drain_s: float | None) -> None:
+    """Wait until connections may be cut. With `drain_s`, that is so long after the end of accepting."""
+    await ending.stop.wait()
+    if drain_s is not None:
+        await asyncio.sleep(drain_s)
+        ending.answered.set()
+    await ending.answered.wait()
+
+
 async def _sweep(connections: Connections) -> None:
     while True:
         await asyncio.sleep(SWEEP_S)
@@ -138,8 +150,7 @@ async def _hypercorn(
     app: Asgi,
     listener: socket.socket,
     config: HttpServerSettings,
-    stop: asyncio.Event,
-    drain_s: float,
+    ending: Ending,
     connections: Connections,
     refusals: Refusals,
 ) -> None:
@@ -160,25 +171,21 @@ async def _hypercorn(
         settings.certfile = config.tls_certificate
         settings.keyfile = config.tls_key
         settings.alpn_protocols = ["h2", "http/1.1"] if config.http2 else ["http/1.1"]
-    idle_close_s = min(IDLE_CLOSE_S, drain_s)
     settings.ssl_handshake_timeout = config.callers.head_timeout_s
-    left_s = drain_s - idle_close_s + STOP_MARGIN_S
-    await hypercorn_serve(app, listener, settings, stop, idle_close_s, left_s, connections, refusals)
+    await hypercorn_serve(app, listener, settings, ending, connections, refusals)
 
 
 async def _uvicorn(
     app: Asgi,
     listener: socket.socket,
     config: HttpServerSettings,
-    stop: asyncio.Event,
-    drain_s: float,
+    ending: Ending,
     connections: Connections,
     refusals: Refusals,
     direct: DirectEndpoint | None,
 ) -> None:
     import uvicorn
 
-    from sandboxd.front.servers.idle_close import wait_until_closed
     from sandboxd.front.servers.uvicorn_protocol import bounded_protocol, close_after_answer
 
     class Server(uvicorn.Server):
@@ -188,7 +195,6 @@ async def _uvicorn(
         def capture_signals(self) -> Iterator[None]:
             yield
 
-    idle_close_s = min(IDLE_CLOSE_S, drain_s)
     protocol = bounded_protocol(config.max_header_bytes, connections, refusals, direct)
     settings = uvicorn.Config(
         app,
@@ -201,29 +207,29 @@ async def _uvicorn(
         proxy_headers=False,
         server_header=False,
         backlog=2048,
-        timeout_graceful_shutdown=math.ceil(drain_s - idle_close_s + STOP_MARGIN_S),
+        timeout_graceful_shutdown=math.ceil(STOP_MARGIN_S),
     )
     server = Server(settings)
 
     async def supervise() -> None:
-        await stop.wait()
+        await ending.stop.wait()
         for listening in server.servers:
             listening.close()
-        close_after_answer(protocol, server.server_state.connections)
-        await wait_until_closed(lambda: bool(server.server_state.connections), idle_close_s)
-        server.should_exit = True
-        await asyncio.sleep(drain_s - idle_close_s)
+        open_now = server.server_state.connections
+        close_after_answer(protocol, open_now)
+        await wait_until_closed(lambda: bool(open_now), ending.idle_close_s)
+        for connection in list(open_now):
+            connection.shutdown()  # closes those that are idle
+        await ending.wait_for_answers(lambda: bool(open_now))
         # uvicorn would wait on for those who do not read, and log an error about requests that are long complete.
-        for connection in connections.all():
-            if connection.idle_since() is not None:
-                connection.abort()
+        # The requests of others are cancelled: some are no tasks, which is all that uvicorn cancels.
+        for left in connections.all():
+            left.abort()
+        server.should_exit = True
 
     supervisor = asyncio.create_task(supervise(), name="http-server-supervisor")
     try:
         await server.serve(sockets=[listener])
-        # Requests that are left are cancelled: uvicorn has cancelled its tasks, but some requests are none.
-        for connection in connections.all():
-            connection.abort()
     finally:
         supervisor.cancel()
 
