@@ -118,6 +118,7 @@ def main() -> None:
     faulthandler.enable()
     confinement.forbid_new_privileges()
     confinement.forbid_tracing()
+    confinement.drop_capabilities()
     os.umask(0o077)
     os.chdir("/")
     confinement.lower_limit(resource.RLIMIT_CORE, 0)

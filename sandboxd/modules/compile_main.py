@@ -17,7 +17,13 @@ import msgspec
 from sandboxd.limits import EngineSettings
 from sandboxd.modules.errors import one_line
 from sandboxd.wall import Mode, enclose_compiler
-from sandboxd.wall.confinement import die_with_parent, forbid_new_privileges, forbid_tracing, lower_limit
+from sandboxd.wall.confinement import (
+    die_with_parent,
+    drop_capabilities,
+    forbid_new_privileges,
+    forbid_tracing,
+    lower_limit,
+)
 from sandboxd.wire.messages import GuestKind
 
 
@@ -70,6 +76,7 @@ def confine(parent: int, *, memory_bytes: int, cpu_s: int, file_bytes: int) -> N
     die_with_parent(parent)
     forbid_new_privileges()
     forbid_tracing()
+    drop_capabilities()
     for what, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, cpu_s),

@@ -4,6 +4,7 @@ import ctypes
 import os
 import resource
 import signal
+import struct
 from collections.abc import Collection, Mapping
 from typing import Final
 
@@ -16,6 +17,15 @@ prctl: Final = ctypes.CDLL(None, use_errno=True).prctl
 """prctl(2) with whole numbers. All callers share this object: a further one may be a page that a fork has to copy."""
 prctl.argtypes = (ctypes.c_int, *(ctypes.c_ulong,) * 4)
 prctl.restype = ctypes.c_int
+
+
+CAP_DAC_OVERRIDE: Final = 1 << 1
+CAP_DAC_READ_SEARCH: Final = 1 << 2
+CAP_FOWNER: Final = 1 << 3
+"""Capabilities, as bits of a set. Source: Linux, include/uapi/linux/capability.h."""
+_capset: Final = ctypes.CDLL(None, use_errno=True).capset
+_THIS_PROCESS: Final = struct.pack("=Ii", 0x20080522, 0)
+"""The header of capset(2): _LINUX_CAPABILITY_VERSION_3, and the process itself."""
 
 
 def _prctl(option: int, value: int, name: str) -> None:
@@ -39,6 +49,35 @@ def forbid_tracing() -> None:
         OSError: the kernel refused.
     """
     _prctl(_PR_SET_DUMPABLE, 0, "PR_SET_DUMPABLE")
+
+
+def held_capabilities() -> int:
+    """Return the capabilities of this process, as bits of a set.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    found = ctypes.create_string_buffer(24)
+    if ctypes.CDLL(None, use_errno=True).capget(_THIS_PROCESS, found) != 0:
+        raise OSError(ctypes.get_errno(), "capget failed")
+    low, _, _, high, _, _ = struct.unpack("=6I", found.raw)
+    return int(low | high << 32)
+
+
+def drop_capabilities(kept: int = 0) -> None:
+    """Give up capabilities(7) for good, except those that are kept. Without them root is a user like any other.
+
+    Under no_new_privs no program that this process runs has more.
+
+    Parameters:
+        kept: bits of a set; the process has each of them.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    if _capset(_THIS_PROCESS, struct.pack("=6I", low, low, 0, high, high, 0)) != 0:
+        raise OSError(ctypes.get_errno(), "capset failed")
 
 
 def adopt_orphans() -> None:

@@ -67,7 +67,7 @@ _WRITING_FILES: Final = """
 """.split()  # noqa: SIM905 -- a table of words
 
 _SETTING_UP: Final = """
-    ftruncate kill landlock_add_rule landlock_create_ruleset landlock_restrict_self memfd_create pidfd_open
+    capset ftruncate kill landlock_add_rule landlock_create_ruleset landlock_restrict_self memfd_create pidfd_open
     pidfd_send_signal prctl sched_setscheduler seccomp setgroups setpgid setresgid setresuid tkill wait4 waitid
 """.split()  # noqa: SIM905 -- a table of words
 """The calls that the zygote makes, and a worker only while it sets itself up."""

@@ -18,6 +18,7 @@ _NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "bind": (49, 200),
     "bpf": (321, 280),
     "brk": (12, 214),
+    "capset": (126, 91),
     "chroot": (161, 51),
     "clock_getres": (229, 114),
     "clock_gettime": (228, 113),

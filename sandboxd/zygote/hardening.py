@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from sandboxd.wall import FolderAccess, Mode, Wall
-from sandboxd.wall.confinement import forbid_tracing, kept_environment, lower_limit
+from sandboxd.wall.confinement import (
+    CAP_DAC_OVERRIDE,
+    CAP_DAC_READ_SEARCH,
+    CAP_FOWNER,
+    drop_capabilities,
+    forbid_tracing,
+    held_capabilities,
+    kept_environment,
+    lower_limit,
+)
 from sandboxd.wire.messages import Confinement, Load
 
 _COPIES: Final = 8
@@ -50,6 +59,8 @@ class WorkerConfinement:
     """The most bytes of address space, including those that a worker has when it is forked."""
     writes_files: bool
     """Whether guests of the worker have mounts that they can write to."""
+    capabilities: int
+    """Those that workers keep: where root serves mounts, files of other users are within its rights."""
     confinement: Confinement
     wall: Wall
 
@@ -84,13 +95,15 @@ def confine_zygote(load: Load) -> WorkerConfinement:
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     mounts = [mount for guest in load.guests for mount in guest.mounts]
     folders = dict.fromkeys(FolderAccess(mount.reach, writable=not mount.read_only) for mount in mounts)
+    writes = any(not mount.read_only for mount in mounts)
     wall = Wall(Mode(load.confinement.wall), folders=tuple(folders))
     return WorkerConfinement(
         highest=max(map(int, os.listdir("/proc/self/fd"))),
         descriptors=load.outbound.connections
         + _SPARE_DESCRIPTORS
         + max((guest.limits.open_files + len(guest.mounts) for guest in load.guests if guest.mounts), default=0),
-        writes_files=any(not mount.read_only for mount in mounts),
+        writes_files=writes,
+        capabilities=_capabilities(load.confinement, reads=bool(mounts), writes=writes),
         address_space=_address_space() + headroom(load),
         confinement=load.confinement,
         wall=wall,
@@ -130,6 +143,7 @@ def _give_up_rights(prepared: WorkerConfinement, highest: int) -> None:
     lower_limit(resource.RLIMIT_NOFILE, 1 + max(highest, prepared.highest) + prepared.descriptors)
     lower_limit(resource.RLIMIT_AS, prepared.address_space)
     _change_user(prepared.confinement)
+    drop_capabilities(prepared.capabilities)
     # The other workers have the same user: none of them may trace this one or read its memory.
     forbid_tracing()
 
@@ -144,6 +158,13 @@ def headroom(load: Load) -> int:
     # A bytearray that grows is copied, and takes an eighth more than its content.
     tmp = max((guest.tmp.size for guest in load.guests if guest.tmp is not None), default=0)
     return load.confinement.host_memory_bytes + _COPIES * outputs + 3 * tmp
+
+
+def _capabilities(confinement: Confinement, *, reads: bool, writes: bool) -> int:
+    if confinement.uid is not None:
+        return 0  # the change of the user takes them
+    wanted = (CAP_DAC_READ_SEARCH if reads else 0) | (CAP_DAC_OVERRIDE | CAP_FOWNER if writes else 0)
+    return wanted & held_capabilities()
 
 
 def _address_space() -> int:

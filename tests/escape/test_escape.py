@@ -197,6 +197,22 @@ print(libc.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(4096), 5), ctypes.get_e
         seccomp="-1 1",
     ),
     "make a file of memory": Attempt(code="print(os.memfd_create('x'))", wall="EPERM", seccomp="EPERM"),
+    "use a capability of root's": Attempt(
+        # SO_MARK needs CAP_NET_ADMIN or CAP_NET_RAW (socket(7)).
+        code="socket.socketpair()[0].setsockopt(socket.SOL_SOCKET, 36, 1)",
+        wall="EPERM",
+        seccomp="EPERM",
+        landlock="EPERM",
+    ),
+    "take capabilities back": Attempt(
+        code="""
+every = struct.pack("=6I", *[0xFFFFFFFF] * 6)
+print(syscall(N["capset"], struct.pack("=Ii", 0x20080522, 0), every))
+""",
+        wall=EPERM,
+        seccomp=EPERM,
+        landlock=EPERM,
+    ),
     "be traceable again": Attempt(code="print(libc.prctl(4, 1, 0, 0, 0))", wall="-1", seccomp="-1"),
     "take keys": Attempt(code="print(syscall(N['keyctl'], 0, -3, 1))", wall=KILLED, seccomp=KILLED),
     "raise the limit of memory": Attempt(

@@ -18,7 +18,13 @@ from sandboxd import gojson
 from sandboxd.front.answering.payload import converted
 from sandboxd.front.decoding import ERRORS, KINDS, REPLY, REQUEST
 from sandboxd.wall import Mode, enclose_compiler
-from sandboxd.wall.confinement import die_with_parent, forbid_new_privileges, forbid_tracing, lower_limit
+from sandboxd.wall.confinement import (
+    die_with_parent,
+    drop_capabilities,
+    forbid_new_privileges,
+    forbid_tracing,
+    lower_limit,
+)
 from sandboxd.wire.streams import StdinKind
 
 NICE: Final = 10
@@ -40,6 +46,7 @@ def main() -> None:
         os.nice(NICE)
     forbid_new_privileges()
     forbid_tracing()
+    drop_capabilities()
     lower_limit(resource.RLIMIT_CORE, 0)
     lower_limit(resource.RLIMIT_FSIZE, 0)
     lower_limit(resource.RLIMIT_AS, _ADDRESS_SPACE)
