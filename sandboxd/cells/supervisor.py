@@ -30,6 +30,7 @@ from sandboxd.processes import signals
 from sandboxd.processes.notify import READY, STOPPING, Notifier
 from sandboxd.server import held_port
 from sandboxd.server.admin_port import hold_admin_port
+from sandboxd.server.orphans import Orphans
 from sandboxd.server.sockets import inherited_fd
 from sandboxd.wire.cells import Attribute, LogLevel, Merged, ReloadCell, State, StatusParts, Watch, Welcome
 
@@ -121,6 +122,7 @@ class Supervisor:
         Raises:
             SandboxdError: the address cannot be bound, or the cells cannot be started.
         """
+        orphans = Orphans()
         self._listeners = open_listeners(self._config.listen, self._count, self._fd)
         self._hold_grpc_port()
         self._config, self._admin = hold_admin_port(self._config, replaces=self._fd is not None)
@@ -137,7 +139,10 @@ class Supervisor:
             lambda steps: self.on_log_level(next_level(steps)),
         )
         keeping = [asyncio.create_task(self._keep(number), name=f"keep-{number}") for number in range(self._count)]
-        others = [asyncio.create_task(task, name="supervisor") for task in (self._poll(), self._roll())]
+        others = [
+            asyncio.create_task(task, name="supervisor")
+            for task in (self._poll(), self._roll(), orphans.keep_reaping())
+        ]
         alive = asyncio.create_task(self._notifier.keep_alive(), name="watchdog")
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         everything: set[asyncio.Task[Any]] = {stopped, *keeping, *others}
@@ -148,6 +153,7 @@ class Supervisor:
                     task.result()  # they end only by failing
         finally:
             clean = await self._end(keeping, (stopped, alive, *others))
+            orphans.end()
         if self._failure is not None:
             raise self._failure
         return ExitCode.OK if clean else ExitCode.FAILED

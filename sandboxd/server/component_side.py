@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("sandboxd.component")
 
 SOCKETS_FOLDER: Final = "/tmp/dapr-components-sockets"  # noqa: S108 - Dapr's documented default
+MOST_COMPONENTS: Final = 256
+MOST_BYTES: Final = 16 * 1024 * 1024
+"""The most components that are kept, and the most bytes of their files together. Each is loaded at every reload."""
 HIDDEN: Final = ".sandboxd"
 """The folder within daprd's where the socket is until calls are answered. daprd reads no subfolders."""
 
@@ -157,6 +160,9 @@ class ComponentSide:
             if fault:
                 return fault
             file = self._settings.state_folder / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.yaml"
+            fault = self._fault_of_size(file, len(document))
+            if fault:
+                return fault
             former = file.read_text(encoding="utf-8") if file.exists() else None
             if former == document and not self._reloading.fault(name):
                 return ""
@@ -169,6 +175,16 @@ class ComponentSide:
                     self._keep(file, former)
                 await self._reloading.reload()
             return fault
+
+    def _fault_of_size(self, file: Path, size: int) -> str:
+        """Return why a file of so many bytes cannot be kept besides the others; empty if it can be."""
+        others = [other.stat().st_size for other in self._settings.state_folder.glob("*.yaml") if other != file]
+        if len(others) < MOST_COMPONENTS and sum(others) + size <= MOST_BYTES:
+            return ""
+        return (
+            f"{len(others)} components are kept in {self._settings.state_folder}, and at most {MOST_COMPONENTS} may be "
+            f"kept, of {MOST_BYTES >> 20} MiB together; remove the files of those that daprd no longer has"
+        )
 
     def _keep(self, file: Path, document: str) -> None:
         hidden = file.with_suffix(".new")

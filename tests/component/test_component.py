@@ -99,6 +99,28 @@ def test_the_properties_are_private(plugged: Plugged, channel: grpc.Channel) -> 
     assert "s3cret" not in plugged.text()
 
 
+def test_only_so_many_components_are_kept(plugged: Plugged, channel: grpc.Channel) -> None:
+    assert init(channel, "first", url=url("multi")).code == "OK"
+    state = plugged.sockets.parent / "state"
+    planted = [state / f"{number}.yaml" for number in range(256)]
+    try:
+        for file in planted:
+            file.touch()
+        answer = init(channel, "one-more", url=url("multi"))
+        assert answer.code == "INVALID_ARGUMENT"
+        assert "at most 256 may be kept" in answer.message
+        for file in planted[:128]:
+            file.unlink()
+        planted[-1].write_text("#" * (16 << 20))
+        assert "of 16 MiB together" in init(channel, "one-more", url=url("multi")).message
+        planted[-1].unlink()
+        assert init(channel, "one-more", url=url("multi")).code == "OK"
+        assert invoke(channel, "first", b"still").body == b"still"
+    finally:
+        for file in planted:
+            file.unlink(missing_ok=True)
+
+
 def test_a_restart_serves_without_another_init(tmp_path: Path) -> None:
     with Plugged(tmp_path) as first, first.dialled() as channel:
         assert init(channel, "up", url=url("upper")).code == "OK"

@@ -1,5 +1,6 @@
 """Two cells on one port: both serve, a death costs what one had in flight, and nothing is left at the end."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -290,6 +291,35 @@ def test_a_killed_supervisor_leaves_nothing(tmp_path: Path) -> None:
         with tree.watched(everything) as left:
             server.process.kill()
             assert left(BOUND_S) == []
+
+
+def test_what_a_dead_cell_leaves_is_reaped_and_ends_with_the_server(tmp_path: Path) -> None:
+    """As process 1 of a container the supervisor gets every orphan, its own or not."""
+    with Cells(resources(tmp_path, "echo")) as cells:
+        (first,), (second,) = ([pid for pid in tree.children(cell) if _is_zygote(pid)] for cell in cells.pids())
+        try:
+            for zygote in (first, second):
+                tree.stop(zygote)  # it would end by itself
+            cells.kill(0)
+            until(lambda: _parent(first) == cells.process.pid, "the supervisor has adopted it")
+            os.kill(first, signal.SIGKILL)
+            until(lambda: not tree.state(first), "it is reaped")
+            cells.kill(1)
+            until(lambda: _parent(second) == cells.process.pid, "the supervisor has adopted it")
+            assert cells.terminate() == 0
+            assert not tree.state(second)
+        finally:
+            for zygote in (first, second):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(zygote, signal.SIGKILL)
+
+
+def _is_zygote(pid: int) -> bool:
+    return b"sandboxd.zygote.main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_a_component_that_cannot_load_is_said_once(tmp_path: Path) -> None:

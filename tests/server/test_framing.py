@@ -1,5 +1,6 @@
 """Heads that another HTTP parser might read in another way are refused, alike on both servers."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -53,6 +54,30 @@ NEXT = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
         (post(HOST + b"transfer-encoding: xchunked\r\n", CHUNKS), (400, 501)),
         (post(HOST + b"transfer-encoding: chunked, gzip\r\n", CHUNKS), (400, 501)),
         (post(HOST + CHUNKED + CHUNKED, CHUNKS), (400, 501)),
+        (post(HOST + LENGTH + LENGTH), 400),
+        (post(HOST + LENGTH.replace(b"\r\n", b", 32\r\n")), 400),
+        (post(HOST + b"content-length: 18446744073709551648\r\n"), 400),
+        # RFC 9112, 2.2: a bare line feed, with what a proxy that takes it for a part of the value would pass on
+        (post(HOST + LENGTH).replace(b"\r\n", b"\n"), 400),
+        (post(HOST + b"x: a\ny: b\r\n" + LENGTH), 400),
+        (post(HOST + b"x: a\n" + CHUNKED + LENGTH, CHUNKS), 400),
+        (post(HOST + LENGTH).replace(b"\r\n\r\n", b"\r\n\n"), 400),
+        (post(HOST + b"x: a\ry: b\r\n" + LENGTH), 400),
+        # RFC 9112, 5.2: folded lines
+        (post(HOST + b"x: a\r\n b\r\n" + LENGTH), 400),
+        (post(HOST + b"x: a\r\n\t" + CHUNKED + LENGTH), 400),
+        (post(HOST + b"content-length:\r\n 32\r\n"), 400),
+        (post(HOST + b"content-length:\r\n\t32\r\n"), 400),
+        # RFC 9110, 5.5
+        (post(HOST + b"x: \x01\r\n" + LENGTH), 400),
+        (post(HOST + b"x: \x7f\r\n" + LENGTH), 400),
+        # RFC 9112, 7.1
+        (post(HOST + CHUNKED, CHUNKS.replace(b"\r\n", b" \r\n", 1)), 400),
+        (post(HOST + CHUNKED, CHUNKS.replace(b"\r\n", b";a\0\r\n", 1)), 400),
+        (post(HOST + CHUNKED, CHUNKS.replace(b"\r\n", b";a\rb\r\n", 1)), 400),
+        (post(HOST + CHUNKED, CHUNKS.replace(b"\r\n", b";a\nb\r\n", 1)), 400),
+        (post(HOST + CHUNKED, b"100000000000000" + CHUNKS), 400),
+        (post(HOST + CHUNKED, CHUNKS.replace(b"0\r\n\r\n", b"0\r\nx: y\n\r\n")), 400),
         # RFC 9112, 3.2
         (post(LENGTH), 400),
         (post(HOST + HOST + LENGTH), 400),
@@ -95,6 +120,8 @@ def test_refused_once_and_closed(front: Front, request_: bytes, status: int | tu
         (post(b"host:\r\n" + LENGTH), 200),
         (post(b"host: [fe80::1%25eth0]:80\r\n" + LENGTH), 200),
         (post(HOST + b"Transfer-Encoding: Chunked\r\n", CHUNKS), 200),
+        (post(HOST + CHUNKED, CHUNKS.replace(b"\r\n", b';a="b c"\r\n', 1)), 200),
+        (post(HOST + CHUNKED, CHUNKS.replace(b"0\r\n\r\n", b"0\r\nx: y\r\n\r\n")), 200),
         (b"\r\n" + post(HOST + LENGTH), 200),
         (post(HOST + LENGTH) + b"\r\n", 200),
         (post(HOST + LENGTH) + b"\r\n\r\n", 200),
@@ -140,6 +167,22 @@ def test_no_interim_answer_to_http_1_0(front: Front) -> None:
         assert connection.recv(65536).startswith(b"HTTP/1.1 100 ")
         connection.sendall(BODY)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_pieces_change_nothing(front: Front, size: int) -> None:
+    request = post(HOST + b"x: a b\r\n" + CHUNKED, CHUNKS) + NEXT
+    with connect(front) as connection:
+        for at in range(0, len(request), size):
+            connection.sendall(request[at : at + size])
+        assert statuses(read_all(connection)) == [200, 200]
+    for bad in (b"x: a\n", b"x: a\r\n b\r\n"):
+        request = post(HOST + bad + LENGTH)
+        with connect(front) as connection:
+            with contextlib.suppress(ConnectionError):  # it is refused before all of it is sent
+                for at in range(0, len(request), size):
+                    connection.sendall(request[at : at + size])
+            assert statuses(read_all(connection)) == [400]
 
 
 def test_a_trailer_is_no_header(front: Front) -> None:

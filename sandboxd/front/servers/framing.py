@@ -15,6 +15,9 @@ TRANSFER_ENCODING: Final = b"transfer-encoding"
 EXAMINED: Final = frozenset((HOST, CONTENT_LENGTH, TRANSFER_ENCODING))
 """Names of the fields that `check_fields` looks at."""
 
+_LENGTH_DIGITS: Final = 18
+"""Parsers hold a length in 63 or 64 bits, or refuse it, or cut it off. So far all agree."""
+
 # As in Go (net/http, validHostHeader): lenient towards names, but nothing that could end a line or a component.
 _host = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*").fullmatch
 _method = re.compile(rb"[A-Z0-9!#$%&'*+.^_`|~-]+").fullmatch
@@ -68,6 +71,8 @@ def check_fields(version: str, fields: Iterable[tuple[bytes, bytes]]) -> None:
                 raise BadHead(400, "the Host field is malformed")
         elif name == CONTENT_LENGTH:
             length = value
+            if len(value) > _LENGTH_DIGITS:
+                raise BadHead(400, "the Content-Length is longer than any body")
         elif name == TRANSFER_ENCODING:
             coding = value if coding is None else coding + b"," + value
     if hosts > 1 or (not hosts and version == "1.1"):

@@ -1,5 +1,6 @@
 """Hypercorn's HTTP/1.1 with heads examined as on uvicorn, and with what RFC 9112 asks of a server beyond h11.
 
+- Lines end in CR LF and are not continued (2.2, 5.2). h11 takes a bare LF and folded lines, as some proxies do not.
 - Empty lines before a request are skipped (2.2): some clients send one behind a body.
 - What comes behind a request that is the connection's last is dropped (9.6), where h11 would refuse the request itself.
 - An absolute-form target is taken apart (3.2.2).
@@ -10,11 +11,13 @@
   3.1).
 """
 
+import re
 from typing import Any, Final
 
 import h11
 import hypercorn.protocol
 from h11 import DONE, IDLE, MUST_CLOSE, SEND_BODY
+from h11._receivebuffer import ReceiveBuffer
 from hypercorn.events import Closed, Updated
 from hypercorn.protocol.h11 import H11Protocol
 
@@ -28,6 +31,47 @@ MOST_DROPPED: Final = 256 * 1024
 """The longest body that is dropped to keep a connection, in bytes."""
 
 
+_END = b"\r\n\r\n"
+_ambiguous = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r(?!\n|\Z)|\n[ \t]").search
+_chunk_head = re.compile(rb"[0-9A-Fa-f]{1,16}(?:;[\t\x20-\x7e\x80-\xff]*)?\r\n").fullmatch
+_LENGTH = framing.CONTENT_LENGTH + b":"
+
+
+class StrictBuffer(ReceiveBuffer):
+    """What was received, and h11's readers take. It refuses lines that could be read in two ways.
+
+    Each method raises h11.LocalProtocolError where it refuses, as h11's readers do.
+    """
+
+    _examined = 0
+    """So many bytes of the lines that are not complete yet were looked at."""
+
+    def _extract(self, count: int) -> bytearray:
+        self._examined = 0
+        return super()._extract(count)
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        """Return the lines of a head or of trailers, once they are complete."""
+        data = self._data
+        end = data.find(_END, max(0, self._examined - len(_END)))
+        # One byte before, since what a line feed means depends on it.
+        if data[:2] != _NEW_LINES and _ambiguous(data, max(0, self._examined - 1), len(data) if end < 0 else end + 2):
+            raise h11.LocalProtocolError("a line does not end in CR LF, is continued, or has control characters")
+        self._examined = len(data)
+        lines = super().maybe_extract_lines()
+        lengths = [line for line in lines or () if line[: len(_LENGTH)].lower() == _LENGTH]
+        if len(lengths) > 1 or (lengths and b"," in lengths[0]):
+            raise h11.LocalProtocolError("there must be one Content-Length")
+        return lines
+
+    def maybe_extract_next_line(self) -> bytearray | None:
+        """Return the head of a chunk, once it is complete."""
+        line = super().maybe_extract_next_line()
+        if line is not None and not _chunk_head(line):
+            raise h11.LocalProtocolError("the head of a chunk is malformed")
+        return line
+
+
 class ExaminingConnection(h11.Connection):
     """A connection whose request heads are as `framing` wants them.
 
@@ -38,6 +82,7 @@ class ExaminingConnection(h11.Connection):
 
     def __init__(self, max_head_bytes: int, refusals: Refusals) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size=max_head_bytes)
+        self._receive_buffer = StrictBuffer()
         self._refusals = refusals
         self.why = ""
         """Why the caller is refused."""
