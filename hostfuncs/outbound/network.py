@@ -6,7 +6,9 @@ something to read: an idle HTTP/1.1 connection that has was closed, or is out of
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
+import os
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
@@ -380,7 +382,15 @@ async def _connect_one(loop: asyncio.AbstractEventLoop, address: Address, port: 
         sock.setblocking(False)
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await loop.sock_connect(sock, (str(address), port))
+        target = (str(address), port)
+        number = sock.connect_ex(target)
+        if number == errno.EINPROGRESS:
+            # An origin on this machine has accepted by now. Asking again is less than three turns of the event loop.
+            number = sock.connect_ex(target)
+        if number == errno.EALREADY:
+            await loop.sock_connect(sock, target)
+        elif number:
+            raise OSError(number, os.strerror(number))
     except BaseException:
         sock.close()
         raise

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import itertools
 import os
+import select
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -14,11 +15,13 @@ import msgspec
 
 from hostfuncs.outbound.connector import AddressDenied
 from hostfuncs.outbound.errors import ErrorCode, OutboundError, Phase, Unresolved
-from hostfuncs.outbound.network import parse_addresses
 from hostfuncs.outbound.policy import Denied
 from sandboxd.broker import messages as b
 
 _MOST_DESCRIPTORS: Final = 4
+SOON_MS: Final = 1
+"""So long this process waits for the answer about an address before it goes back to its event loop. The broker answers
+sooner where the origin is near, and the detour over the event loop takes a third of what the broker costs."""
 # Made before the fork, so that workers share them.
 _decode = msgspec.msgpack.Decoder(b.ToWorker).decode
 _encode = msgspec.msgpack.Encoder().encode
@@ -39,6 +42,9 @@ class BrokerDialer:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, tuple[asyncio.Future[socket.socket], Callable[[Phase], None]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._poll = select.poll()
+        self._reads = False
+        """Whether the event loop watches the channel."""
 
     def __repr__(self) -> str:
         return f"<BrokerDialer waiting={len(self._waiting)}>"
@@ -47,6 +53,7 @@ class BrokerDialer:
         """Use a socket from now on: the worker's end of its socket pair with the broker."""
         channel.setblocking(False)
         self._channel = channel
+        self._poll.register(channel, select.POLLIN)
 
     async def dial(self, scheme: str, host: str, port: int, enter: Callable[[Phase], None]) -> socket.socket:
         """See `hostfuncs.outbound.connector.Dialer`.
@@ -54,31 +61,39 @@ class BrokerDialer:
         Raises:
             AddressDenied, Unresolved, OutboundError, OSError: there is no connection.
         """
-        if parse_addresses([host]):
+        # Never so of a name: the last label of one is no number (`hostfuncs.outbound.authority`).
+        is_address = ":" in host or host.rpartition(".")[2].isdigit()
+        if is_address:
             enter(Phase.CONNECTING)
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             # The former one was thrown away, and with it whoever waited.
             self._waiting.clear()
-            self._loop = loop
+            self._loop, self._reads = loop, False
         number = next(self._numbers)
         answer: asyncio.Future[socket.socket] = loop.create_future()
-        if not self._waiting:
+        alone = not self._waiting
+        if alone:
             # What came while nobody waited is for requests that were given up, or of a broker that has ended since.
             while self._received():
                 pass
-            loop.add_reader(self._channel.fileno(), self._received)
         self._waiting[number] = (answer, enter)
         try:
             self._send(b.Dial(number, self.invocation, scheme, host, port))
+            if alone and is_address and self._poll.poll(SOON_MS):
+                self._received()
+            if not answer.done() and not self._reads:
+                loop.add_reader(self._channel.fileno(), self._received)
+                self._reads = True
             return await answer
         except BaseException:
             self._give_up(number, answer)
             raise
         finally:
             self._waiting.pop(number, None)
-            if not self._waiting:
+            if self._reads and not self._waiting:
                 loop.remove_reader(self._channel.fileno())
+                self._reads = False
 
     def _give_up(self, number: int, answer: asyncio.Future[socket.socket]) -> None:
         if not answer.done():
