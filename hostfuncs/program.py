@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from hostfuncs.outbound.httpx_adapter import Factory, HttpxAdapter, Transport
 
 DEFAULT_TIMEOUT_S: Final = 30.0
+_STACK_BYTES: Final = compiling.SETTINGS.wasm_stack_bytes + engines.HOST_STACK_BYTES
+"""The stack that a thread needs to run a guest, and is required to have to compile one."""
 _SIGNAL_CHECK_S: Final = 0.05
 """The interval at which a guest that computes is interrupted to look for signals."""
 _EXIT_WAIT_S: Final = 5.0
@@ -127,6 +129,7 @@ class Program:
     Raises:
         GuestError: the guest is not WebAssembly, is damaged, or imports what this host does not have.
         TypeError, ValueError: an argument is wrong; the text names it.
+        RuntimeError: this thread has too small a stack.
         OSError: the file cannot be read, or the source of a mount is not a folder that can be opened.
         PermissionError: another user may write into the cache.
     """
@@ -152,6 +155,7 @@ class Program:
         self._strict = bool(strict)
         self._set_up(limits, policy, outbound, resolver)
         self._engine = engine
+        threadstack.check(_STACK_BYTES)
         self._guest = compiling.compile_guest(engine, compiling.read(wasm), kept)
         # Linked once now, so that a guest that cannot be linked is refused here and not by the first run.
         self._idle.append(_LinkedGuest(self))
@@ -251,7 +255,7 @@ class Program:
         if self._closed:
             raise RuntimeError("the program is closed; make a new one")
         _check_frames()
-        with threadstack.entered(compiling.SETTINGS.wasm_stack_bytes + engines.HOST_STACK_BYTES):
+        with threadstack.entered(_STACK_BYTES):
             guest = self._take()
             try:
                 if guest.outbound is not None and asyncio._get_running_loop() is not None:

@@ -143,7 +143,10 @@ class Policy:
 
         Raises:
             ValueError: a pattern is wrong. The message names it, its fault and what to write instead.
+            TypeError: the patterns are one text instead of a sequence.
         """
+        if isinstance(allowed_hosts, str | bytes):
+            raise TypeError(f"allowed_hosts is one text; write [{allowed_hosts!r}]")
         blocked: list[Network] = []
         for text in block_networks:
             if text in BLOCK_NAMES:

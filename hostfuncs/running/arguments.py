@@ -18,35 +18,55 @@ _LONGEST_S: Final = 1e9
 T = TypeVar("T")
 
 
+def wrong_type(name: str, value: object, wanted: str) -> TypeError:
+    """Return the error for an argument of another type.
+
+    Parameters:
+        name: the argument.
+        value: what was given.
+        wanted: the type that it should have, with its article.
+    """
+    return TypeError(f"{name} is of type {type(value).__name__}, not {wanted}")
+
+
 def expect(name: str, value: object, kind: type[T]) -> T:
     """Return `value` if it is of type `kind`. Raises TypeError otherwise."""
     if not isinstance(value, kind):
-        raise TypeError(f"{name} is a {type(value).__name__}, not a {kind.__name__}")
+        raise wrong_type(name, value, kind.__name__)
     return value
 
 
 def encoded(name: str, text: Text) -> bytes:
-    """Encode a text as UTF-8. Raises TypeError."""
+    """Encode a text as UTF-8. Raises TypeError, or ValueError for a NUL character or half of a surrogate pair."""
     if isinstance(text, str):
-        return text.encode("utf-8", "surrogateescape")
-    if isinstance(text, bytes):
-        return text
-    raise TypeError(f"{name}: {text!r} is neither str nor bytes")
+        try:
+            data = text.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name}: {text!r} cannot be encoded: {error.reason}") from None
+    elif isinstance(text, bytes):
+        data = text
+    else:
+        raise TypeError(f"{name}: {text!r} is neither str nor bytes")
+    if b"\0" in data:
+        raise ValueError(f"{name}: {text!r} contains a NUL character")
+    return data
 
 
 def encoded_texts(name: str, texts: Iterable[Text]) -> list[bytes]:
-    """Encode a sequence of texts. Raises TypeError, also for a single text."""
+    """Encode a sequence of texts. Raises TypeError, also for a single text, and ValueError."""
     if isinstance(texts, str | bytes):
         raise TypeError(f"{name} is one text; write [{texts!r}]")
+    if not isinstance(texts, Iterable):
+        raise wrong_type(name, texts, "a sequence of texts")
     return [encoded(name, text) for text in texts]
 
 
 def encoded_variables(env: Mapping[str, Text] | None) -> list[tuple[bytes, bytes]]:
-    """Encode an environment. Raises TypeError, or ValueError for a name that no variable can have."""
+    """Encode an environment. Raises TypeError, or ValueError for a name or value that no variable can have."""
     if env is None:
         return []
     if not isinstance(env, Mapping):
-        raise TypeError(f"env is a {type(env).__name__}, not a mapping")
+        raise wrong_type("env", env, "a mapping")
     variables = [(encoded("env", name), encoded("env", value)) for name, value in env.items()]
     for name, _ in variables:
         if not name or b"=" in name:
@@ -61,6 +81,8 @@ def file_settings(mounts: Iterable[Mount], tmp: Tmp | None) -> FileSettings:
         TypeError, ValueError: see `hostfuncs.files.FileSettings`.
         OSError: the source of a mount is not a folder that can be opened, or the system has no openat2.
     """
+    if not isinstance(mounts, Iterable):
+        raise wrong_type("mounts", mounts, "a sequence of Mount")
     found = tuple(expect("mounts", mount, Mount) for mount in mounts)
     if found and not available():
         raise OSError(errno.ENOSYS, "mounts need the system call openat2 (Linux 5.6), and a sandbox that allows it")
@@ -73,7 +95,7 @@ def data_of(name: str, data: bytes) -> bytes:
     """Return bytes, a bytearray or a memoryview as bytes. Raises TypeError for any other type."""
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)
-    raise TypeError(f"{name} is a {type(data).__name__}, not bytes")
+    raise wrong_type(name, data, "bytes")
 
 
 def deadline_after(timeout: float) -> int:
@@ -82,7 +104,7 @@ def deadline_after(timeout: float) -> int:
     Raises TypeError, ValueError.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise TypeError(f"timeout is a {type(timeout).__name__}, not a number of seconds")
+        raise wrong_type("timeout", timeout, "a number of seconds")
     if timeout != timeout or timeout > _LONGEST_S:
         raise ValueError(f"timeout is not a number up to {_LONGEST_S:.0f} seconds")
     return time.monotonic_ns() + int(max(timeout, 0) * 1e9)

@@ -46,7 +46,7 @@ def read(wasm: Wasm) -> bytes:
         with open(wasm, "rb") as file:
             data = file.read()
     else:
-        raise TypeError(f"wasm is a {type(wasm).__name__}; give the bytes of a .wasm file, or its path")
+        raise TypeError(f"wasm is of type {type(wasm).__name__}; give the bytes of a .wasm file, or its path")
     if data.startswith(b"\0asm"):
         return data
     if not data.lstrip().startswith((b"(", b";;")):

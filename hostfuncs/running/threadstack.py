@@ -1,4 +1,4 @@
-"""Check that a thread has enough stack left for a guest, and that the thread runs no guest already."""
+"""Check that a thread has enough stack left to compile or run a guest, and that it runs no guest already."""
 
 import contextlib
 import ctypes
@@ -65,18 +65,15 @@ def _stack_pointer() -> int:
     return int.from_bytes(context.raw[offset : offset + 8], sys.byteorder)
 
 
-@contextlib.contextmanager
-def entered(needed_bytes: int) -> Iterator[None]:
-    """Mark the current thread as running a guest. A guest that overflowed the thread's stack would end the process.
+def check(needed_bytes: int) -> None:
+    """Check the current thread's stack. A compiler or a guest that overflowed it would end the process.
 
     Parameters:
         needed_bytes: the stack that the guest and the host need.
 
     Raises:
-        RuntimeError: the thread's stack is smaller, or is nearly used up, or the thread runs a guest already.
+        RuntimeError: the thread's stack is smaller, or is nearly used up.
     """
-    if _thread.running:
-        raise RuntimeError("this thread is within the run of a guest already; use another thread")
     if _thread.stack is None:
         _thread.stack = _stack()
     lowest, size = _thread.stack
@@ -90,8 +87,22 @@ def entered(needed_bytes: int) -> Iterator[None]:
     if 0 < left < min(size, needed_bytes - _CALLER_BYTES):
         raise RuntimeError(
             f"only {left // KIB} KiB of this thread's stack are left, and guests need "
-            f"{(needed_bytes - _CALLER_BYTES) // KIB} KiB; run the guest in another thread, or before the recursion"
+            f"{(needed_bytes - _CALLER_BYTES) // KIB} KiB; use another thread, or do it before the recursion"
         )
+
+
+@contextlib.contextmanager
+def entered(needed_bytes: int) -> Iterator[None]:
+    """Mark the current thread as running a guest.
+
+    Parameters: as for `check`.
+
+    Raises:
+        RuntimeError: as for `check`, or the thread runs a guest already.
+    """
+    if _thread.running:
+        raise RuntimeError("this thread is within the run of a guest already; use another thread")
+    check(needed_bytes)
     try:
         _thread.running = True
         yield

@@ -52,7 +52,7 @@ def load_factory(named: str) -> Factory:
             remedy="install its package beside sandboxd, or put the folder's absolute path in PYTHONPATH",
         ) from error
     if not callable(factory):
-        raise ConfigError(f"egress.transport: {named} is a {type(factory).__name__}, not a function")
+        raise ConfigError(f"egress.transport: {named} is of type {type(factory).__name__}, not a function")
     loaded: Factory = factory
     return loaded
 

@@ -63,6 +63,11 @@ def test_patterns_match_scheme_host_and_port(pattern: str, url: str, expected: s
         assert decide(Policy.parse([pattern]), url, "93.184.216.34") == expected
 
 
+def test_one_text_is_not_a_list_of_patterns() -> None:
+    with pytest.raises(TypeError, match=r"allowed_hosts is one text; write \['\*'\]"):
+        Policy.parse("*")
+
+
 def test_an_empty_list_allows_nothing() -> None:
     assert decide(Policy.parse([]), "https://example.com", "93.184.216.34") == "host"
 

@@ -209,7 +209,7 @@ def test_what_is_no_guest_is_refused(wasm: bytes) -> None:
     ("arguments", "error"),
     [
         ({"args": "one"}, TypeError), ({"args": [1]}, TypeError), ({"args": 1}, TypeError),
-        ({"args": ["\0"]}, ValueError),
+        ({"args": ["\0"]}, ValueError), ({"args": ["\ud800"]}, ValueError),
         ({"env": [("a", "b")]}, TypeError), ({"env": {"a": 1}}, TypeError), ({"env": {"": "b"}}, ValueError),
         ({"env": {"a=b": "c"}}, ValueError), ({"env": {"a": "\0"}}, ValueError),
         ({"stdin": "text"}, TypeError), ({"stdin": None}, TypeError), ({"timeout": "1"}, TypeError),
@@ -218,17 +218,18 @@ def test_what_is_no_guest_is_refused(wasm: bytes) -> None:
 )  # fmt: skip
 def test_wrong_arguments_of_a_run(arguments: dict[str, object], error: type[Exception]) -> None:
     with Program(guest("upper")) as program:
-        with pytest.raises(error):
+        with pytest.raises(error, match=f"^{next(iter(arguments))}"):
             program.run(**arguments)  # type: ignore[arg-type]
         assert program.run(stdin=b"a").stdout == b"A"
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"name": 1}, {"limits": 5}, {"limits": {}}, {"policy": "*"}, {"outbound": {}}, {"wasm": 5}, {"wasm": None}],
-)
+    [{"name": 1}, {"limits": 5}, {"limits": {}}, {"policy": "*"}, {"outbound": {}}, {"wasm": 5}, {"wasm": None},
+     {"mounts": 1}, {"mounts": [1]}, {"tmp": 1}],
+)  # fmt: skip
 def test_wrong_arguments_of_a_program(arguments: dict[str, object]) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=f"^{next(iter(arguments))}"):
         Program(**{"wasm": FORGETFUL, **arguments})  # type: ignore[arg-type]
 
 

@@ -132,7 +132,7 @@ def test_a_transport_that_raises_ends_its_request_only(tmp_path: Path, package: 
         ("acme.egress:fail", "RuntimeError: no key for one"),
         ("acme.egress:leave", "SystemExit: 3"),
         ("acme.egress:nothing", "returned a NoneType"),
-        ("acme.egress:number", "is a int, not a function"),
+        ("acme.egress:number", "is of type int, not a function"),
         ("acme.egress:absent", "AttributeError"),
         ("acme.nowhere:sign", "ModuleNotFoundError"),
     ],

@@ -164,6 +164,21 @@ thread.join()
     assert out.endswith("trapped\n")
 
 
+def test_a_guest_is_not_compiled_on_a_stack_that_is_too_small() -> None:
+    out = script("""
+def small():
+    try:
+        Program(UPPER)
+    except RuntimeError as error:
+        print(error)
+threading.stack_size(32 * 1024)  # the least that Python takes
+thread = threading.Thread(target=small)
+thread.start()
+thread.join()
+""")
+    assert "this thread's stack of 32 KiB is too small for guests" in out
+
+
 @pytest.mark.parametrize(("stack_mib", "depth"), [(2, 2500), (8, 13_500)])
 def test_a_stack_that_is_nearly_used_up(stack_mib: int, depth: int) -> None:
     """Calls through C, as `functools.reduce` makes them, use the stack that a guest that recurses needs."""
