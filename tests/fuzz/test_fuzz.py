@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-TARGETS = ("frames", "gojson", "components", "policy", "modules", "workers")
+TARGETS = ("frames", "grpc_frames", "gojson", "components", "policy", "modules", "workers")
 RUNS, SECONDS = 20_000, 10
 
 
