@@ -87,9 +87,11 @@ NEXT = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
         (b"GET http://x/livez HTTP/1.1\r\n\r\n", 400),
         (b"GET /livez HTTP/1.0\r\nhost: x\r\nhost: x\r\n\r\n", 400),
         # RFC 9110, 9.1
-        (post(HOST + LENGTH, method=b"post"), 400),
-        (post(HOST + LENGTH, method=b"Post"), 400),
-        (b"get /livez HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (post(HOST + LENGTH, method=b"post"), 404),
+        (post(HOST + LENGTH, method=b"Post"), 404),
+        (b"get /livez HTTP/1.1\r\nhost: x\r\n\r\n", 404),
+        (b"G:T /livez HTTP/1.1\r\nhost: x\r\n\r\n", 400),
+        (b"get /livez HTTP/1.2\r\nhost: x\r\n\r\n", (400, 404, 505)),
         # RFC 9112, 2.3 and 3.2
         (b"GET /livez HTTP/2.0\r\nhost: x\r\n\r\n", (400, 505)),
         (b"GET /livez HTTP/0.9\r\nhost: x\r\n\r\n", (400, 505)),
@@ -130,6 +132,20 @@ def test_refused_once_and_closed(front: Front, request_: bytes, status: int | tu
 )
 def test_taken_and_kept_open(front: Front, request_: bytes, status: int) -> None:
     assert answers(front, request_ + NEXT) == [status, 200]
+
+
+def test_http_1_0_is_kept_open_if_asked(front: Front) -> None:
+    """Hypercorn's h11 closes after each answer to HTTP/1.0, whatever it is asked."""
+    asked = post(LENGTH + b"connection: keep-alive\r\n", version=b"1.0")
+    for requests, kept in ((asked + asked, True), (post(LENGTH, version=b"1.0") + asked, False)):
+        with connect(front) as connection:
+            connection.sendall(requests + post(LENGTH, version=b"1.0"))
+            answer = read_all(connection)
+        if "uvicorn" in repr(front.process.args):
+            assert statuses(answer) == ([200] * 3 if kept else [200])
+            assert answer.lower().count(b"connection: keep-alive\r\n") == (2 if kept else 0)
+        else:
+            assert statuses(answer) == [200]
 
 
 @pytest.mark.parametrize("more", [b"", b"\r\n", b"xx", NEXT, b"\0" * 70000])

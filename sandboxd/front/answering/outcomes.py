@@ -20,6 +20,8 @@ MALFORMED: Final = "ERR_MALFORMED_REQUEST"
 INVOKE: Final = "ERR_INVOKE_OUTPUT_BINDING"
 NO_WORKER: Final = "ERR_NO_WORKER"
 DIRECT_INVOKE: Final = "ERR_DIRECT_INVOKE"
+NO_APP_ID: Final = "failed getting app id either from the URL path or the header dapr-app-id"
+"""Dapr's message for a request that is for nothing it has."""
 
 STDERR_TAIL_BYTES: Final = 1024
 """The length of the ends of stderr and stdout that an error reply contains. TinyGo writes panics to stdout."""

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from sandboxd.front.answering.attributes import MAX_ATTRIBUTE_BYTES, TOO_MANY, Attributes
 from sandboxd.front.answering.failures import CallerGone
-from sandboxd.front.answering.outcomes import DIRECT_INVOKE
+from sandboxd.front.answering.outcomes import DIRECT_INVOKE, NO_APP_ID
 from sandboxd.front.answering.runlog import tell_counted
 from sandboxd.front.http.auth import TokenCheck
 from sandboxd.front.http.binding import BindingEndpoint
@@ -30,7 +30,6 @@ from sandboxd.metrics import Metrics
 from sandboxd.metrics.exposition import TextFormat, paced
 from sandboxd.outcome import Outcome
 
-_NO_APP_ID: Final = "failed getting app id either from the URL path or the header dapr-app-id"
 _BINDING_METHODS: Final = frozenset(("POST", "PUT"))
 
 
@@ -182,7 +181,7 @@ class App:
         return app
 
     async def _fallback(self, _request: Request, _error: HTTPException) -> Response:
-        return _json_error(404, DIRECT_INVOKE, _NO_APP_ID)
+        return _json_error(404, DIRECT_INVOKE, NO_APP_ID)
 
     async def _healthz(self, request: Request) -> Response:
         app_id = first_value(request.scope["query_string"], b"appid")

@@ -7,7 +7,11 @@ the connection is closed.
 
 import re
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Final, NamedTuple
+
+from sandboxd.front.answering.outcomes import DIRECT_INVOKE, NO_APP_ID
+from sandboxd.gojson import error_body
 
 HOST: Final = b"host"
 CONTENT_LENGTH: Final = b"content-length"
@@ -21,6 +25,9 @@ _LENGTH_DIGITS: Final = 18
 # As in Go (net/http, validHostHeader): lenient towards names, but nothing that could end a line or a component.
 _host = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*").fullmatch
 _method = re.compile(rb"[A-Z0-9!#$%&'*+.^_`|~-]+").fullmatch
+_line = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}) [!-\"$-~]+ HTTP/1\.[01]\r\n").match
+_COMMON: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"))
+"""The methods of RFC 9110 and RFC 5789, which every parser knows."""
 _beyond_ascii = re.compile(rb"[\x80-\xff]").sub
 _target = re.compile(rb"[!-\"$-~]+").fullmatch
 _absolute = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL).fullmatch
@@ -38,6 +45,25 @@ class BadHead(Exception):  # noqa: N818 - a refusal, not an error of the program
         super().__init__(reason)
         self.status = status
         self.reason = reason
+
+    def content(self) -> tuple[bytes, bytes]:
+        """Return the type and the body of the answer."""
+        text = f"{self.status} {HTTPStatus(self.status).phrase}: {self.reason}\n"
+        return b"text/plain; charset=utf-8", text.encode()
+
+
+class NoSuchMethod(BadHead):
+    """The method is none that is known here. The answer is Dapr's to a request for nothing that it has.
+
+    Names of methods are case-sensitive (RFC 9110, 9.1), and all known ones are in upper case.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(404, "there is no such method; names of methods are case-sensitive")
+
+    def content(self) -> tuple[bytes, bytes]:
+        """See `BadHead`."""
+        return b"application/json", error_body(DIRECT_INVOKE, NO_APP_ID)
 
 
 class Target(NamedTuple):
@@ -88,13 +114,23 @@ def check_fields(version: str, fields: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def check_method(method: bytes) -> None:
-    """Refuse methods in lower case: names of methods are case-sensitive (RFC 9110, 9.1), and all known ones are upper.
+    """Refuse methods in lower case, and what is none at all.
 
     Raises:
-        BadHead: see above.
+        BadHead: it is no token (RFC 9110, 5.6.2), or NoSuchMethod.
     """
     if not _method(method):
-        raise BadHead(400, "there is no such method; names of methods are case-sensitive")
+        raise NoSuchMethod if _method(method.upper()) else BadHead(400, "the method is not a token")
+
+
+def has_unknown_method(received: bytes) -> bool:
+    """Return whether a request that a parser refused begins with a line in which only the method may be at fault.
+
+    Parameters:
+        received: what begins with the request's first line.
+    """
+    line = _line(received)
+    return line is not None and line[1] not in _COMMON
 
 
 def split(method: bytes, target: bytes) -> Target:

@@ -202,8 +202,13 @@ def install(refusals: Refusals) -> None:
             return False
 
         async def _send_error_response(self, status_code: int) -> None:
-            fields = [*_LAST, *refused(None, status_code, self.connection.why), *self.config.response_headers("h11")]
+            bad = framing.NoSuchMethod()
+            kind, body = bad.content() if status_code == bad.status else (b"", b"")
+            about = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), _LAST[1]] if body else _LAST
+            fields = [*about, *refused(None, status_code, self.connection.why), *self.config.response_headers("h11")]
             await self._send_h11_event(h11.Response(status_code=status_code, headers=fields))
+            if body:
+                await self._send_h11_event(h11.Data(data=body))
             await self._send_h11_event(h11.EndOfMessage())
 
     vars(hypercorn.protocol)[H11Protocol.__name__] = ExaminingH11Protocol

@@ -153,10 +153,10 @@ class BoundedH2Protocol(H2Protocol):
 
     async def _refuse(self, stream_id: int, bad: framing.BadHead) -> None:
         self.refusals.add(Refusal.MALFORMED)
-        text = f"{bad.reason}\n".encode()
+        kind, text = bad.content()
         headers = [
             (b":status", b"%d" % bad.status),
-            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-type", kind),
             (b"content-length", b"%d" % len(text)),
             *refused(None, bad.status, bad.reason),
         ]

@@ -146,6 +146,12 @@ class Cycle(RequestResponseCycle):
             content += (lower, b": ", value, b"\r\n")
         if _bad_value(b"".join(values)):
             raise RuntimeError("Invalid HTTP header value.")
+        if self.keep_alive and self.scope["http_version"] == "1.0":
+            # Who asks for it is told (RFC 9112, C.2.2). Without a length the end of the connection is that of the body.
+            if self.chunked_encoding is None and status not in (204, 304):
+                self.keep_alive = False
+            else:
+                content.append(b"connection: keep-alive\r\n")
         if not self.keep_alive and not closes:
             content.append(b"connection: close\r\n")
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in (204, 304):

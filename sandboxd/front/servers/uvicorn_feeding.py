@@ -192,6 +192,8 @@ class FeedingProtocol(HttpToolsProtocol):
                 return
             if waiting.startswith(_PREFACE):
                 self._bad = framing.BadHead(505, "HTTP/2 needs engine.kind: hypercorn, or TLS")
+            elif framing.has_unknown_method(waiting):
+                self._bad = framing.NoSuchMethod()
         bad, self._bad = self._bad or framing.BadHead(400, msg), None
         self._received, self._parsed = b"", 0
         self.refusals.add(Refusal.HEAD_SIZE if bad.status == 431 else Refusal.MALFORMED)
@@ -205,9 +207,9 @@ class FeedingProtocol(HttpToolsProtocol):
             if cycle.response_started:
                 self.transport.close()  # an answer in the middle of another would be taken for a part of it
                 return
-        text = f"{bad.status} {HTTPStatus(bad.status).phrase}: {bad.reason}\n".encode()
-        head = b"HTTP/1.1 %d %b\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\n"
-        head %= (bad.status, HTTPStatus(bad.status).phrase.encode())
+        kind, text = bad.content()
+        head = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\nconnection: close\r\n"
+        head %= (bad.status, HTTPStatus(bad.status).phrase.encode(), kind)
         head += b"%b: %b\r\n" % trace_headers.refused(None, bad.status, bad.reason)[0]
         self.transport.write(head + b"content-length: %d\r\n\r\n" % len(text) + text)
         self.transport.close()

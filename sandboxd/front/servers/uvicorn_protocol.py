@@ -211,7 +211,7 @@ class BoundedProtocol(FeedingProtocol):
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
             expect_100_continue=self.expect_100_continue,
-            keep_alive=version != "1.0" and parser.should_keep_alive() and not self.last_answer,
+            keep_alive=parser.should_keep_alive() and not self.last_answer,
             on_response=self.on_response_complete,
         )
         scope["extensions"] = {ABORT: self.transport.abort, GONE: cycle.tell, WHOLE: cycle.whole}
