@@ -121,6 +121,9 @@ def main() -> None:
     confinement.drop_capabilities()
     os.umask(0o077)
     os.chdir("/")
+    # Each worker may have some eighty connections under way.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     confinement.lower_limit(resource.RLIMIT_CORE, 0)
     confinement.lower_limit(resource.RLIMIT_FSIZE, 0)
     # What the system's resolver loads, it loads now: behind the wall no code can be mapped any more.

@@ -156,6 +156,8 @@ class ServedWorker:
         self, service: Service, serial: int, generation: Generation, place: int, channel: socket.socket
     ) -> None:
         channel.setblocking(False)
+        # The kernel makes it its least: some five answers. What a worker does not read waits here, and counts.
+        channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         self.serial = serial
         self.generation = generation
         self.place = place

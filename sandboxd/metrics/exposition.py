@@ -88,11 +88,39 @@ class _Empty(Collector):
         return iter((self._metric,))
 
 
+_version = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,4}){0,2}").fullmatch
+_OPEN_METRICS: Final = "application/openmetrics-text"
+_ESCAPING: Final = frozenset(("allow-utf-8", "underscores", "dots", "values"))
+
+
+def asked_for(accept: str) -> str:
+    """Return an Accept header that asks for the same format, of the few that there are.
+
+    prometheus_client repeats the version that it is asked for, and raises if it is none. So callers could ask for as
+    many different texts as there are versions, and each of them would be made.
+
+    Parameters:
+        accept: as it came.
+    """
+    for asked in accept.split(","):
+        kind, *parameters = (part.strip() for part in asked.split(";"))
+        if kind not in (_OPEN_METRICS, "text/plain"):
+            continue
+        given = dict(part.split("=", 1) for part in reversed(parameters) if "=" in part)
+        version = given.get("version", "")
+        if not version and kind == _OPEN_METRICS:
+            return kind
+        if _version(version) and int(version.partition(".")[0]) >= 1:
+            escaping = given.get("escaping", "")
+            return f"{kind}; version=1.0.0; escaping={escaping if escaping in _ESCAPING else 'underscores'}"
+    return ""
+
+
 class TextFormat:
     """The text format that a scrape gets: OpenMetrics if it prefers that, else Prometheus' own.
 
     Parameters:
-        accept: the scrape's Accept header.
+        accept: the scrape's Accept header, from `asked_for`.
     """
 
     def __init__(self, accept: str) -> None:

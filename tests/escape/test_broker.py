@@ -199,6 +199,20 @@ def test_a_flood_of_requests_for_other_runs_hinders_nobody(served: Server) -> No
     assert served.call("other", served.others.port) == 200
 
 
+def test_connections_that_a_worker_does_not_take_stay_few(served: Server) -> None:
+    """Those on their way count for the user (unix(7)): all workers would get none any more."""
+    code = """
+for n in range(120):
+    send(["dial", n, own, "http", "127.0.0.1", OWN])
+    sys.modules["time"].sleep(0.005)
+print(len([answer(n) for n in range(120)]))
+"""
+    since = len(served.server.lines)
+    assert "120" not in served.run(code)
+    served.server.wait_for(lambda line: "connections asked for at once" in str(line.get("message")), since=since)
+    assert served.call("other", served.others.port) == 200
+
+
 def test_the_broker_holds_no_secret(served: Server) -> None:
     """It gets the policies only. The test reads its memory as root, or skips."""
     pid = tree.broker(served.server)

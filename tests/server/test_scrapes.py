@@ -2,6 +2,7 @@
 
 import gzip
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -74,3 +75,33 @@ def test_the_text_is_compressed_for_who_wants_it(engine: str) -> None:
 def names(text: bytes) -> list[bytes]:
     """What stands before the values."""
     return [line.rpartition(b" ")[0] for line in text.splitlines()]
+
+
+OPEN_METRICS = b"application/openmetrics-text"
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (OPEN_METRICS + b"; version=1.0.0", OPEN_METRICS + b"; version=1.0.0"),
+        (OPEN_METRICS + b"; version=9.9.9", OPEN_METRICS + b"; version=1.0.0"),
+        (OPEN_METRICS + b"; version=1.x", b"text/plain; version=0.0.4"),
+        (OPEN_METRICS + b"; version=" + b"9" * 6000, b"text/plain; version=0.0.4"),
+        (OPEN_METRICS + b"; version=0.0.1, text/plain; version=1.0.0", b"text/plain; version=1.0.0"),
+        (b"text/plain; version=., " + OPEN_METRICS, OPEN_METRICS + b"; version=1.0.0"),
+    ],
+)
+def test_a_scrape_gets_a_format_that_there_is(engine_front: Front, accept: bytes, content_type: bytes) -> None:
+    """RFC 9110, 12.5.1: what cannot be had as asked for is answered as if it were not asked for."""
+    with connect(engine_front) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.0\r\naccept: " + accept + b"\r\n\r\n")
+        head = read_all(connection).partition(b"\r\n\r\n")[0]
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"content-type: " + content_type + b";" in head
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine_front(request: pytest.FixtureRequest) -> Iterator[Front]:
+    with started(request.param) as front:
+        yield front
+    assert front.log == ""

@@ -294,6 +294,23 @@ def test_scrapers_share_a_text_that_was_begun_after_they_asked() -> None:
     assert made == [REST, BUSY_REST, BUSY_REST]
 
 
+def test_callers_cannot_have_more_texts_made_than_there_are_formats() -> None:
+    made = []
+
+    async def render(accept: str, rest: float) -> Parts:
+        made.append(accept)
+        return [], accept
+
+    async def scrape() -> None:
+        scrapes = Scrapes(render)
+        kinds = ("application/openmetrics-text", "text/plain")
+        asked = [f"{kind}; version={n}.{n}; escaping={n}" for kind in kinds for n in range(1, 100)]
+        await asyncio.gather(*(scrapes.text(accept) for accept in asked))
+
+    asyncio.run(scrape())
+    assert len(made) == 2
+
+
 def test_a_text_that_cannot_be_made_is_an_error_for_those_who_asked() -> None:
     async def render(accept: str, rest: float) -> Parts:
         raise TimeoutError

@@ -9,11 +9,10 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
 from sandboxd.front.ports import Receive, Scope, Send
-from sandboxd.metrics.exposition import compressed
+from sandboxd.metrics.exposition import asked_for, compressed
 
 REST: Final = 1.0
 """Pause after each piece of a text, as a multiple of the time that the piece took. 1 leaves half of the loop's time."""
@@ -86,8 +85,8 @@ class Scrapes:
 
     def __init__(self, render: Callable[[str, float], Awaitable[Parts]]) -> None:
         self._render = render
-        self._next: dict[str, tuple[str, asyncio.Future[Text]]] = {}
-        """Content-Type -> an Accept header that asks for it, and the future of the text."""
+        self._next: dict[str, asyncio.Future[Text]] = {}
+        """The texts that are asked for, by the Accept header of `asked_for`."""
         self._rendering: asyncio.Task[None] | None = None
         self._ended = float("-inf")
 
@@ -103,10 +102,10 @@ class Scrapes:
         Raises:
             TimeoutError: the other cells did not send their metrics in time.
         """
-        content_type = choose_encoder(accept)[1]
-        if content_type not in self._next:
-            self._next[content_type] = accept, asyncio.get_running_loop().create_future()
-        future = self._next[content_type][1]
+        accept = asked_for(accept)
+        if accept not in self._next:
+            self._next[accept] = asyncio.get_running_loop().create_future()
+        future = self._next[accept]
         if self._rendering is None:
             self._rendering = asyncio.create_task(self._make_all(), name="scrapes")
         return await asyncio.shield(future)
@@ -114,7 +113,8 @@ class Scrapes:
     async def _make_all(self) -> None:
         try:
             while self._next:
-                accept, future = self._next.pop(next(iter(self._next)))
+                accept = next(iter(self._next))
+                future = self._next.pop(accept)
                 rest = REST if time.monotonic() - self._ended > QUIET_S else BUSY_REST
                 making = asyncio.ensure_future(self._render(accept, rest))
                 await asyncio.wait({making})
