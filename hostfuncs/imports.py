@@ -21,5 +21,5 @@ WASIP1_FUNCTIONS: Final = frozenset(
 HTTP_TYPES: Final = "types"
 HTTP_STREAMS: Final = "streams"
 HTTP_OUTGOING: Final = "default-outgoing-HTTP"
-LEGACY_HTTP: Final = frozenset({HTTP_TYPES, HTTP_STREAMS, HTTP_OUTGOING})
+LEGACY_HTTP: Final = (HTTP_TYPES, HTTP_STREAMS, HTTP_OUTGOING)
 """The import modules of Dapr's wasi-http for core modules (wasi-go at the commit Dapr pins, `imports/wasi_http`)."""

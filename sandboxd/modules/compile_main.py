@@ -15,7 +15,7 @@ import sys
 import msgspec
 
 from sandboxd.limits import EngineSettings
-from sandboxd.modules.errors import one_line
+from sandboxd.modules.errors import causes_line
 from sandboxd.wall import Mode, enclose_compiler
 from sandboxd.wall.confinement import (
     die_with_parent,
@@ -57,7 +57,7 @@ def main() -> int:
     except WriteError as error:
         answer = {"error": "artifact cannot be written", "errno": error.number}
     except Exception as error:  # noqa: BLE001 -- the answer is whatever the compiler raises; nothing else runs here
-        answer = {"error": one_line(str(error)) or type(error).__name__}
+        answer = {"error": causes_line(str(error)) or type(error).__name__}
     else:
         answer = {}
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -12,7 +12,7 @@ import msgspec
 
 from sandboxd.limits import MIB, EngineSettings
 from sandboxd.modules import trust
-from sandboxd.modules.errors import CompileError, one_line
+from sandboxd.modules.errors import CompileError, causes_line
 from sandboxd.modules.fingerprint import Fingerprint
 from sandboxd.modules.preamble import COMPILE_PREFIX
 from sandboxd.modules.store import Artifact, Store
@@ -161,7 +161,7 @@ class Compiler:
         with suppress(ValueError):
             report = json.loads(answer)
         if isinstance(report, dict):
-            error = one_line(str(report.get("error")))
+            error = causes_line(str(report.get("error")))
             if report.get("memory") or _OUT_OF_MEMORY.search(error):
                 raise out_of_memory
             if isinstance(report.get("errno"), int):
@@ -225,7 +225,7 @@ async def _tail(stream: asyncio.StreamReader, kept: bytearray) -> None:
 
 
 def _last_words(stderr: bytes | bytearray) -> str:
-    return one_line("\n".join(stderr.decode(errors="replace").splitlines()[-3:]), 500)
+    return causes_line("\n".join(stderr.decode(errors="replace").splitlines()[-3:]), 500)
 
 
 def _remedy(error: str) -> str:

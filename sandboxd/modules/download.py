@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
 
 from sandboxd.limits import MIB
-from sandboxd.modules.errors import SourceError, UnreachableError, one_line
+from sandboxd.modules.errors import SourceError, UnreachableError, causes_line
 
 if TYPE_CHECKING:
     import httpx2 as httpx  # at run time, it is imported only for a download: it takes a tenth of a warm start
@@ -176,7 +176,7 @@ class Downloader:
                 self._check_redirect(request, following, shown)
                 request = following
         except httpx.InvalidURL as error:
-            raise SourceError(f"{PREFIX}invalid URL: {shown}", remedy=one_line(str(error), 200)) from None
+            raise SourceError(f"{PREFIX}invalid URL: {shown}", remedy=causes_line(str(error), 200)) from None
         except httpx.UnsupportedProtocol as error:
             raise SourceError(f'{PREFIX}Get "{shown}": redirected to a URL that is not http or https') from error
         except httpx.DecodingError as error:
@@ -250,7 +250,7 @@ def redacted(url: str) -> str:
     authority, path = rest[:end].rpartition("@")[2], rest[end:]
     path, question, _ = path.partition("?")
     path = path.partition("#")[0]
-    return one_line(f"{scheme}{sep}{authority}{path}{'?xxxxx' if question else ''}", 500)
+    return causes_line(f"{scheme}{sep}{authority}{path}{'?xxxxx' if question else ''}", 500)
 
 
 def _seconds(retry_after: str) -> float:
@@ -283,7 +283,7 @@ def _failure(shown: str, error: httpx.RequestError) -> Exception:
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return SourceError(
-                f'{PREFIX}Get "{shown}": tls: failed to verify certificate: {one_line(cause.verify_message, 200)}',
+                f'{PREFIX}Get "{shown}": tls: failed to verify certificate: {causes_line(cause.verify_message, 200)}',
                 remedy="add the authority to the system store, or set SSL_CERT_FILE",
             )
         if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, TimeoutError):
@@ -295,13 +295,13 @@ def _failure(shown: str, error: httpx.RequestError) -> Exception:
         text = (
             os.strerror(system.errno) if system.errno > 0 and not isinstance(system, ssl.SSLError) else system.strerror
         )
-        what = one_line(str(text), 200).lower()
+        what = causes_line(str(text), 200).lower()
     elif isinstance(error, httpx.ProxyError):
         what = "the proxy refused"
     elif isinstance(error, httpx.RemoteProtocolError):
         what = "the origin closed the connection early or violated HTTP"
     else:
-        what = one_line(str(error), 200) or type(error).__name__
+        what = causes_line(str(error), 200) or type(error).__name__
     host = urlsplit(shown).hostname or ""
     remedy = f"check that {host} can be reached"
     if isinstance(system, socket.gaierror):

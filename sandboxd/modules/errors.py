@@ -2,7 +2,7 @@
 
 import re
 
-from sandboxd.errors import ExitCode, SandboxdError
+from sandboxd.errors import ExitCode, SandboxdError, printable
 
 _NUMBERED = re.compile(r"^\d+: +")
 """The number before each cause in wasmtime's messages."""
@@ -34,9 +34,9 @@ class StoreError(ModuleError):
     """The artifact store cannot be used: it is not private, not writable, full, or damaged."""
 
 
-def one_line(text: str, limit: int = 2000) -> str:
-    """Return an untrusted text as one printable line of at most `limit` characters, without wasmtime's numbering."""
+def causes_line(text: str, limit: int = 2000) -> str:
+    """Return an error with its causes, as wasmtime lists them, as one printable line of at most `limit` characters."""
     parts = [_NUMBERED.sub("", part.strip()).removesuffix(":") for part in text.splitlines()]
     line = ": ".join(part for part in parts if part and part != "Caused by")
-    line = "".join(c if c.isprintable() else "�" for c in line)
+    line = printable(line[: limit + 1])
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -199,7 +199,7 @@ def _import_remedy(i: Import) -> str:
         return "AssemblyScript needs a host for this; build with the package @assemblyscript/wasi-shim (asc --config)"
     if i.module == "http_handler":
         return "this is a guest of Dapr's middleware.http.wasm, not of bindings.wasm; leave it to daprd"
-    return f"guests may import {WASIP1} and Dapr's wasi-http (types, streams, default-outgoing-HTTP)"
+    return f"guests may import {WASIP1} and Dapr's wasi-http ({', '.join(LEGACY_HTTP)})"
 
 
 def _refuse_component(guest: Preamble) -> None:

@@ -22,7 +22,7 @@ from sandboxd.components.url import UrlError, check_url
 from sandboxd.files.state import FileState, is_settled, state_of
 from sandboxd.modules import download_cache
 from sandboxd.modules.download import PREFIX, Downloader, FetchSettings, redacted
-from sandboxd.modules.errors import SourceError, StoreError, UnreachableError, one_line
+from sandboxd.modules.errors import SourceError, StoreError, UnreachableError, causes_line
 from sandboxd.modules.store import Store
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def scheme_of(url: str) -> str:
     try:
         return check_url(url, redacted(url))
     except UrlError as error:
-        raise SourceError(one_line(str(error)), remedy=error.remedy) from None
+        raise SourceError(causes_line(str(error)), remedy=error.remedy) from None
 
 
 async def fetch(
@@ -171,7 +171,7 @@ def path_of(url: str) -> str:
 
 def _read(path: str, max_bytes: int) -> tuple[bytes, FileState | None]:
     """Read a file, with the messages of Go's os.ReadFile. Return its content, and its state if that is settled."""
-    shown = one_line(path, 500)
+    shown = causes_line(path, 500)
     try:
         # O_NONBLOCK: a FIFO must not make the start wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -8,6 +8,7 @@ import errno
 from typing import Final
 
 from sandboxd.wall.bpf import ALLOW, KILL, WHOLE, Check, Rule, refuse
+from sandboxd.wall.seccomp import PR_SET_SECCOMP
 
 _EPERM: Final = refuse(errno.EPERM)
 
@@ -21,7 +22,6 @@ _PROT_EXEC: Final = 4
 _CLONE_THREAD: Final = 0x00010000
 FORK_FLAGS: Final = 0x00008000 | 0x00200000 | 0x01000000 | 17
 """CLONE_PARENT, CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID and SIGCHLD: the flags with which a template forks."""
-_PR_SET_SECCOMP: Final = 22
 _CLONE_NEW: Final = 0x7E020000 | 0x80
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET, NEWTIME."""
 _FIONREAD: Final = 0x541B
@@ -140,7 +140,7 @@ def template(*, writing: bool = False) -> tuple[Rule, ...]:
     """
     return (
         *_denied_to_guests(writing=writing),
-        Rule("prctl", ALLOW, ((Check(0, _PR_SET_SECCOMP),),), otherwise=_EPERM),
+        Rule("prctl", ALLOW, ((Check(0, PR_SET_SECCOMP),),), otherwise=_EPERM),
         Rule(
             "clone",
             ALLOW,

@@ -8,7 +8,7 @@ from typing import Final
 
 from sandboxd.wall.confinement import prctl
 
-_PR_SET_SECCOMP: Final = 22
+PR_SET_SECCOMP: Final = 22
 _SECCOMP_MODE_FILTER: Final = 2
 
 
@@ -48,14 +48,14 @@ class Filter:
         """
         if self._pid_at is not None:
             struct.pack_into("=I", self._buffer, self._pid_at, os.getpid())
-        if prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self._address, 0, 0) != 0:
+        if prctl(PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self._address, 0, 0) != 0:
             number = ctypes.get_errno()
             raise OSError(number, f"seccomp filter: {os.strerror(number)}")
 
 
 def available() -> bool:
     """Return whether the kernel has seccomp filters. Source: prctl(2). With a null program it answers EFAULT then."""
-    return prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EFAULT
+    return prctl(PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, 0, 0, 0) == -1 and ctypes.get_errno() == errno.EFAULT
 
 
 def install(program: bytes) -> None:

@@ -212,4 +212,4 @@ def test_signals_and_yielding() -> None:
 
 def test_the_names_that_are_checked_before_compiling_are_those_that_are_linked() -> None:
     assert wasip1.FUNCTIONS.keys() == imports.WASIP1_FUNCTIONS
-    assert legacy_http.MODULES.keys() == imports.LEGACY_HTTP
+    assert legacy_http.MODULES.keys() == set(imports.LEGACY_HTTP)
