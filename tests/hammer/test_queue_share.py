@@ -59,12 +59,27 @@ def test_a_part_of_the_queue_stays_for_others(world: World) -> None:
     many = call(world, pool, "a", 20)
     assert refused(many) == 20 - 4 - 4  # all workers, four places
     assert pool.capacity("a") == 0
+    assert not pool.has_room("a")
     assert pool.capacity("b") == 4
+    assert pool.has_room("b")
     others = call(world, pool, "b", 4)
     assert refused(others) == 0
     assert pool.capacity("b") == 0
     assert refused(call(world, pool, "b", 1)) == 1
     end(world, pool, many + others)
+
+
+@pytest.mark.parametrize("queue_limit", [0, 2])
+def test_there_is_room_as_long_as_there_is_capacity(world: World, queue_limit: int) -> None:
+    pool = loaded(world, PoolSettings(workers=2, queue_limit=queue_limit, look_ahead=0), ("a",))
+    tasks = []
+    for _ in range(2 + queue_limit):
+        assert pool.has_room("a")
+        assert pool.capacity("a") > 0
+        tasks += call(world, pool, "a", 1)
+    assert pool.capacity("a") == 0
+    assert not pool.has_room("a")
+    end(world, pool, tasks)
 
 
 def test_a_single_binding_has_the_whole_queue(world: World) -> None:
