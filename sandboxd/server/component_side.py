@@ -113,7 +113,9 @@ class ComponentSide:
         if self._component is not None:
             self._component.bindings = bindings
 
-    async def serve(self, metrics: Metrics, callers: CallerLimits, stop: asyncio.Event) -> None:
+    async def serve(
+        self, metrics: Metrics, callers: CallerLimits, stop: asyncio.Event, answered: asyncio.Event
+    ) -> None:
         """Serve until `stop` is set. Parameters as of `GrpcSide.serve`."""
         from sandboxd.front.grpc.server import GrpcConfig, GrpcServer
 
@@ -129,6 +131,7 @@ class ComponentSide:
             [listen_unix(str(self._bound), backlog=None)],
             stop,
             drain_s=self._config.drain.timeout_ms / 1000,
+            answered=answered,
             accepting=self._show,
             released=self._hide,
         )

@@ -99,13 +99,16 @@ class GrpcSide:
         if self._service is not None:
             self._service.bindings = bindings
 
-    async def serve(self, metrics: Metrics, callers: CallerLimits, stop: asyncio.Event) -> None:
+    async def serve(
+        self, metrics: Metrics, callers: CallerLimits, stop: asyncio.Event, answered: asyncio.Event
+    ) -> None:
         """Serve until `stop` is set.
 
         Parameters:
             metrics: counts callers that are turned away.
             callers: what they may take.
             stop: ends it.
+            answered: set when the calls that are left after that are answered.
 
         Raises:
             SandboxdError: an address is taken or cannot be used.
@@ -131,7 +134,7 @@ class GrpcSide:
                 listeners.append(_unix_socket(self._unix))
                 self._bound = self._unix
             drain_s = self._config.drain.timeout_ms / 1000
-            await server.serve(listeners, stop, drain_s=drain_s, released=self._release)
+            await server.serve(listeners, stop, drain_s=drain_s, answered=answered, released=self._release)
         finally:
             self._release()
 

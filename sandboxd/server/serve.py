@@ -304,7 +304,7 @@ class Server:
             await self._loaded_or_stopped()
             if self._stop.is_set():
                 return
-        await self._grpc.serve(self._metrics, callers, self._stop)
+        await self._grpc.serve(self._metrics, callers, self._stop, self._answered)
 
     async def _serve_http(self, listener: socket.socket, callers: CallerLimits) -> None:
         config = self._config

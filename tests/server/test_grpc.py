@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -288,6 +289,25 @@ def test_cells_share_a_port_and_drain(tmp_path: Path) -> None:
             assert not where.exists()
             for channel in channels:
                 channel.close()
+
+
+@pytest.mark.slow
+def test_after_the_drain_deadline_callers_are_told(tmp_path: Path) -> None:
+    folder = write_components(tmp_path, [guest_component("loop", timeout="30s")])
+    with held_port() as held:
+        port = held.getsockname()[1]
+        options = ("--workers", "1", "--grpc-fd", str(held.fileno()))
+        server = RunningServer(folder, *options, environ={"SANDBOXD_DRAIN_TIMEOUT": "200ms"}, pass_fds=(held.fileno(),))
+        with server, grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            server.wait_for(lambda line: line.get("event") == "serving_grpc")
+            with ThreadPoolExecutor(2) as threads:
+                calls = [threads.submit(invoke, channel, "loop", b"x") for _ in range(2)]
+                until(lambda: server.metric("sandboxd_pool_queue_depth") == 1, "one runs and one waits")
+                assert server.terminate() == 0
+                answers = {answer.code: answer.message for answer in (made.result(60) for made in calls)}
+    assert answers.keys() == {"CANCELLED", "UNAVAILABLE"}
+    assert "module closed with context canceled" in answers["CANCELLED"]
+    assert "the server is shutting down" in answers["UNAVAILABLE"]
 
 
 def busy(text: str) -> float:

@@ -12,7 +12,7 @@ from typing import Final
 from sandboxd.front.grpc.calls import Methods
 from sandboxd.front.grpc.connection import Connection
 from sandboxd.front.servers.connections import SWEEP_S, CallerLimits, Connections
-from sandboxd.front.servers.idle_close import wait_until_closed
+from sandboxd.front.servers.idle_close import wait_for_answers, wait_until_closed
 from sandboxd.front.servers.refusals import Refusals
 from sandboxd.front.servers.tls_accept import TlsAcceptor
 from sandboxd.log import fields
@@ -97,6 +97,7 @@ class GrpcServer:
         stop: asyncio.Event,
         *,
         drain_s: float = 30.0,
+        answered: asyncio.Event | None = None,
         accepting: Callable[[], None] = lambda: None,
         released: Callable[[], None] = lambda: None,
     ) -> None:
@@ -106,6 +107,7 @@ class GrpcServer:
             listeners: bound, not listening yet, not blocking. They are closed here.
             stop: set it to stop accepting and to let calls finish.
             drain_s: how long they may take; what is left then is cancelled. Seconds.
+            answered: set by a caller that answers those that are left itself, which decides instead of `drain_s`.
             accepting: called as soon as connections are accepted.
             released: called once, as soon as nothing is accepted any more.
         """
@@ -118,7 +120,7 @@ class GrpcServer:
             log.info("serving gRPC", extra=fields(event="serving_grpc", address=where))
             await stop.wait()
             await self._stop_listening(listeners, released)
-            await self._drain(drain_s)
+            await self._drain(drain_s, answered)
         finally:
             await self._stop_listening(listeners, released)
             sweeping.cancel()
@@ -153,7 +155,7 @@ class GrpcServer:
             listener.close()
         released()
 
-    async def _drain(self, drain_s: float) -> None:
+    async def _drain(self, drain_s: float, answered: asyncio.Event | None) -> None:
         """Have the callers leave, see `Connection.leave`."""
         self.draining = True
         for connection in list(self._connections):
@@ -162,7 +164,10 @@ class GrpcServer:
         await wait_until_closed(lambda: bool(self._connections), leave_s)
         for connection in list(self._connections):
             connection.leave_now()
-        await wait_until_closed(lambda: bool(self._connections), drain_s - leave_s)
+        if answered is None:
+            await wait_until_closed(lambda: bool(self._connections), drain_s - leave_s)
+        else:
+            await wait_for_answers(answered, lambda: bool(self._connections))
 
     async def _sweep(self) -> None:
         while True:

@@ -28,7 +28,7 @@ from sandboxd.front.ports import Asgi, Message, Receive, Scope, Send
 from sandboxd.front.servers import hypercorn_http1, hypercorn_http2, hypercorn_inbox
 from sandboxd.front.servers.connections import LARGE_BYTES, Connections, probes_only
 from sandboxd.front.servers.hypercorn_http2 import BoundedH2Protocol
-from sandboxd.front.servers.idle_close import Ending, wait_until_closed
+from sandboxd.front.servers.idle_close import Ending, wait_for_answers, wait_until_closed
 from sandboxd.front.servers.refusals import Refusal, Refusals
 from sandboxd.front.servers.tls_accept import Streams, TlsAcceptor
 
@@ -103,7 +103,7 @@ async def serve(
         await wait_until_closed(lambda: bool(connections), ending.idle_close_s, partial(send_goaways, idle_only=True))
         await send_goaways(idle_only=False)
         await context.terminated.set()
-        await ending.wait_for_answers(lambda: bool(connections))
+        await wait_for_answers(ending.answered, lambda: bool(connections))
     finally:
         await stop_listening()
         if acceptor is not None:

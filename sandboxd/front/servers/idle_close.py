@@ -47,17 +47,19 @@ class Ending:
     answered: asyncio.Event
     """Set: every request that is left was answered, or will not be. Nothing is cut before."""
 
-    async def wait_for_answers(self, connected: Callable[[], bool]) -> None:
-        """Wait until connections may be cut: `answered` is set, and answers had time to go out.
 
-        Parameters:
-            connected: returns whether a caller is connected. If none is, this returns at once.
-        """
-        answered = asyncio.create_task(self.answered.wait())
-        try:
-            while connected() and not answered.done():
-                await asyncio.wait({answered}, timeout=SWEEP_S)
-        finally:
-            answered.cancel()
-        if connected():
-            await wait_until_closed(connected, STOP_MARGIN_S)
+async def wait_for_answers(answered: asyncio.Event, connected: Callable[[], bool]) -> None:
+    """Wait until connections may be cut: `answered` is set, and answers had time to go out.
+
+    Parameters:
+        answered: see `Ending`.
+        connected: returns whether a caller is connected. If none is, this returns at once.
+    """
+    waiting = asyncio.create_task(answered.wait())
+    try:
+        while connected() and not waiting.done():
+            await asyncio.wait({waiting}, timeout=SWEEP_S)
+    finally:
+        waiting.cancel()
+    if connected():
+        await wait_until_closed(connected, STOP_MARGIN_S)

@@ -19,7 +19,7 @@ from sandboxd.errors import ConfigError
 from sandboxd.front.http.direct import DirectEndpoint
 from sandboxd.front.ports import Asgi
 from sandboxd.front.servers.connections import SWEEP_S, CallerLimits, Connections
-from sandboxd.front.servers.idle_close import STOP_MARGIN_S, Ending, wait_until_closed
+from sandboxd.front.servers.idle_close import STOP_MARGIN_S, Ending, wait_for_answers, wait_until_closed
 from sandboxd.front.servers.refusals import Refusals
 
 log = logging.getLogger("sandboxd.engine")
@@ -220,7 +220,7 @@ async def _uvicorn(
         await wait_until_closed(lambda: bool(open_now), ending.idle_close_s)
         for connection in list(open_now):
             connection.shutdown()  # closes those that are idle
-        await ending.wait_for_answers(lambda: bool(open_now))
+        await wait_for_answers(ending.answered, lambda: bool(open_now))
         # uvicorn would wait on for those who do not read, and log an error about requests that are long complete.
         # The requests of others are cancelled: some are no tasks, which is all that uvicorn cancels.
         for left in connections.all():
