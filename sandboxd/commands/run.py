@@ -16,7 +16,7 @@ from sandboxd.config import Config
 from sandboxd.errors import ExitCode, SandboxdError, one_line
 from sandboxd.front.answering.outcomes import result_hints
 from sandboxd.modules.artifact import open_verified
-from sandboxd.modules.prepare import PreparedGuest, Preparer
+from sandboxd.modules.prepare import NO_START, NO_START_REMEDY, PreparedGuest, Preparer
 from sandboxd.outcome import Outcome
 from sandboxd.server.progress import ProgressLine
 from sandboxd.server.translate import guest_spec, module_settings, outbound_settings
@@ -43,6 +43,8 @@ def run(config: Config, binding: Binding, args: tuple[str, ...]) -> int:
     config = replace(config, wasm=replace(config.wasm, trace_lines=True))
     mounts, timeout_ms = binding.mounts or binding.tmp, binding.limits.timeout_ms
     guest = asyncio.run(_prepare(config, binding))
+    if not guest.has_start:
+        print(f"sandboxd: {NO_START} ({NO_START_REMEDY})", file=sys.stderr)
     # As much as the limits let a server hold: stdout never makes the guest wait.
     printer = Printer(sys.stdout, sys.stderr, binding.limits.stdout_bytes + binding.limits.stderr_bytes)
     result = m.Result(id=0, outcome=Outcome.CANCELLED)

@@ -1,4 +1,5 @@
-"""A bounds-checked reader of the WebAssembly binary format, limited to import, memory and export sections."""
+"""A bounds-checked reader of the WebAssembly binary format, limited to import, memory and export sections, and to the
+modules within a component."""
 
 from __future__ import annotations
 
@@ -43,6 +44,16 @@ class Reader:
             yield number, Reader(self._data, self._at, self._at + size)
             self._at += size
         raise MalformedError(f"more than {MAX_SECTIONS} sections")
+
+    def rest(self) -> bytes:
+        """Return a copy of what is left of the part."""
+        return self._data[self._at : self._end]
+
+    def skip(self, count: int) -> None:
+        """Pass over bytes."""
+        if count > self._end - self._at:
+            raise MalformedError(f"unexpected end at offset {self._end}")
+        self._at += count
 
     def byte(self) -> int:
         """Read one byte."""
@@ -127,3 +138,19 @@ class Reader:
             if byte < 0x80:
                 return value
         raise MalformedError(f"integer representation too long at offset {self._at}")
+
+
+def core_modules(component: bytes) -> Iterator[bytes]:
+    """Yield the core modules within a component and the components nested in it (component-model, Binary.md).
+
+    Raises:
+        MalformedError: a section cannot be found.
+    """
+    parts = [Reader(component, 8)]
+    while parts:
+        for number, section in parts.pop().sections():
+            if number == 1:
+                yield section.rest()
+            elif number == 4:
+                section.skip(8)
+                parts.append(section)

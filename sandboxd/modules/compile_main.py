@@ -11,10 +11,12 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 
 import msgspec
 
 from sandboxd.limits import EngineSettings
+from sandboxd.modules.binary import MalformedError, core_modules
 from sandboxd.modules.errors import causes_line
 from sandboxd.wall import Mode, enclose_compiler
 from sandboxd.wall.confinement import (
@@ -115,11 +117,15 @@ def compile_guest(source: int, target: int, kind: GuestKind, settings: EngineSet
     with os.fdopen(source, "rb") as file:
         file.seek(0)
         data = file.read()
+    # Validating costs a hundredth of compiling. So a large guest that is refused takes neither a minute nor gigabytes.
     if kind == GuestKind.COMPONENT:
+        # wasmtime-py validates no component, but most of one is its modules. If their places cannot be read, the
+        # compiler says what is wrong.
+        with suppress(MalformedError):
+            for module in core_modules(data):
+                wasmtime.Module.validate(built, module)
         artifact = wasmtime.component.Component(built, data).serialize()
     else:
-        # Validating costs a hundredth of compiling. So a large guest that is refused takes neither a minute nor
-        # gigabytes.
         wasmtime.Module.validate(built, data)
         artifact = wasmtime.Module(built, data).serialize()
     view = memoryview(artifact)

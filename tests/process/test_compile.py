@@ -149,6 +149,36 @@ def test_a_compiler_that_eats_memory_is_ended(store: Store) -> None:
     assert left_behind(store) == []
 
 
+def leb(number: int) -> bytes:
+    """An unsigned LEB128 of five bytes."""
+    return bytes((number >> shift & 0x7F) | (0x80 if shift < 28 else 0) for shift in range(0, 35, 7))
+
+
+def long_and_invalid() -> bytes:
+    """A core module that takes much memory to compile, whose last function has exceptions as before WebAssembly 3."""
+    long = b"\0" + b"\x10\0" * 20_000 + b"\x0b"  # no locals; calls of function 0
+    bodies = [long] * 60 + [bytes((0, 0x06, 0x40, 0x08, 0, 0x07, 0, 0x0B, 0x0B))]  # try, throw, catch
+    count = leb(len(bodies))
+    sections = {
+        1: b"\1\x60\0\0",
+        3: count + b"\0" * len(bodies),
+        13: b"\1\0\0",  # tags come before the code
+        10: count + b"".join(leb(len(body)) + body for body in bodies),
+    }
+    return b"\0asm\1\0\0\0" + b"".join(bytes((n,)) + leb(len(body)) + body for n, body in sections.items())
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_long_guest_is_refused_before_memory_is_spent_on_it(store: Store, depth: int) -> None:
+    data, kind = long_and_invalid(), "module"
+    for _ in range(depth):
+        number = 1 if kind == "module" else 4  # a core module, or a component in a component
+        data, kind = b"\0asm\x0d\0\1\0" + bytes((number,)) + leb(len(data)) + data, "component"
+    with pytest.raises(CompileError, match="legacy_exceptions feature required") as caught:
+        compile_one(store, data, kind, memory_bytes=250 * MIB)
+    assert "wasm-opt --translate-to-exnref" in caught.value.remedy
+
+
 def test_too_little_memory_to_even_begin(store: Store) -> None:
     with pytest.raises(CompileError, match="the compiler needs more than 24 MiB of memory"):
         compile_one(store, SMALL, memory_bytes=24 * MIB)

@@ -86,6 +86,12 @@ def test_a_command_tells_the_remedy(resources: Path, command: str) -> None:
     assert any(REACTOR in line for line in lines), lines
 
 
+def test_a_run_of_a_reactor_says_why_nothing_happens(resources: Path) -> None:
+    done = sandboxd_command("run", str(resources.parent / "reactor.wasm"))
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert REACTOR in done.stderr.decode()
+
+
 @pytest.fixture(scope="module")
 def server(resources: Path) -> Iterator[RunningServer]:
     with RunningServer(resources, "--workers", "1") as running:
