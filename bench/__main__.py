@@ -36,6 +36,7 @@ class Question:
 QUESTIONS = (
     Question("invoke"),
     Question("spawn"),
+    Question("files"),
     Question("warm"),
     Question("warm_chaos"),
     Question("server"),

@@ -17,6 +17,7 @@ from pathlib import Path
 from tests import guests
 from tests.guests.cache import CACHE, ROOT, ToolMissingError, digest, made
 from tests.guests.component.build import command_component, javascript_component, python_component
+from tests.guests.published import CLANG, CLANG_FLAGS, cpp_guest, tinygo_cat, wasm_tools
 from tests.guests.recipes import ASSEMBLYSCRIPT_VERSION
 
 FILES: Mapping[str, str] = {
@@ -30,6 +31,8 @@ FILES: Mapping[str, str] = {
     "own.py": "def answer():\n    return 6 * 7\n",
     "lines.rb": 'require "tempfile"\nTempfile.create("x") { |f| f.write("tmp"); f.flush; puts File.read(f.path) }\n'
     'puts File.readlines("/data/a.txt").size\n',
+    "greet.wit": "package demo:greet@1.0.0;\ninterface greeter { greet: func(name: string) -> string; }\n"
+    "world program { export greeter; }\n",
     "lines.php": '<?php file_put_contents("/out/php", "x"); '
     'echo count(file("/data/a.txt")), file_get_contents("/out/php");\n',
 }
@@ -99,6 +102,16 @@ PROGRAMS = (
         stdout=b"%d\n" % sum(len(text) for text in FILES.values()),
     ),
     Program(
+        name="C++",
+        toolchain="clang 14 and libc++, Debian's",
+        build=f"`{CLANG} {' '.join(CLANG_FLAGS)} -o files.wasm files.cpp`",
+        job=_COUNTS + ", by `std::ifstream`; zig's libc++ has none, and takes minutes to compile",
+        file=lambda: cpp_guest("files"),
+        args=("/data", "/out"),
+        stdout=_LINES,
+        lacking=1,
+    ),
+    Program(
         name="Zig",
         toolchain="zig",
         build="`python -m ziglang build-exe -target wasm32-wasi -O ReleaseSmall files.zig`",
@@ -116,6 +129,17 @@ PROGRAMS = (
         args=("/data", "/out"),
         stdout=_LINES,
         lacking=1,
+    ),
+    Program(
+        name="wasm-tools 1.230",
+        toolchain="rustc for wasm32-wasip1",
+        build="a package: Go module `go.bytecodealliance.org` v0.7.0",
+        job="`component wit FOLDER`: reads the interfaces of a folder, and prints them",
+        file=wasm_tools,
+        args=("component", "wit", "/data"),
+        # As wasmtime's command line has it.
+        stdout=b"package demo:greet@1.0.0;\n\ninterface greeter {\n  greet: func(name: string) -> string;\n}\n\n"
+        b"world program {\n  export greeter;\n}\n",
     ),
     Program(
         name="Rust, as a component",
@@ -136,6 +160,16 @@ PROGRAMS = (
         file=lambda: guests.go_guest("files"),
         args=("/data", "/out"),
         stdout=_LINES,
+        lacking=1,
+    ),
+    Program(
+        name="wazero's cat",
+        toolchain="TinyGo",
+        build="a package: Go module `github.com/tetratelabs/wazero` v1.12.0",
+        job="`os.ReadFile`: prints files",
+        file=tinygo_cat,
+        args=("/data/a.txt", "/data/b.txt"),
+        stdout=b"1\n2\n3\n",
         lacking=1,
     ),
     Program(
@@ -233,23 +267,19 @@ PROGRAMS = (
 
 ELSEWHERE = (
     (
-        "C++",
-        "zig compiles libc++ first, which takes minutes",
-        "`python -m ziglang c++ -target wasm32-wasi -O2 -fno-exceptions -o files.wasm files.cc`",
-    ),
-    (
-        "TinyGo",
-        "tested where `tinygo` is on the PATH; it is no package of PyPI, npm, crates.io, Debian or Go's module proxy",
+        "One's own program by TinyGo",
+        "tried where `tinygo` is on the PATH; it is no package of PyPI, npm, crates.io, Debian or Go's module proxy",
         "`tinygo build -target=wasip1 -o files.wasm main.go`",
     ),
     (
-        "Rust for wasm32-wasip1 and -wasip2",
-        "their standard library comes by rustup only; the ABIs are those of the two Rust rows above",
+        "Rust for wasm32-wasip2",
+        "its standard library comes by rustup only; the ABI is that of Rust as a component",
         "`rustup target add wasm32-wasip2 && cargo build --target wasm32-wasip2`",
     ),
     (
         "C#",
-        "its workload comes from NuGet only",
+        "its workload comes from NuGet only; a program that others built is in the table of "
+        "[published examples](#the-published-wasi-http-examples)",
         "`dotnet workload install wasi-experimental && dotnet build -p:RuntimeIdentifier=wasi-wasm`",
     ),
 )

@@ -1,7 +1,8 @@
 """The published wasi-http examples of dev-wasm, built from their own sources as their READMEs say.
 
 None of their code is in this repository. PUBLISHED_EXAMPLES names a folder of git repositories (bare ones will do):
-`dev-wasm-go`, `dev-wasm-c`, `dev-wasm-ts`, `wasi-http` (github.com/WebAssembly) and `as-wasi` (github.com/jedisct1).
+`dev-wasm-go`, `dev-wasm-c`, `dev-wasm-ts`, `wasi-http` (github.com/WebAssembly), `as-wasi` (github.com/jedisct1), and
+`chicory` (github.com/dylibso), which holds a program that .NET built.
 What a README fetches from the network is taken from there or from a package registry. Compilers are looked for in PATH.
 """
 
@@ -141,6 +142,11 @@ def typescript(folder: Path) -> Path:
     return here / "build" / "main.wasm"
 
 
+def dotnet(folder: Path) -> Path:
+    """chicory's program by .NET 8 and its Wasi.Sdk, as that repository has it: no .NET for WASI can be had here."""
+    return checkout("chicory", folder / "chicory") / "wasm-corpus/src/main/resources/compiled/basic.dotnet.wasm"
+
+
 GO = Example(
     "go-http",
     "dev-wasm-go",
@@ -162,6 +168,7 @@ C = Example(
     ),
     prints=None,
 )
+DOTNET = Example("dotnet-hello", "chicory", dotnet, core=True)
 C_SERVER = Example("c-server", "dev-wasm-c", c_server)
 TYPESCRIPT = Example(
     "ts-http",

@@ -5,11 +5,13 @@ They name postman-echo.com, so their requests go through a proxy that leads to a
 
 import contextlib
 import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import hostfuncs
 from hostfuncs.outbound import Outbound, Policy, Settings
 from sandboxd.limits import OutboundSettings
 from sandboxd.wire.messages import HttpRequest
@@ -17,8 +19,9 @@ from tests.certificates import Authority
 from tests.guests.cache import ToolMissingError
 from tests.host.components import Components
 from tests.host.legacy_runner import Runner
-from tests.host.published_examples import C_SERVER, GO, TYPESCRIPT, C, Example, built
+from tests.host.published_examples import C_SERVER, DOTNET, GO, TYPESCRIPT, C, Example, built
 from tests.host.test_outbound_proxy import Tunnel
+from tests.host.wasmtime_cli import wasmtime
 from tests.origins import Origin
 
 pytestmark = [pytest.mark.build, pytest.mark.slow]  # compilers of three languages
@@ -103,3 +106,12 @@ def test_the_server_in_c_is_served_and_is_a_command_too(components: Components) 
             b"Hello world!\nPath is /a?b=c\nAuthority is api.test\n",
         )
         assert loaded.run().outcome == "completed"
+
+
+def test_a_program_by_dotnet_ends_as_in_wasmtime() -> None:
+    """Mono's interpreter with its assemblies inside: 2.7 MB."""
+    guest = guest_of(DOTNET)
+    done = subprocess.run([wasmtime(), "run", str(guest)], capture_output=True, timeout=120, check=True)
+    ran = hostfuncs.run(guest)
+    assert (ran.outcome.value, ran.stdout) == ("completed", done.stdout)
+    assert done.stdout == b"Hello, Wasi Console!\n"

@@ -10,7 +10,7 @@ import httpx2 as httpx
 import pytest
 
 from sandboxd.wire.messages import HttpRequest
-from tests.guests.cache import ToolMissingError
+from tests.guests.cache import ToolMissingError, skip_or_fail
 from tests.guests.component.build import python_component
 from tests.host.components import ANY_HOST, Components, Loaded
 from tests.host.orders import REQUESTS, RESPONSES, RequestCase, ResponseCase, told_lines
@@ -56,7 +56,7 @@ def test_wasmtime_does_the_same(case: RequestCase) -> None:
                 timeout_s=3 if case.hangs else 60,
             )
         except ToolMissingError as missing:
-            pytest.skip(str(missing))
+            skip_or_fail(missing)
         check(case, origin, case.told, done)
 
 
@@ -78,7 +78,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with wasmtime_serve(python_component("walk", "both"), log) as url:
             yield url
     except ToolMissingError as missing:
-        pytest.skip(str(missing))
+        skip_or_fail(missing)
 
 
 @pytest.mark.parametrize("case", [case for case in RESPONSES if not case.differs], ids=str)

@@ -228,6 +228,35 @@ def test_a_mount_on_which_files_are_exchanged(files: Files, tmp_path: Path) -> N
     assert errors <= {errno.EPERM, errno.EACCES, errno.ENOENT, errno.EAGAIN, errno.ELOOP}
 
 
+def test_an_update_of_a_config_map_during_a_run(tmp_path: Path) -> None:
+    """As Kubernetes makes one: `..data` is replaced. Whoever mounts `..data` itself sees one state of it to the end."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    for version in ("1", "2"):
+        (volume / version).mkdir()
+        for name in ("a", "b"):
+            (volume / version / name).write_text(version)
+    (volume / "..data").symlink_to("1")
+    for name in ("a", "b"):
+        (volume / name).symlink_to(f"..data/{name}")
+    whole, data = opened(volume, read_only=True), opened(volume / "..data", read_only=True)
+    seen: dict[Files, list[bytes]] = {whole: [], data: []}
+
+    def read(name: bytes) -> None:
+        for files, texts in seen.items():
+            buffer = bytearray(1)
+            open_file(files, 0, name, base.READ | base.FOLLOW).read([memoryview(buffer)], 0)
+            texts.append(bytes(buffer))
+
+    read(b"a")
+    (volume / "..fresh").symlink_to("2")
+    (volume / "..fresh").replace(volume / "..data")
+    read(b"b")
+    assert seen == {whole: [b"1", b"2"], data: [b"1", b"1"]}
+    for files in seen:
+        files.close()
+
+
 def test_a_guest_makes_no_device_no_pipe_and_no_nameless_file(files: Files) -> None:
     """There is no way to ask for O_TMPFILE, and what is made is a file, a folder or a link."""
     folder = files.preopened[0][1]

@@ -1,4 +1,4 @@
-"""Real programs that work on files, behind a real server, and beside wasmtime's command line where that is there."""
+"""Real programs that work on files, behind a real server, and beside wasmtime's command line."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 from tests.guests.cache import ROOT, ToolMissingError, skip_or_fail
 from tests.guests.programs import COMMAND, FILES, HANDLER, PROGRAMS, Program, metadata, table
-from tests.host.wasmtime_cli import compiled, wasmtime
+from tests.host.wasmtime_cli import COMPILED, compiled, wasmtime
 from tests.running import RunningServer, component, write_components
 
 # Slow where no artifact is kept yet: four interpreters are compiled.
@@ -91,9 +91,9 @@ def test_a_folder_that_it_has_not_makes_it_fail(server: RunningServer, program: 
 def test_it_ends_as_in_wasmtime(data: Path, tmp_path: Path, program: Program) -> None:
     needs(program)
     try:
-        command = [wasmtime(), "run", "--allow-precompiled", *(f"--env={k}={v}" for k, v in program.env.items())]
+        command = [wasmtime(), "run", *COMPILED, *(f"--env={k}={v}" for k, v in program.env.items())]
     except ToolMissingError as missing:
-        pytest.skip(str(missing))
+        skip_or_fail(missing)
     if program.abi == COMMAND:
         command += ["-S", "http"]
     folders = {"/data": data / "data", "/out": data / "out", "/tmp": tmp_path}
