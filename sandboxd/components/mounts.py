@@ -159,8 +159,10 @@ def _anchor(source: str, policy: MountPolicy) -> str:
             if real.startswith(limit.rstrip("/") + "/") or (real == limit and policy.whole):
                 return allowed
     listed = ", ".join(policy.allowed) or "no folder"
+    real = os.path.realpath(source)
+    leads = "" if real == source else f", which by its links is {real},"
     raise InvalidError(
-        f"mounts: {source} is not beneath {listed}, where sources may lie",
+        f"mounts: {source}{leads} is not beneath {listed}, where sources may lie",
         "move it there, or list its folder in mounts.allowedSources of sandboxd.yaml",
     )
 

@@ -146,7 +146,7 @@ def test_a_reached_limit_is_named_if_the_guest_then_fails(server: RunningServer)
     [
         ("mounts", '[{source: /etc, target: /etc}]', "is not beneath"),
         ("mounts", '[{source: ., target: /all}]', "is not beneath"),
-        ("mounts", '[{source: link, target: /etc}]', "is not beneath"),
+        ("mounts", '[{source: link, target: /etc}]', "link, which by its links is /etc, is not beneath"),
         ("mounts", '[{source: missing, target: /m}]', "is not a folder"),
         ("mounts", '[{source: data, target: data}]', "is not an absolute path"),
         ("mounts", '[{source: data, target: /d, readonly: false}]', "readonly is unknown"),
