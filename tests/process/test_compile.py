@@ -116,6 +116,7 @@ def test_an_invalid_module_is_refused_in_one_line_with_dapr_s_prefix(store: Stor
     assert left_behind(store) == []
 
 
+@pytest.mark.slow  # a process for each example
 @settings_of_hypothesis(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(8, len(SMALL) - 1), with_=st.binary(max_size=6))
 def test_changed_bytes_are_compiled_or_refused_and_nothing_else(store: Store, at: int, with_: bytes) -> None:
@@ -143,8 +144,8 @@ def test_a_compiler_that_takes_too_long_is_killed(store: Store) -> None:
 
 
 def test_a_compiler_that_eats_memory_is_ended(store: Store) -> None:
-    with pytest.raises(CompileError, match="the compiler needs more than 200 MiB of memory") as caught:
-        compile_one(store, CPYTHON.read_bytes(), memory_bytes=200 * MIB)
+    with pytest.raises(CompileError, match="the compiler needs more than 128 MiB of memory") as caught:
+        compile_one(store, CPYTHON.read_bytes(), memory_bytes=128 * MIB)
     assert "modules.compileMemory" in caught.value.remedy
     assert left_behind(store) == []
 

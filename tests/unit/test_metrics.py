@@ -96,11 +96,14 @@ def test_processor_time_that_was_not_measured_is_judged_by_what_was() -> None:
     metrics = Metrics(version="1")
     binding = metrics.binding("b")
 
-    def ran(took_ns: int, cpu_ns: int = -1) -> float:
+    def run(took_ns: int, cpu_ns: int = -1) -> None:
         result = Result(
             id=1, outcome=Outcome.COMPLETED, instantiate_ns=took_ns // 4, guest_ns=took_ns - took_ns // 4, cpu_ns=cpu_ns
         )
         binding.ran(result, 0)
+
+    def ran(took_ns: int, cpu_ns: int = -1) -> float:
+        run(took_ns, cpu_ns)
         return round(value(metrics, "sandboxd_guest_cpu_seconds_total", binding="b"), 9)
 
     assert ran(8_000) == 0.000_008  # nothing was measured yet
@@ -112,7 +115,7 @@ def test_processor_time_that_was_not_measured_is_judged_by_what_was() -> None:
     assert ran(8_100_000) == pytest.approx(0.006_408 + 0.004_1)
     # Measurements of a second outweigh what was before.
     for _ in range(60):
-        ran(1_000_000_000, 0)
+        run(1_000_000_000, 0)
     before = ran(0)
     assert ran(1_000_000) == before
     assert binding.cpu_s == pytest.approx(before)
@@ -214,7 +217,7 @@ def test_the_text_is_that_of_prometheus_client(accept: str) -> None:
     metrics.watch_pool(lambda: PoolStats(bindings={ODD: BindingLoad(1, 2, 3)}))
     encoder, content_type = choose_encoder(accept)
     for turn in range(3):
-        for number in range(turn, 30):
+        for number in range(turn, 8):
             binding = metrics.binding(ODD if number == 1 else f"b{number}")
             for outcome in Outcome:
                 binding.ended(outcome, number / 100)
