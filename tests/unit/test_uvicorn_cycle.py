@@ -35,7 +35,12 @@ class Transport(asyncio.Transport):
 
 
 def answered(
-    kind: type[RequestResponseCycle], messages: list[dict[str, Any]], *, method: str = "POST", keep_alive: bool = True
+    kind: type[RequestResponseCycle],
+    messages: list[dict[str, Any]],
+    *,
+    method: str = "POST",
+    keep_alive: bool = True,
+    version: str = "1.1",
 ) -> tuple[list[bytes], bool, str]:
     """Return what a cycle writes, whether it closes the connection, and the error that it raises."""
 
@@ -43,7 +48,7 @@ def answered(
         transport = Transport()
         log = logging.getLogger("test")
         cycle = kind(
-            scope={"type": "http", "method": method},  # type: ignore[typeddict-item]  # no more is looked at
+            scope={"type": "http", "method": method, "http_version": version},  # type: ignore[typeddict-item]
             transport=transport,
             flow=CountingFlow(transport, lambda: None),
             logger=log,
@@ -145,3 +150,20 @@ def test_a_server_that_tells_cancels_at_once_and_only_while_inside() -> None:
         return await task, [call is None for call in told]
 
     assert asyncio.run(main()) == (True, [False, True])
+
+
+@pytest.mark.parametrize(
+    ("messages", "kept"),
+    [
+        ([start(JSON, LENGTH), body(b"hello")], True),
+        ([start(status=204), body(b"")], True),
+        ([start(JSON), body(b"hello")], False),
+        ([start((b"connection", b"close"), LENGTH), body(b"hello")], False),
+    ],
+)
+def test_http_1_0_is_told_that_it_is_kept_open(messages: list[dict[str, Any]], kept: bool) -> None:
+    """RFC 9112, C.2.2; and only an answer with a length lets the next one be found."""
+    writes, closed, error = answered(Cycle, messages, version="1.0")
+    assert (closed, error) == (not kept, "")
+    assert (b"connection: keep-alive\r\n" in b"".join(writes)) == kept
+    assert (b"connection: close\r\n" in b"".join(writes)) != kept

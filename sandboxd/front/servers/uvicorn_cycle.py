@@ -148,7 +148,7 @@ class Cycle(RequestResponseCycle):
             raise RuntimeError("Invalid HTTP header value.")
         if self.keep_alive and self.scope["http_version"] == "1.0":
             # Who asks for it is told (RFC 9112, C.2.2). Without a length the end of the connection is that of the body.
-            if self.chunked_encoding is None and status not in (204, 304):
+            if self.chunked_encoding is not False and status not in (204, 304):
                 self.keep_alive = False
             else:
                 content.append(b"connection: keep-alive\r\n")
