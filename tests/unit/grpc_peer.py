@@ -82,13 +82,14 @@ class Transport:
         self.reading = True
 
     def close(self) -> None:
-        if not self.closing:
-            self.closing = True
+        if not self.closing and not self.get_write_buffer_size():
             asyncio.get_running_loop().call_soon(self.connection.connection_lost, None)
+        self.closing = True
 
     def abort(self) -> None:
-        self.aborted = True
-        self.close()
+        if not self.aborted and (not self.closing or self.get_write_buffer_size()):
+            asyncio.get_running_loop().call_soon(self.connection.connection_lost, None)
+        self.aborted = self.closing = True
 
 
 class Peer:

@@ -243,6 +243,33 @@ def test_who_reads_nothing_is_not_read_either() -> None:
     run(main)
 
 
+def test_who_breaks_a_rule_and_reads_nothing_is_cut_off() -> None:
+    async def main() -> None:
+        peer = Peer(max_connections=1)
+        peer.send(f.window_update(0, 1 << 30) + f.settings([(f.INITIAL_WINDOW_SIZE, 1 << 30)]))
+        peer.call(1, b"/a/Wait")
+        peer.transport.slow = True
+        peer.read = lambda: None  # type: ignore[method-assign]
+        peer.call(3, b"/a/Big", b"60000")
+        peer.send(f.frame(f.PING, 0, 0, b"short"))
+        assert peer.transport.closing
+        assert len(peer.abandoned) == 1, "nobody will hear of it"
+        assert peer.connection.unread() > 60_000
+        assert peer.connection.idle_since() is None, "closing it again makes no room"
+        table = peer.server.table
+        table.sweep()
+        assert not peer.transport.aborted
+        later = NOW() + 60
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: later)
+            table.sweep()
+        assert peer.transport.aborted
+        assert peer.turned_away("send_timeout") == 1
+        await peer.turns()
+
+    run(main)
+
+
 def test_silence_is_asked_about_and_idleness_ended() -> None:
     async def main() -> None:
         peer = Peer()

@@ -91,10 +91,15 @@ class Connection(Streams, asyncio.Protocol):
         self._over = True
         self._rest = b""
         self._server.table.leave(self)
+        self._give_up()
+        self._server.lost(self)
+
+    def _give_up(self) -> None:
+        """Give up all calls: nobody will hear of them."""
         for call in list(self.calls.values()):
             call.give_up()
+            self.out.forget(call)
         self.calls.clear()
-        self._server.lost(self)
 
     def pause_writing(self) -> None:
         # Who does not read its answers is not asked for more.
@@ -214,7 +219,8 @@ class Connection(Streams, asyncio.Protocol):
         if self._begun:
             self.out.put(f.goaway(self._last, broken.code, broken.text))
         self.out.flush()
-        self._server.table.leave(self)
+        self._give_up()
+        # Until it is closed it stays in the table, whose sweep cuts off who does not read what was written.
         if flood and self.transport.get_write_buffer_size():
             self.transport.abort()  # who floods may read nothing
         else:

@@ -65,7 +65,7 @@ class Upkeep:
 
     def idle_since(self) -> float | None:
         """See `Connection`."""
-        return None if self.calls else self.idle_at
+        return None if self.calls or self.transport.is_closing() else self.idle_at
 
     def unread(self) -> int:
         """See `Connection`."""
