@@ -10,6 +10,7 @@ import pytest
 from hpack import Encoder
 
 from sandboxd.front.grpc import frames as f
+from sandboxd.front.grpc import streams
 from sandboxd.front.grpc.status import Code
 from sandboxd.front.grpc.upkeep import IDLE_S, PING_S
 from sandboxd.front.servers.refusals import Refusal
@@ -239,6 +240,32 @@ def test_who_reads_nothing_is_not_read_either() -> None:
         await peer.turns()
         assert len(peer.transport.written) > 1_000_000
         assert peer.connection.unread() == 0
+
+    run(main)
+
+
+def test_messages_that_are_not_whole_are_bounded_on_a_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "UNFINISHED_BYTES", 8 << 20)
+
+    async def main() -> None:
+        peer = Peer(max_message_bytes=1 << 20)
+        peer.send(f.window_update(0, 1 << 30) + f.settings([(f.INITIAL_WINDOW_SIZE, 1 << 30)]))
+        begun = b"\0" + (1 << 20).to_bytes(4, "big") + b"x" * (1 << 20)
+        refused = 0
+        for stream in range(1, 41, 2):
+            peer.headers(stream)
+            for at in range(0, 1 << 20, 16384):
+                peer.send(f.frame(f.DATA, 0, stream, begun[at : at + 16384]))
+            if stream in peer.answers and peer.answers[stream].head:
+                assert peer.answers[stream].status == Code.RESOURCE_EXHAUSTED
+                assert b"unfinished messages" in peer.answers[stream].text
+                refused += 1
+        held = [call.body.received for call in peer.connection.calls.values() if call.body is not None]
+        assert refused
+        assert sum(held) <= (8 + 2) << 20, "what was allowed, and what is granted between two looks"
+        peer.send(f.frame(f.DATA, f.END_STREAM, 1, begun[1 << 20 :]))
+        assert peer.answers[1].status == Code.OK
+        assert len(peer.answers[1].data) == len(begun)
 
     run(main)
 

@@ -156,6 +156,7 @@ class Call:
     def fail(self, error: GrpcError) -> None:
         """Answer with an error. Nothing happens if the call is answered, or its caller has gone."""
         self.abandon = None
+        self.body = None
         if not self.answered:
             self.answered = True
             self._sender.fail(self, error)

@@ -13,7 +13,7 @@ from sandboxd.front.grpc.feeding import feed
 from sandboxd.front.grpc.frames import ConnectionBroken, ErrorCode, StreamBroken
 from sandboxd.front.grpc.header_blocks import SPARE_BYTES, HeaderBlocks
 from sandboxd.front.grpc.heads import Head
-from sandboxd.front.grpc.status import GrpcError
+from sandboxd.front.grpc.status import Code, GrpcError
 from sandboxd.front.grpc.upkeep import Upkeep
 from sandboxd.front.servers import h2_floods
 from sandboxd.front.servers.connections import Connections
@@ -24,6 +24,8 @@ STREAMS: Final = 100
 STREAM_WINDOW: Final = 1024 * 1024
 CONNECTION_WINDOW: Final = 4 * 1024 * 1024
 """What a caller may send before it is granted more."""
+UNFINISHED_BYTES: Final = 64 * 1024 * 1024
+"""What is held of messages that are not whole, on one connection; never less than four of the longest ones."""
 LONG_NS: Final = 1_000_000_000
 """To cancel a call that has lasted this long, or until its deadline, costs nothing: it was no rapid reset."""
 _RESETS: Final = 256
@@ -150,13 +152,14 @@ class Streams(Upkeep):
         if self._window_in < 0:
             raise ConnectionBroken(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window allows")
         self._taken += size
+        call = self.calls.get(stream)
         if self._taken >= CONNECTION_WINDOW // 2:
             self.out.put(f.window_update(0, self._taken))
             self._window_in += self._taken
             self._taken = 0
+            self._bound_unfinished()
         if flags & f.PADDED:
             payload = f.unpadded(flags, payload)
-        call = self.calls.get(stream)
         if call is None:
             self._on_stray(stream)
             return
@@ -178,6 +181,18 @@ class Streams(Upkeep):
             self.out.put(f.window_update(stream, call.taken))
             call.window_in += call.taken
             call.taken = 0
+
+    def _bound_unfinished(self) -> None:
+        """Refuse the latest calls if too much is held of messages that are not whole."""
+        held = sum(call.body.received for call in self.calls.values() if call.body is not None)
+        most = max(UNFINISHED_BYTES, 4 * self._shared.max_message_bytes)
+        if held <= most:
+            return
+        for call in reversed(list(self.calls.values())):
+            if call.body is not None and held > most:
+                held -= call.body.received
+                text = f"the unfinished messages of one connection are longer than {most} bytes"
+                call.fail(GrpcError(Code.RESOURCE_EXHAUSTED, text))
 
     def _on_stray(self, stream: int) -> None:
         """Handle data on a stream that is not open."""
