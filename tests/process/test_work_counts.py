@@ -55,7 +55,7 @@ FRONT_PARSED = {
 }
 FRONT_FAILED = {
     "Python calls": 128,
-    "native calls": 110,
+    "native calls": 102,
     "writes to the worker": 1,
     "writes to the caller": 1,
     "retained blocks": 1.0,

@@ -1,11 +1,14 @@
 """Answers for guests that failed: what is remembered of one says the same of the next that failed alike."""
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sandboxd import gojson
 from sandboxd.components.binding import Binding
 from sandboxd.front.answering.failures import REMEMBERED_MAX, Failure, of_result
+from sandboxd.front.http.failed import failure_laid, failure_reply
 from sandboxd.front.ports import Served
 from sandboxd.metrics import Metrics
 from sandboxd.outcome import Outcome
@@ -72,6 +75,19 @@ def test_a_failure_like_the_last_is_not_put_together_again() -> None:
     (remembered,) = binding.failures.values()
     binding.failures[next(iter(binding.failures))] = remembered._replace(hints="; as before")
     assert of_result(result, binding, 2).reason().endswith("[_start] failed: wasm error: unreachable; as before")
+
+
+@given(FAILURES)
+def test_a_head_that_is_laid_out_has_the_same_headers(result: Result) -> None:
+    async def main() -> None:
+        binding = served()
+        failed = of_result(result, binding, 1)
+        span = f"00-{'a' * 32}-{'b' * 16}-00"
+        status, headers, body = failure_reply(failed, binding, span, 0, http1=True)
+        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        assert failure_laid(failed, binding, span, 0) == (status, lines, body)
+
+    asyncio.run(main())
 
 
 @given(st.text(), st.text(), st.text(), st.integers(0, 2**40))

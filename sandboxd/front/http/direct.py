@@ -16,7 +16,7 @@ from sandboxd.front.http.auth import TOKEN_HEADER, TokenCheck
 from sandboxd.front.http.binding import BindingEndpoint
 from sandboxd.front.http.bodies import CLOSE
 from sandboxd.front.http.exchange import Exchange
-from sandboxd.front.http.replies import INTERNAL_ERROR, plain_error
+from sandboxd.front.http.replies import INTERNAL_ERROR, Laid, plain_error
 from sandboxd.front.ports import Bindings, Headers, Invoked, Invoker, Served
 from sandboxd.log import fields
 from sandboxd.wire.messages import Result
@@ -28,8 +28,6 @@ METHODS: Final = frozenset((b"POST", b"PUT"))
 
 Plain = tuple[Served, bytes | None]
 """The head of a plain request: its binding, and its traceparent."""
-Laid = tuple[int, Headers | bytes, bytes]
-"""A `Reply` whose headers may be the lines of a head in HTTP/1.1 already."""
 
 
 class DirectEndpoint:
@@ -163,7 +161,7 @@ class DirectExchange(Exchange):
         if isinstance(answer, Result):
             failed = self.ran(answer)
             if failed is not None:
-                return self.failed(failed, http1=True)
+                return self.failed_laid(failed)
             self.completed(answer)
             return 200, self._fields(answer, len(answer.stdout)), answer.stdout
         return self.failed(answer if isinstance(answer, Failure) else self.error(answer), http1=True)

@@ -19,8 +19,8 @@ from sandboxd.front.answering.failures import Failure
 from sandboxd.front.answering.http_guest import NO_DATA, response_metadata
 from sandboxd.front.answering.runlog import keep_failure, log_run
 from sandboxd.front.answering.tracing import new_span
-from sandboxd.front.http.failed import failure_reply
-from sandboxd.front.http.replies import Reply
+from sandboxd.front.http.failed import failure_laid, failure_reply
+from sandboxd.front.http.replies import Laid, Reply
 from sandboxd.front.ports import Headers, Served
 from sandboxd.limits.keys import BODY_KEY
 from sandboxd.limits.units import Unit
@@ -226,12 +226,20 @@ class Exchange:
             failed: why it failed.
             http1: whether it came over HTTP/1, where the rest of a body that nobody reads ends the connection.
         """
+        self._count_failure(failed)
+        return failure_reply(failed, self.served, self.span, self.began_ns, http1=http1)
+
+    def failed_laid(self, failed: Failure) -> Laid:
+        """As `failed`, for a guest that ran and failed, over HTTP/1.1."""
+        self._count_failure(failed)
+        return failure_laid(failed, self.served, self.span, self.began_ns)
+
+    def _count_failure(self, failed: Failure) -> None:
         if self._decided_ns:
             seconds = (time.monotonic_ns() - self._decided_ns) * 1e-9
             self._metrics.dapr_event(self.request.operation, success=False, seconds=seconds)
         self._metrics.ended(failed.outcome, (time.monotonic_ns() - self.began_ns) * 1e-9)
         keep_failure(self._metrics, failed, self.span, self.began_ns)
-        return failure_reply(failed, self.served, self.span, self.began_ns, http1=http1)
 
     def left(self) -> None:
         """Count a request whose caller has gone."""

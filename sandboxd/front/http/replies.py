@@ -11,6 +11,8 @@ INTERNAL_ERROR: Final = "internal failure of the server"
 
 Reply = tuple[int, Headers, bytes]
 """A response whose body is complete: status, headers (Content-Length among them), body."""
+Laid = tuple[int, Headers | bytes, bytes]
+"""A `Reply` whose headers may be the lines of a head in HTTP/1.1 already."""
 
 
 async def reply(send: Send, status: int, body: bytes, headers: Iterable[tuple[bytes, bytes]] = (JSON,)) -> None:

@@ -10,7 +10,8 @@ from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE
 
-from sandboxd.front.http.direct import DirectEndpoint, DirectExchange, Laid, Plain
+from sandboxd.front.http.direct import DirectEndpoint, DirectExchange, Plain
+from sandboxd.front.http.replies import Laid
 from sandboxd.front.servers.uvicorn_cycle import CountingFlow, known_names, lower_name
 
 LATE_S: Final = 0.01
