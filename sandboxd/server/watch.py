@@ -68,7 +68,8 @@ def file_stats(folders: Iterable[str], guests: Iterable[str], mounted: Iterable[
     Raises:
         OSError: the process has no descriptor or memory left to look, so nothing is known.
     """
-    files = {os.path.abspath(guest) for guest in guests}
+    # As they are written, which is how they are read: `..` behind a link does not lead back to before the link.
+    files = set(guests)
     for folder in folders:
         try:
             names = os.listdir(folder)
@@ -76,7 +77,7 @@ def file_stats(folders: Iterable[str], guests: Iterable[str], mounted: Iterable[
             if error.errno in _SHORTAGES:
                 raise
             continue  # a folder that no longer exists has no files
-        files.update(os.path.abspath(os.path.join(folder, name)) for name in names if _is_component_file(name))
+        files.update(os.path.join(folder, name) for name in names if _is_component_file(name))
     out: FileStats = {}
     mounts = set(mounted)
     for file in files | mounts:

@@ -107,6 +107,17 @@ def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path) -> None:
     assert watch.file_stats([str(tmp_path)], []) != before
 
 
+def test_a_guest_above_a_linked_folder_is_found_where_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "releases" / "7" / "bin").mkdir(parents=True)
+    guest = tmp_path / "releases" / "7" / "guest.wasm"
+    guest.write_bytes(b"one")
+    (tmp_path / "bin").symlink_to(guest.parent / "bin")
+    url = f"{tmp_path}/bin/../guest.wasm"
+    before = watch.file_stats([], [url])
+    guest.write_bytes(b"another")
+    assert watch.file_stats([], [url]) != before
+
+
 class Catalog:
     local_files = ()
     mounted = ()

@@ -151,6 +151,20 @@ def test_in_the_middle_of_a_head_the_same_bytes_are_no_request() -> None:
     assert run(main()).startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
+def test_the_end_of_a_body_is_no_part_of_the_head_behind_it() -> None:
+    async def main() -> list[bytes]:
+        front = Front()
+        protocol, transport = front.connect(front.repeating)
+        begin, end = request(b"{" + b"no JSON")[:-7], b"no JSON"  # answered at once, so the next is parsed in that read
+        for read in (begin, end + request(asking(b"x")), end + request(asking(b"x"))):
+            protocol.data_received(read)
+            await settle()
+        return [written.partition(b"\r\n")[0] for written in transport.writes]
+
+    refused = b"HTTP/1.1 400 Bad Request"
+    assert run(main()) == [refused, b"HTTP/1.1 200 OK", refused]
+
+
 def test_connections_that_repeat_nothing_stop_looking() -> None:
     async def main() -> str:
         front = Front()

@@ -242,7 +242,7 @@ class BoundedProtocol(FeedingProtocol):
             if self._awaits:
                 self._awaits = False
                 self.awaited.discard(self)
-            elif self._began and not self._parsed and cycle.keep_alive and self.direct is not None:
+            elif self._fresh and self._began and not self._parsed and cycle.keep_alive and self.direct is not None:
                 self._repeats.note(self._received, cycle.body, cycle.plain, self.direct.bindings)
             if not cycle.begin():
                 self.fall_back()
