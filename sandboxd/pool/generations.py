@@ -79,6 +79,9 @@ class Generations:
         ready = self._all_ready[number] = asyncio.get_running_loop().create_future()
         self._readiness.begin(f"{self.size} workers of generation {number} start")
         try:
+            if generation.lost:
+                # It died while the guests were noted, before `on_zygote_lost` could find it among `all`.
+                raise starting.zygote_lost(_NEVER_READY)
             if generation.brokered:
                 self._maintenance.broker.learn(number, load)
             for _ in range(self.size):

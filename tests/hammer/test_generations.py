@@ -4,13 +4,14 @@ import asyncio
 import logging
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.outcome import Outcome
 from sandboxd.pool.starting import BOOT_FAILURES_MAX
-from tests.hammer.scripted import World
+from tests.hammer.scripted import ScriptedZygote, World
 from tests.hammer.test_machine import load_of
 from tests.hammer.test_steps import Scene
 
@@ -47,6 +48,27 @@ def test_a_zygote_that_dies_as_its_last_worker_gets_up_does_not_take_over(world:
     call = scene.call()
     scene.rest()
     assert call.result().outcome is Outcome.COMPLETED
+
+
+def test_a_zygote_that_dies_before_its_first_worker_ends_the_reload(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(world)
+    start = ScriptedZygote.start
+
+    async def start_and_die(zygote: ScriptedZygote, *load: Any) -> Any:
+        loaded = await start(zygote, *load)
+        asyncio.get_running_loop().call_soon(zygote.lose)  # while the generation notes its guests
+        return loaded
+
+    monkeypatch.setattr(ScriptedZygote, "start", start_and_die)
+    loading = scene.load(("a", "b"))
+    scene.rest()
+    error = loading.exception()
+    assert isinstance(error, SandboxdError)
+    assert error.exit_code is ExitCode.ZYGOTE_LOST
+    assert scene.pool.ready()
+    assert scene.pool.stats().generation == 1
 
 
 def test_of_two_reloads_at_once_the_later_one_serves(world: World) -> None:
