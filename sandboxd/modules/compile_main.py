@@ -78,7 +78,6 @@ def confine(parent: int, *, memory_bytes: int, cpu_s: int, file_bytes: int) -> N
     die_with_parent(parent)
     forbid_new_privileges()
     forbid_tracing()
-    drop_capabilities()
     for what, value in (
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CPU, cpu_s),
@@ -112,7 +111,8 @@ def compile_guest(source: int, target: int, kind: GuestKind, settings: EngineSet
     from sandboxd.worker import engine
 
     built = engine.build(settings, compiling=True)
-    # From here on hostile bytes are read.
+    # From here on hostile bytes are read, and nothing is imported: root may need its rights to reach the packages.
+    drop_capabilities()
     enclose_compiler(wall)
     with os.fdopen(source, "rb") as file:
         file.seek(0)

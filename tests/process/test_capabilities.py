@@ -5,6 +5,9 @@ As any other user the processes have none from the start; these tests then only 
 
 import json
 import os
+import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,23 @@ READ = 1 << 2
 """CAP_DAC_READ_SEARCH."""
 CHANGE = READ | 1 << 1 | 1 << 3
 """And CAP_DAC_OVERRIDE, CAP_FOWNER."""
+
+
+COMPILE = """
+import os, sys
+sys.path = [path for path in sys.path if path != sys.argv[1]] + [sys.argv[2]]
+from sandboxd.limits import EngineSettings
+from sandboxd.modules import compile_main
+from sandboxd.wall import Mode
+from sandboxd.wall.confinement import held_capabilities
+from sandboxd.wire.messages import GuestKind
+
+source, target = os.memfd_create("guest"), os.memfd_create("artifact")
+os.write(source, b"\\0asm\\1\\0\\0\\0")
+compile_main.confine(os.getppid(), memory_bytes=1 << 40, cpu_s=60, file_bytes=1 << 20)
+compile_main.compile_guest(source, target, GuestKind.MODULE, EngineSettings(), Mode.OFF)
+print(os.fstat(target).st_size > 0, held_capabilities())
+"""
 
 
 def capabilities(pid: int) -> set[int]:
@@ -62,3 +82,16 @@ def test_templates_and_their_children_have_none(tmp_path: Path) -> None:
         until(lambda: server.invoke("cat", "x").status_code == 200 and set(tree.workers(server)) - before, "a template")
         for pid in tree.workers(server):
             assert capabilities(pid) == {0}
+
+
+def test_a_compiler_of_root_reaches_packages_in_the_folder_of_another_user(tmp_path: Path) -> None:
+    packages = sysconfig.get_path("purelib")
+    home = tmp_path / "home"
+    home.mkdir(0o700)
+    (home / "packages").symlink_to(packages)
+    if os.getuid() == 0:
+        os.chown(home, 12345, -1)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, packages, str(home / "packages")], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "True 0\n", done.stderr
