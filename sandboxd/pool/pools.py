@@ -14,6 +14,7 @@ import msgspec
 
 from sandboxd.errors import SandboxdError
 from sandboxd.limits import units
+from sandboxd.pool import starting
 from sandboxd.pool.generation import Generation
 from sandboxd.pool.pool import Pool
 from sandboxd.pool.settings import PoolSettings
@@ -93,6 +94,9 @@ class Pools:
                     generation, lost = await pool.start(part, max_concurrency, here)
                     started.append((pool, generation))
                     failed += lost
+                if any(generation.lost for _, generation in started):
+                    # One died while those after it started. It would serve until its workers end, and replace none.
+                    raise starting.zygote_lost("the workers of other bindings were still starting")
             except BaseException:
                 for pool, generation in started:
                     await pool.discard(generation)

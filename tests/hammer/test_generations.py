@@ -10,6 +10,8 @@ import pytest
 
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.outcome import Outcome
+from sandboxd.pool.pools import Pools
+from sandboxd.pool.settings import PoolSettings
 from sandboxd.pool.starting import BOOT_FAILURES_MAX
 from tests.hammer.scripted import ScriptedZygote, World
 from tests.hammer.test_machine import load_of
@@ -69,6 +71,33 @@ def test_a_zygote_that_dies_before_its_first_worker_ends_the_reload(
     assert error.exit_code is ExitCode.ZYGOTE_LOST
     assert scene.pool.ready()
     assert scene.pool.stats().generation == 1
+
+
+def test_a_zygote_that_dies_while_another_pool_starts_does_not_take_over(world: World) -> None:
+    async def make() -> Pools:
+        return Pools(PoolSettings(workers=1))
+
+    def load() -> "asyncio.Task[Any]":
+        return asyncio.ensure_future(pools.load(load_of(("a", "b")), {}, alone={"b"}), loop=world.loop)
+
+    pools = world.run(make())
+    first = load()
+    while not first.done():
+        world.go_on()
+        world.loop.settle()
+    second = load()
+    while len(world.zygotes) < 4:  # those of the shared pool and of `b`, twice
+        world.go_on()
+        world.loop.settle()
+    world.step(world.zygotes[2].lose)
+    while not second.done():
+        world.go_on()
+        world.loop.settle()
+    error = second.exception()
+    assert isinstance(error, SandboxdError)
+    assert error.exit_code is ExitCode.ZYGOTE_LOST
+    assert pools.ready()
+    assert not pools.failure.done()
 
 
 def test_of_two_reloads_at_once_the_later_one_serves(world: World) -> None:
