@@ -167,3 +167,14 @@ def test_http_1_0_is_told_that_it_is_kept_open(messages: list[dict[str, Any]], k
     assert (closed, error) == (not kept, "")
     assert (b"connection: keep-alive\r\n" in b"".join(writes)) == kept
     assert (b"connection: close\r\n" in b"".join(writes)) != kept
+
+
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_http_1_0_gets_no_chunks(keep_alive: bool) -> None:
+    """RFC 9112, 6.1: a caller of HTTP/1.0 would take them for the body. Its end is that of the connection (6.3)."""
+    messages = [start(JSON), body(b"hel", more=True), body(b"", more=True), body(b"lo")]
+    writes, closed, error = answered(Cycle, messages, keep_alive=keep_alive, version="1.0")
+    head, _, rest = b"".join(writes).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert (rest, closed, error) == (b"hello", True, "")
+    assert writes[0] == head + b"\r\n\r\n"

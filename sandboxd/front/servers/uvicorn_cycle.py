@@ -71,6 +71,8 @@ class Cycle(RequestResponseCycle):
     """See uvicorn. Only without access log."""
 
     _head: bytes | None = None
+    _until_close = False
+    """The end of the answer is that of the connection."""
     _gone: Callable[[], None] | None = None
     flow: "CountingFlow"  # instead of uvicorn's
 
@@ -105,7 +107,7 @@ class Cycle(RequestResponseCycle):
             self.response_started = True
             self.waiting_for_100_continue = False
             head = self._head_of(message["status"], message.get("headers", ()))
-            if self.chunked_encoding:
+            if self.chunked_encoding or self._until_close:
                 self._write(head)  # streamed: the head says that something will come
             else:
                 self._head = head
@@ -147,7 +149,7 @@ class Cycle(RequestResponseCycle):
         if _bad_value(b"".join(values)):
             raise RuntimeError("Invalid HTTP header value.")
         if self.keep_alive and self.scope["http_version"] == "1.0":
-            # Who asks for it is told (RFC 9112, C.2.2). Without a length the end of the connection is that of the body.
+            # Who asks for it is told (RFC 9112, C.2.2).
             if self.chunked_encoding is not False and status not in (204, 304):
                 self.keep_alive = False
             else:
@@ -155,8 +157,11 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive and not closes:
             content.append(b"connection: close\r\n")
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in (204, 304):
-            self.chunked_encoding = True
-            content.append(b"transfer-encoding: chunked\r\n")
+            if self.scope["http_version"] == "1.0":
+                self._until_close = True  # it knows no chunks (RFC 9112, 6.1)
+            else:
+                self.chunked_encoding = True
+                content.append(b"transfer-encoding: chunked\r\n")
         content.append(b"\r\n")
         return b"".join(content)
 
@@ -169,6 +174,8 @@ class Cycle(RequestResponseCycle):
             data = b"%b%x\r\n%b\r\n" % (head, len(body), body) if body else head
             if not more:
                 data += b"0\r\n\r\n"
+        elif self._until_close:
+            data = body
         else:
             if len(body) > self.expected_content_length:
                 raise RuntimeError("Response content longer than Content-Length")
