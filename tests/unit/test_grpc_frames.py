@@ -133,6 +133,19 @@ def test_a_stream_error_gives_the_call_up(case: str) -> None:
     run(main)
 
 
+def test_a_block_that_cannot_be_decoded_tells_nothing_of_the_server() -> None:
+    """The package's own words for this block hold the address of an object."""
+
+    async def main() -> None:
+        peer = Peer()
+        peer.send(f.frame(f.HEADERS, 4, 1, b"\xff" * 40 + b"\0"))
+        last = peer.frames[-1]
+        assert last.kind == f.GOAWAY
+        assert last.payload[8:] == b"a header block cannot be decoded"
+
+    run(main)
+
+
 def test_a_stream_is_not_opened_again() -> None:
     """RFC 9113, 5.1.1."""
 

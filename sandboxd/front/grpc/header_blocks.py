@@ -55,9 +55,10 @@ class HeaderBlocks:
             fields = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError:
             raise ConnectionBroken(ErrorCode.ENHANCE_YOUR_CALM, "the headers are too large") from None
-        except (HPACKError, IndexError) as error:
-            # IndexError: the block ends within a number.
-            raise ConnectionBroken(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        except (HPACKError, IndexError):
+            # IndexError: the block ends within a number. The package's words are not told: some hold an address of this
+            # process's memory.
+            raise ConnectionBroken(ErrorCode.COMPRESSION_ERROR, "a header block cannot be decoded") from None
         head = Head([(bytes(name), bytes(value)) for name, value in fields], self._max_bytes)
         if self._changed():
             self._heads.clear()
