@@ -359,7 +359,7 @@ def test_what_stands_is_told(tmp_path: Path, setting: str, stands: float) -> Non
         assert server.invoke("echo", "x").status_code == 200
         for layer in ("seccomp", "landlock"):
             assert server.metric("sandboxd_worker_wall", layer=layer) == stands
-        line = next(line for line in server.lines if line.get("event") == "wall")
+        line = server.wait_for(lambda line: line.get("event") == "wall")
         assert (line["level"], "seccomp landlock" in line["message"]) == ("info", bool(stands))
 
 

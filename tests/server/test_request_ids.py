@@ -145,7 +145,7 @@ def test_the_answer_leads_to_the_log(server: AdminServer, name: str) -> None:
 
 def test_no_room_at_all(server: AdminServer, tmp_path: Path) -> None:
     """Connections beyond the limit, and requests that find no place in the queue."""
-    engine = next(line["engine"] for line in server.lines if line.get("event") == "serving")
+    engine = server.wait_for(lambda line: line.get("event") == "serving")["engine"]
     environ = {
         "SANDBOXD_LOGGING_LEVEL": "debug",
         "SANDBOXD_LISTEN_MAX_PEER_CONNECTIONS": "1",
