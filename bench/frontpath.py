@@ -113,7 +113,9 @@ class _Generation:
         return binding in self.entries
 
 
-class _Ready:
+class Ready:
+    """A server that is ready: a stand-in for `sandboxd.front.ports.Health`."""
+
     def not_ready(self) -> list[str]:
         return []
 
@@ -147,7 +149,7 @@ class FrontPath:
         worker.connection_made(self.worker_transport)
         worker.advance(WorkerEvent.READY)
         self.pool._leases.swap(generation, [worker])
-        self.app = App(FrontSettings(version="0"), self.pool, self.metrics, _Ready())
+        self.app = App(FrontSettings(version="0"), self.pool, self.metrics, Ready())
         self.app.bindings = Bindings.of([Binding(name="tiny", version="v1", url="file:///tiny.wasm")], self.metrics)
         config = Config(
             self.app,

@@ -25,7 +25,7 @@ class PruneSettings:
     max_bytes: int = 4096 * MIB
     """The size of artifacts and downloaded modules together."""
     max_age_s: float = 30 * 24 * 3600.0
-    """The longest time since the last start or reload that used an entry."""
+    """The longest time since an entry was looked up: at a start, or at a reload that had to read its guest again."""
 
 
 @dataclass(slots=True)

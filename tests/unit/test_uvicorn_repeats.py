@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from bench.frontpath import Ready
 from sandboxd.components.binding import Binding
 from sandboxd.front.http.app import App
 from sandboxd.front.ports import Bindings, FrontSettings
@@ -28,19 +29,6 @@ from tests.server.echo_front import StandIn
 from tests.unit.test_uvicorn_cycle import Transport
 
 _traces = re.compile(rb"00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]")
-
-
-class Ready:
-    """A server that is ready."""
-
-    def not_ready(self) -> list[str]:
-        return []
-
-    def waits_for(self) -> str:
-        return ""
-
-    def remarks(self) -> dict[str, str]:
-        return {}
 
 
 class CountingParser:
