@@ -26,7 +26,7 @@ BYTES_MAX = 1 << 40
 MAX_QUOTED = 256
 """The number of characters of a decoding error that are told."""
 STALLED_NS = 2_000_000_000
-"""A worker that runs nothing and leaves a frame unread for this long is replaced; the frame goes to another worker."""
+"""A worker that runs nothing and reads nothing of a frame for this long is replaced. The frame goes to another one."""
 
 
 class Role(Enum):
@@ -110,6 +110,8 @@ class Worker(asyncio.Protocol):
         self._sent = 0
         self._taken_back: set[int] = set()
         self._stale_since_ns = 0
+        self._unwritten = 0
+        self._took_ns = 0
         self._revoked: set[int] = set()
 
     def __repr__(self) -> str:
@@ -278,10 +280,19 @@ class Worker(asyncio.Protocol):
         return None
 
     def stalled(self, now_ns: int) -> bool:
-        """Return whether it leaves its socket unread although it runs nothing: it is stopped, or its loop hangs."""
+        """Return whether it leaves its socket unread although it runs nothing: it is stopped, or its loop hangs.
+
+        A long frame takes its time on a busy machine. While the worker takes parts of it, it is not stalled.
+        """
+        if self._transport is not None:
+            unwritten = self._transport.get_write_buffer_size()
+            if unwritten < self._unwritten:
+                self._took_ns = now_ns
+            self._unwritten = unwritten
         if not self.inflight:
-            return self.stale and now_ns - self._stale_since_ns > STALLED_NS
-        return now_ns - self.head_since_ns > STALLED_NS and not self.has_begun(self.inflight[0])
+            return self.stale and now_ns - max(self._stale_since_ns, self._took_ns) > STALLED_NS
+        since_ns = max(self.head_since_ns, self._took_ns)
+        return now_ns - since_ns > STALLED_NS and not self.has_begun(self.inflight[0])
 
     def kill_orphan(self) -> None:
         """Send SIGKILL directly. Use it only if the zygote, which otherwise kills workers, is dead."""
