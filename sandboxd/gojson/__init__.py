@@ -8,7 +8,7 @@ onOutputBindingMessage). Guests read the result as stdin, so it must be equal by
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -69,6 +69,7 @@ _unchanged = re.compile(rb'"[ !#-%\'-;=?-\[\]-\x7f]*+"|-?[1-9][0-9]{0,14}|0|null
 _hard_integer = re.compile(rb"[0-9]{16}|-0(?![.eE])").search
 _html = re.compile(rb"[<>&]|\xe2\x80[\xa8\xa9]").search
 
+_new_request: Final[Callable[[type[Request], tuple[str, dict[str, str] | None, bytes]], Request]] = tuple.__new__
 _quoted_code = lru_cache(maxsize=64)(quote)
 
 _FALLBACK: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, _NotOrdinaryError)
@@ -109,7 +110,10 @@ def _decode_ordinary(body: bytes) -> Request | None:
         ):
             return None
         data = bytes(envelope.data)
-        return Request(envelope.operation, envelope.metadata, data if _unchanged(data) else _remarshal(data))
+        # What `Request(...)` does, without the function in Python that does it.
+        return _new_request(
+            Request, (envelope.operation, envelope.metadata, data if _unchanged(data) else _remarshal(data))
+        )
     except _FALLBACK:
         return None
 

@@ -6,7 +6,7 @@ from typing import Final
 from sandboxd.limits.keys import ALL_KEYS, key_of, outbound_limit
 from sandboxd.metrics.families import Families
 from sandboxd.metrics.journal import Journal
-from sandboxd.metrics.series import Counter, Histogram
+from sandboxd.metrics.series import MOST_PENDING, Counter, Histogram
 from sandboxd.outcome import Outcome
 from sandboxd.wire.messages import OutboundUsage, Result
 
@@ -65,6 +65,15 @@ class BindingMetrics:
             self._memory = metrics.memory.labels(name)
             self._stdin = metrics.stdin.labels(name)
             self._stdout = metrics.stdout.labels(name)
+            self._of_runs = (
+                self._queue_wait,
+                self._instantiate,
+                self._guest,
+                self._memory,
+                self._stdin,
+                self._stdout,
+            )
+            """Each run appends to what is pending of all of these."""
 
     def __repr__(self) -> str:
         return f"<BindingMetrics {self.name!r}>"
@@ -138,9 +147,10 @@ class BindingMetrics:
             stdout_bytes: the length of the output; None if `result` holds the output.
             by_policy: whether its deadline came from a resiliency policy and not from the binding's limit.
         """
-        self._queue_wait.observe(result.queue_ns * 1e-9)
-        self._instantiate.observe(result.instantiate_ns * 1e-9)
-        self._guest.observe(result.guest_ns * 1e-9)
+        waits = self._queue_wait.pending
+        waits.append(result.queue_ns * 1e-9)
+        self._instantiate.pending.append(result.instantiate_ns * 1e-9)
+        self._guest.pending.append(result.guest_ns * 1e-9)
         took_ns = result.instantiate_ns + result.guest_ns
         if result.cpu_ns >= 0:
             self._cpu.value += result.cpu_ns * 1e-9
@@ -155,11 +165,14 @@ class BindingMetrics:
             self._cpu.value += took_ns * (self._measured_cpu_ns / self._measured_ns) * 1e-9
         else:
             self._cpu.value += took_ns * 1e-9
-        self._memory.observe(result.memory_bytes)
+        self._memory.pending.append(result.memory_bytes)
         if result.memory_bytes > self.memory_peak:
             self.memory_peak = result.memory_bytes
-        self._stdin.observe(stdin_bytes)
-        self._stdout.observe(len(result.stdout) if stdout_bytes is None else stdout_bytes)
+        self._stdin.pending.append(stdin_bytes)
+        self._stdout.pending.append(len(result.stdout) if stdout_bytes is None else stdout_bytes)
+        if len(waits) >= MOST_PENDING:
+            for histogram in self._of_runs:
+                histogram.fold()
         if result.outcome is Outcome.DEADLINE_EXCEEDED:
             if not by_policy:
                 self.limit_reached(_TIMEOUT_KEY)

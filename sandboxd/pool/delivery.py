@@ -7,9 +7,9 @@ import msgspec
 
 from sandboxd.outcome import Outcome
 from sandboxd.pool import faults
-from sandboxd.pool.generation import LONG_NS
+from sandboxd.pool.generation import LONG_NS, GuestEntry
 from sandboxd.pool.invocation import Invocation
-from sandboxd.pool.lease import Leases
+from sandboxd.pool.lease import Leases, entry_of
 from sandboxd.pool.maintenance import Maintenance
 from sandboxd.pool.spares import Spares
 from sandboxd.pool.state import ExitReason, WorkerState
@@ -64,7 +64,7 @@ class Delivery:
             return  # the worker is dead or dying
         if invocation in worker.inflight:
             if worker.revoke(invocation):
-                self._leases.end_lease(worker, invocation)
+                self._leases.end_lease(worker, entry_of(worker, invocation))
             else:
                 self._maintenance.kill(worker, ExitReason.CANCELLED)
 
@@ -78,7 +78,7 @@ class Delivery:
         if held:
             invocation.losses += 1
             if invocation.losses >= LOSSES_MAX:
-                self._leases.end_lease(worker, invocation)
+                self._leases.end_lease(worker, entry_of(worker, invocation))
                 detail = f"{invocation.losses} worker processes in a row ended with it unread"
                 invocation.answer(m.Result(id=invocation.id, outcome=Outcome.WORKER_LOST, detail=detail))
                 return
@@ -98,19 +98,19 @@ class Delivery:
             return
         now = time.monotonic_ns()
         invocation = worker.inflight[0]
-        fault = self._fault(worker, invocation, result, now)
+        entry = entry_of(worker, invocation)
+        fault = self._fault(worker, invocation, entry, result, now)
         if fault:
             self._disbelieve(worker, invocation, fault)
             return
-        worker.leave(invocation)
-        worker.head_since_ns = now
-        worker.forget_revocation(invocation)
-        worker.served += 1
-        entry = self._leases.end_lease(worker, invocation)
+        # The struct is frozen for all other code. A copy would cost more than this whole step.
+        msgspec.structs.force_setattr(result, "queue_ns", invocation.sent_ns - invocation.queued_ns)
+        worker.answered(now)
+        self._leases.end_lease(worker, entry)
         if worker.role is Role.CHILD:
             self._warm.on_served(worker)
             self._end_child(worker)
-            self._answer(invocation, result)
+            invocation.answer(result)
             return
         took_ns = result.guest_ns + result.instantiate_ns
         if result.outcome is Outcome.DEADLINE_EXCEEDED:
@@ -120,9 +120,12 @@ class Delivery:
         recycle_after = self._recycle_after
         if result.retire or (recycle_after and worker.served >= recycle_after):
             self._maintenance.retire(worker, ExitReason.RECYCLED)
-        self._next_work(worker, now)
         # The worker first: it then has its next work while the answer is written.
-        self._answer(invocation, result)
+        if worker.state is WorkerState.BUSY:
+            self._leases.dispatch_to(worker, now)
+        else:
+            self._next_work(worker, now)
+        invocation.answer(result)
 
     def on_skipped(self, worker: Worker, invocation_id: int) -> None:
         """Take note of a skipped frame: one that was taken back, or whose revocation and start coincided."""
@@ -195,7 +198,7 @@ class Delivery:
         head = worker.inflight[0] if worker.inflight else None
         for invocation in reversed(list(worker.inflight)):
             if worker.has_begun(invocation):
-                self._leases.end_lease(worker, invocation)
+                self._leases.end_lease(worker, entry_of(worker, invocation))
                 detail = f"the worker process running it {why}"
                 invocation.answer(m.Result(id=invocation.id, outcome=Outcome.WORKER_LOST, detail=detail))
             else:
@@ -209,11 +212,10 @@ class Delivery:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _fault(self, worker: Worker, invocation: Invocation, result: m.Result, now_ns: int) -> str:
+    def _fault(self, worker: Worker, invocation: Invocation, entry: GuestEntry, result: m.Result, now_ns: int) -> str:
         """Return what is wrong with a result; empty if nothing is."""
         if not worker.has_begun(invocation):
             return _NOT_BEGUN
-        entry = worker.generation.entries[invocation.binding]
         stream = invocation.stream
         if stream is not None and result.outcome is Outcome.COMPLETED:
             fault = stream.incomplete()
@@ -228,15 +230,10 @@ class Delivery:
         The invocation may have run, whatever the status page says: it is not repeated.
         """
         worker.leave(invocation)
-        self._leases.end_lease(worker, invocation)
+        self._leases.end_lease(worker, entry_of(worker, invocation))
         detail = f"the worker process running it {fault}"
         invocation.answer(m.Result(id=invocation.id, outcome=Outcome.WORKER_LOST, detail=detail))
         self._maintenance.on_channel_lost(worker, fault)
-
-    def _answer(self, invocation: Invocation, result: m.Result) -> None:
-        # The struct is frozen for all other code. A copy would cost more than this whole step.
-        msgspec.structs.force_setattr(result, "queue_ns", invocation.sent_ns - invocation.queued_ns)
-        invocation.answer(result)
 
     def _end_child(self, child: Worker) -> None:
         """End a template's child whose invocation is over."""

@@ -135,7 +135,7 @@ class GuestEntry:
         Parameters:
             holding: the bindings whose invocations are at that worker.
         """
-        if not self.short or self.running >= self.short_limit:
+        if self.average_ns >= SHORT_NS or self.running >= self.short_limit:
             return False
         return self.held < self.share or self.binding in holding
 

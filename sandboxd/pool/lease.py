@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable
 from functools import partial
 from typing import Final, Protocol
 
-from sandboxd.pool.generation import Generation, GuestEntry
+from sandboxd.pool.generation import SHORT_NS, Generation, GuestEntry
 from sandboxd.pool.invocation import Invocation
 from sandboxd.pool.polling import Polling
 from sandboxd.pool.spares import Spares
@@ -179,7 +179,7 @@ class Leases:
             self.set_idle(worker, now_ns)
             self.dispatch_to_idle()
             return
-        while len(self.queue):
+        while self.queue.size:
             if not worker.inflight:
                 invocation = self._take(len(self.busy) - 1)  # it is one of them
             elif self._may_look_ahead(worker):
@@ -193,7 +193,7 @@ class Leases:
                 # it cannot starve.
                 self.queue.defer(invocation)
                 break
-            self._send(worker, invocation, entry_of(worker, invocation), now_ns)
+            self._send(worker, invocation, worker.generation.entries[invocation.binding], now_ns)
         if not worker.inflight:
             self.set_idle(worker, now_ns)
 
@@ -243,9 +243,8 @@ class Leases:
         self.unlist(worker)
         self._leave_busy(worker, time.monotonic_ns())
 
-    def end_lease(self, worker: Worker, invocation: Invocation) -> GuestEntry:
-        """End the lease: the invocation is no longer in flight at this worker."""
-        entry = entry_of(worker, invocation)
+    def end_lease(self, worker: Worker, entry: GuestEntry) -> None:
+        """End a lease: one invocation of the binding is no longer in flight at this worker."""
         entry.running -= 1
         left = worker.holding[entry.binding] - 1
         if left:
@@ -253,7 +252,6 @@ class Leases:
         else:
             del worker.holding[entry.binding]
             entry.held -= 1
-        return entry
 
     def redeliver(self, worker: Worker, invocation: Invocation) -> bool:
         """Put an invocation that its worker did not begin back at the head of its binding's queue.
@@ -261,7 +259,7 @@ class Leases:
         Returns:
             False if the serving generation no longer has its guest.
         """
-        self.end_lease(worker, invocation)
+        self.end_lease(worker, entry_of(worker, invocation))
         invocation.worker_serial = 0
         if invocation.over:
             return True
@@ -289,31 +287,41 @@ class Leases:
 
     def _may_have_idle(self, entry: GuestEntry) -> bool:
         """Return whether an idle worker may be given to a binding now."""
-        return entry.below_limit and (entry.held < entry.share or len(self.busy) < self._workers)
+        held = entry.held
+        return (
+            held < entry.limit
+            and entry.running < entry.short_limit
+            and (held < entry.share or len(self.busy) < self._workers)
+        )
 
     def _pick(self, entry: GuestEntry, *, ahead: bool) -> Worker | None:
         if len(self.idle) > len(self._children) and self._may_have_idle(entry):
             # The last one that was used: its caches are warm, and the others may sleep.
             return self.idle.pop()
-        if not ahead or not self._look_ahead or not entry.short or len(self.queue):
+        if not ahead or not self._look_ahead or self.queue.size or entry.average_ns >= SHORT_NS:
             return None
         best: Worker | None = None
+        least = self._look_ahead + 1
         for worker in self.busy.values():
-            if best is not None and len(worker.inflight) >= len(best.inflight):
-                continue
-            if entry.may_follow(worker.holding) and self._may_look_ahead(worker):
-                best = worker
+            waiting = len(worker.inflight)
+            if waiting < least and entry.may_follow(worker.holding) and self._may_look_ahead(worker):
+                best, least = worker, waiting
         return best
 
     def _may_look_ahead(self, worker: Worker) -> bool:
-        if worker.state is not WorkerState.BUSY or not worker.may_accept(self._look_ahead):
+        if (
+            worker.state is not WorkerState.BUSY
+            or worker.role is not Role.WORKER
+            or not worker.may_accept(self._look_ahead)
+            # Nothing may wait behind a streaming invocation.
+            or (worker.inflight and worker.inflight[0].stream is not None)
+        ):
             return False
-        if worker.role is not Role.WORKER:
-            return False
-        if worker.inflight and worker.inflight[0].stream is not None:
-            return False  # nothing may wait behind a streaming invocation
         entries = worker.generation.entries
-        return all(entries[binding].short for binding in worker.holding)
+        for binding in worker.holding:  # noqa: SIM110 - a generator would cost more than the loop
+            if entries[binding].average_ns >= SHORT_NS:
+                return False
+        return True
 
     def _entry(self, binding: str) -> GuestEntry | None:
         return self.current.entries.get(binding) if self.current is not None else None

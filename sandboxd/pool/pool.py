@@ -233,7 +233,8 @@ class Pool:
             stream.bound(entry.limits.http_body_bytes, head_only=call.http is not None and call.http.method == "HEAD")
         if not self._leases.place(invocation, entry):
             raise self._queue_full()
-        self._sweeper.start()
+        if not self._sweeper.sweeping:
+            self._sweeper.start()
         return invocation
 
     def capacity(self, binding: str) -> int:
@@ -249,9 +250,10 @@ class Pool:
 
     def has_room(self, binding: str) -> bool:
         """Return whether `capacity` is more than 0."""
-        leases = self._leases
-        # Where nobody waits, there is room in the queue, whatever the workers do.
-        return (leases.queue.empty_has_room and binding not in self.elsewhere) or self.capacity(binding) > 0
+        # Where there is room in the queue, it does not matter what the workers do.
+        return (self._leases.queue.free_places(binding) > 0 and binding not in self.elsewhere) or self.capacity(
+            binding
+        ) > 0
 
     def has_short_runs(self) -> bool:
         """Return whether a guest is running whose runs are so short that its worker soon waits for the front."""

@@ -48,15 +48,16 @@ class Sweeper:
         self._redeliver = redeliver
         self._expire = expire
         self._loop = asyncio.get_running_loop()
-        self._sweeping = False
+        self.sweeping = False
+        """Whether it sweeps. `start` does nothing then."""
 
     def __repr__(self) -> str:
-        return f"<Sweeper {'sweeping' if self._sweeping else 'idle'}>"
+        return f"<Sweeper {'sweeping' if self.sweeping else 'idle'}>"
 
     def start(self) -> None:
         """Sweep from now on, until nothing waits or runs."""
-        if not self._sweeping:
-            self._sweeping = True
+        if not self.sweeping:
+            self.sweeping = True
             self._loop.call_later(SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
@@ -67,7 +68,7 @@ class Sweeper:
             if self._leases.busy or len(self._leases.queue):
                 self._loop.call_later(SWEEP_S if self._leases.waits() else DEADLINE_SWEEP_S, self._sweep)
             else:
-                self._sweeping = False
+                self.sweeping = False
 
     def _sweep_once(self) -> None:
         now = time.monotonic_ns()

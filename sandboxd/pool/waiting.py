@@ -18,23 +18,19 @@ class WaitingQueue:
         self.binding_limit = limit
         """The most invocations of one binding that may wait."""
         self._queues: OrderedDict[str, deque[Invocation]] = OrderedDict()
-        self._size = 0
+        self.size = 0
+        """The number of invocations that wait. To be changed here only; `len` of the queue is the same, and slower."""
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
 
     def __repr__(self) -> str:
-        return f"<WaitingQueue {self._size}/{self.limit} of {len(self._queues)} bindings>"
-
-    @property
-    def empty_has_room(self) -> bool:
-        """Whether nobody waits, and anybody may."""
-        return not self._size and self.limit > 0 and self.binding_limit > 0
+        return f"<WaitingQueue {self.size}/{self.limit} of {len(self._queues)} bindings>"
 
     def free_places(self, binding: str) -> int:
         """Return how many further invocations of a binding may wait; negative if a full queue took some back."""
         queue = self._queues.get(binding)
-        return min(self.limit - self._size, self.binding_limit - (len(queue) if queue is not None else 0))
+        return min(self.limit - self.size, self.binding_limit - (len(queue) if queue is not None else 0))
 
     def waiting(self, binding: str) -> int:
         """Return how many invocations of a binding wait."""
@@ -47,19 +43,19 @@ class WaitingQueue:
     def append(self, invocation: "Invocation") -> None:
         """Add an invocation at the end of its binding's queue."""
         self._queue_of(invocation).append(invocation)
-        self._size += 1
+        self.size += 1
 
     def requeue(self, invocation: "Invocation") -> None:
         """Put back an invocation that was taken out: at the head of its binding's queue, even a full one."""
         self._queue_of(invocation).appendleft(invocation)
-        self._size += 1
+        self.size += 1
 
     def defer(self, invocation: "Invocation") -> None:
         """Put an invocation back so that it is the next one of all: it is its turn, but not at this worker."""
         queue = self._queue_of(invocation)
         queue.appendleft(invocation)
         self._queues.move_to_end(invocation.binding, last=False)
-        self._size += 1
+        self.size += 1
 
     def remove(self, invocation: "Invocation") -> bool:
         """Remove an invocation. Return whether it was in the queue."""
@@ -68,7 +64,7 @@ class WaitingQueue:
             return False
         queue.remove(invocation)
         self._drop_if_empty(invocation.binding, queue)
-        self._size -= 1
+        self.size -= 1
         return True
 
     def take(self, may_run: Callable[[str], bool]) -> "Invocation | None":
@@ -80,7 +76,7 @@ class WaitingQueue:
         for binding, queue in self._queues.items():
             if may_run(binding):
                 invocation = queue.popleft()
-                self._size -= 1
+                self.size -= 1
                 if queue:
                     self._queues.move_to_end(binding)
                 else:
@@ -107,14 +103,14 @@ class WaitingQueue:
                     break
             queue.extendleft(reversed(kept))
             self._drop_if_empty(binding, queue)
-        self._size -= len(out)
+        self.size -= len(out)
         return out
 
     def clear(self) -> "list[Invocation]":
         """Take out all invocations."""
         out = [invocation for queue in self._queues.values() for invocation in queue]
         self._queues.clear()
-        self._size = 0
+        self.size = 0
         return out
 
     def _queue_of(self, invocation: "Invocation") -> "deque[Invocation]":

@@ -15,7 +15,7 @@ from sandboxd.errors import printable
 from sandboxd.pool.faults import OWN_FRAME_BYTES
 from sandboxd.pool.generation import Generation, GuestEntry
 from sandboxd.pool.invocation import Invocation
-from sandboxd.pool.state import ExitReason, WorkerEvent, WorkerState, advance
+from sandboxd.pool.state import TRANSITIONS, ExitReason, WorkerEvent, WorkerState, advance
 from sandboxd.pool.stream import FromGuest
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
@@ -125,7 +125,8 @@ class Worker(asyncio.Protocol):
         Raises:
             IllegalTransitionError: the event cannot happen in its state.
         """
-        self.state = advance(self.state, event)
+        state = TRANSITIONS.get((self.state, event))
+        self.state = state if state is not None else advance(self.state, event)
 
     @property
     def name(self) -> str:
@@ -205,6 +206,18 @@ class Worker(asyncio.Protocol):
             )
         )
 
+    def answered(self, now_ns: int) -> None:
+        """Take note that the invocation that it runs is over: the next one in its socket is that from now on."""
+        invocation = self.inflight[0]
+        self.leave(invocation)
+        self.head_since_ns = now_ns
+        self.served += 1
+        if self._revoked and invocation.number in self._revoked:
+            # The mark of a revocation that came too late.
+            self._revoked.discard(invocation.number)
+            if self._page is not None:
+                self._page.restore(invocation.number)
+
     def leave(self, invocation: Invocation) -> None:
         """Have an invocation no longer in flight here. What it runs now is noted for the egress broker."""
         self.inflight.remove(invocation)
@@ -232,7 +245,7 @@ class Worker(asyncio.Protocol):
 
     def may_accept(self, ahead: int) -> bool:
         """Return whether it may be sent one more invocation if `ahead` of them may wait in its socket."""
-        return len(self.inflight) <= ahead and not self.stale and len(self._revoked) < SLOTS // 2
+        return len(self.inflight) <= ahead and not self._taken_back and len(self._revoked) < SLOTS // 2
 
     def has_begun(self, invocation: Invocation) -> bool:
         """Return whether the worker began this invocation. The answer is reliable once the worker is dead."""
@@ -252,13 +265,6 @@ class Worker(asyncio.Protocol):
         self._taken_back.add(invocation.id)
         self._stale_since_ns = time.monotonic_ns()
         return True
-
-    def forget_revocation(self, invocation: Invocation) -> None:
-        """Remove the mark of a revocation that came too late: the result has arrived."""
-        if self._revoked and invocation.number in self._revoked:
-            self._revoked.discard(invocation.number)
-            if self._page is not None:
-                self._page.restore(invocation.number)
 
     def skipped(self, invocation_id: int) -> Invocation | None:
         """Record that it skipped a frame.

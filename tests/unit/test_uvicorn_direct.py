@@ -44,7 +44,7 @@ class Endpoint:
         self.reply = reply
 
     def begin(self, plain: Plain, _body: bytes, began_ns: int, reply: Any) -> DirectExchange:
-        exchange = DirectExchange(plain, began_ns, reply)
+        exchange = DirectExchange.of(plain, began_ns, reply)
         if self.reply is None:
             exchange.receive(Result(id=1, outcome=Outcome.COMPLETED))
         else:

@@ -103,7 +103,7 @@ class DirectEndpoint:
         name = plain[0].binding.name
         if not self._has_room(name):
             return None  # it waits at the gate
-        exchange = DirectExchange(plain, began_ns, reply, dapr=self._endpoint.counts_dapr)
+        exchange = DirectExchange.of(plain, began_ns, reply, dapr=self._endpoint.counts_dapr)
         try:
             exchange.decode(body)
             metadata = exchange.request.metadata
@@ -118,26 +118,32 @@ class DirectEndpoint:
 
     def left(self, plain: Plain, began_ns: int) -> None:
         """Count a request whose caller has gone before the end of its body."""
-        DirectExchange(plain, began_ns, lambda _: None).left()
+        DirectExchange.of(plain, began_ns, lambda _: None).left()
 
 
 class DirectExchange(Exchange):
-    """One plain request.
-
-    Parameters:
-        plain: its head.
-        began_ns, dapr: see `Exchange`.
-        reply: takes the answer; raises if it cannot be sent, and nothing of it is.
-    """
+    """One plain request. `of` makes it."""
 
     __slots__ = ("_reply", "invoked")
 
-    def __init__(self, plain: Plain, began_ns: int, reply: Callable[[Laid], None], *, dapr: bool = False) -> None:
+    _reply: Callable[[Laid], None]
+    invoked: Invoked | None
+    """The invocation in the pool, while there is one."""
+
+    @classmethod
+    def of(cls, plain: Plain, began_ns: int, reply: Callable[[Laid], None], *, dapr: bool = False) -> "DirectExchange":
+        """Return the exchange of a plain request. A constructor that calls that of `Exchange` would cost more.
+
+        Parameters:
+            plain: its head.
+            began_ns, dapr: see `Exchange`.
+            reply: takes the answer; raises if it cannot be sent, and nothing of it is.
+        """
         served, parent = plain
-        super().__init__(served, served.binding.name, served.metrics, (parent, None, None), began_ns, dapr=dapr)
-        self._reply = reply
-        self.invoked: Invoked | None = None
-        """The invocation in the pool, while there is one."""
+        exchange = cls(served, served.binding.name, served.metrics, (parent, None, None), began_ns, dapr)
+        exchange._reply = reply
+        exchange.invoked = None
+        return exchange
 
     def _fields(self, result: Result, length: int) -> Headers | bytes:
         """Return `headers`, as lines where all but two values is the same in each answer."""

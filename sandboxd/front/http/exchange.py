@@ -93,7 +93,6 @@ class Exchange:
         metrics: BindingMetrics,
         trace: Trace,
         began_ns: int,
-        *,
         dapr: bool = False,
     ) -> None:
         self.served = served

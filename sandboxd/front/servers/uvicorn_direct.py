@@ -12,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE
 
 from sandboxd.front.http.direct import DirectEndpoint, DirectExchange, Plain
 from sandboxd.front.http.replies import Laid
+from sandboxd.front.ports import Headers
 from sandboxd.front.servers.uvicorn_cycle import CountingFlow, known_names, lower_name
 
 LATE_S: Final = 0.01
@@ -121,10 +122,16 @@ class DirectCycle:
             self._exchange.abandon()
 
     def _reply(self, reply: Laid) -> None:
-        data = self._bytes_of(reply)
+        status, headers, body = reply
+        connection = self._connection
+        if isinstance(headers, bytes):
+            last = b"" if self.keep_alive else b"connection: close\r\n"
+            defaults = _default_lines.of(connection.server_state.default_headers)
+            data = b"".join((STATUS_LINE[status], defaults, headers, last, b"\r\n", body))
+        else:
+            data = self._laid(status, headers, body)
         self.response_complete = True
         self._exchange = None  # it leads back here
-        connection = self._connection
         transport = connection.transport
         if self.disconnected or transport.is_closing():
             # Closing takes a turn of the event loop: a caller may have ended its side, or have been turned away.
@@ -135,17 +142,13 @@ class DirectCycle:
             transport.close()
         connection.on_response_complete()
 
-    def _bytes_of(self, reply: Laid) -> bytes:
+    def _laid(self, status: int, headers: Headers, body: bytes) -> bytes:
         """Return the answer as it is sent.
 
         Raises:
             RuntimeError: a header is none.
         """
-        status, headers, body = reply
         defaults = self._connection.server_state.default_headers
-        if isinstance(headers, bytes):
-            last = b"" if self.keep_alive else b"connection: close\r\n"
-            return b"".join((STATUS_LINE[status], _default_lines.of(defaults), headers, last, b"\r\n", body))
         content = [STATUS_LINE[status]]
         closes = False
         values = []
