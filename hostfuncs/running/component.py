@@ -204,7 +204,7 @@ class ComponentRunner(GuestRunner):
         def resume(given: Input) -> None:
             host.sources.resume()
             host.call = Call(args=(self._argv0, *args), env=(*self._env, *given.env))
-            self._resume(given.deadline_ns)
+            self._resume(given)
 
         gate = Gate(wait, suspend=lambda: host.sources.suspend(), resume=resume)
         self.begin(args, env, Stdio(AwaitedSource(gate), stdout, stderr))

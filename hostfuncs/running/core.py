@@ -18,10 +18,10 @@ from hostfuncs import wasip1
 from hostfuncs.abi import GuestEnded, GuestTrapped, ProcExit, capi
 from hostfuncs.limits import EngineSettings, Limits
 from hostfuncs.outcome import Outcome
-from hostfuncs.running import core_imports
+from hostfuncs.running import core_imports, core_parking
 from hostfuncs.running.endings import COMPLETED, PLAIN_NAMES, Ending, LimitNames
 from hostfuncs.running.errors import GuestError
-from hostfuncs.running.parking import AwaitedBytes, AwaitedStrings, Gate, Input, ParkPoint, Wait
+from hostfuncs.running.parking import Gate, ParkPoint, Wait
 from hostfuncs.running.runner import GuestRunner
 
 if TYPE_CHECKING:
@@ -167,22 +167,8 @@ class CoreRunner(GuestRunner):
         """
         if self._refused is not None:
             return self._refused
-        store = capi.store_new(self._engine_address, None, None)
-        try:
-            capi.store_limiter(store, *self._ceilings)
-            instance = (ctypes.c_uint64 * (capi.INSTANCE_BYTES // 8))()
-            trap = (ctypes.c_uint64 * 1)()
-            error = capi.instance_pre_instantiate(
-                capi.address_of(self._pre),
-                capi.store_context(store),
-                ctypes.addressof(instance),
-                ctypes.addressof(trap),
-            )
-        finally:
-            capi.store_delete(store)
-        if trap[0]:
-            capi.take_trap(trap[0])
-        return self._sentences.too_large("module", capi.take_error(error)) if error else None
+        text = core_imports.refused_instance(self._engine_address, self._pre, self._ceilings)
+        return None if text is None else self._sentences.too_large("module", text)
 
     def prepare(self, deadlines: DeadlineThread, egress: Egress | None) -> None:
         """See GuestRunner."""
@@ -262,28 +248,7 @@ class CoreRunner(GuestRunner):
             ValueError: an argument or a variable contains a NUL character.
         """
         self._begin(args, env, b"")
-        program = self.program
-        environ = program.environ = AwaitedStrings(program.environ)
-
-        def resume(given: Input) -> None:
-            program.sources.resume()
-            program.stdin = memoryview(given.stdin)
-            if not environ.asked:
-                program.environ = self._environ.extended([name + b"=" + value for name, value in given.env])
-            self._resume(given.deadline_ns)
-
-        def suspend() -> None:
-            program.sources.suspend()
-            program.memory.use_large_pages()
-
-        def arrive(at: ParkPoint) -> Input:
-            if at is ParkPoint.READY:
-                # Between two calls the guest is not in the middle of asking for its environment.
-                environ.asked = False
-            return wait(at)
-
-        gate = self._gate = Gate(arrive, suspend=suspend, resume=resume)
-        program.stdin = AwaitedBytes(gate)  # type: ignore[assignment]
+        gate = self._gate = core_parking.gate_for(self.program, wait, environ=self._environ, resume=self._resume)
         if self._http is not None:
             assert self._egress is not None
             from hostfuncs.running.egress import awaiting

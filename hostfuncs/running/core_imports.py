@@ -1,13 +1,15 @@
-"""Checks and resolves the imports of a core module, and checks its memory."""
+"""Checks and resolves the imports of a core module, and checks whether its memory and its limits allow a run."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import wasmtime
 
 from hostfuncs import native, wasip1
+from hostfuncs.abi import capi
 from hostfuncs.imports import LEGACY_HTTP
 from hostfuncs.limits import Limits
 from hostfuncs.running.errors import GuestError
@@ -166,3 +168,32 @@ def link(
         return linker.instantiate_pre(module)
     except wasmtime.WasmtimeError as error:
         raise GuestError(f"the guest's imports do not fit: {error}") from None
+
+
+def refused_instance(
+    engine_address: int, pre: wasmtime.InstancePre, ceilings: tuple[int, int, int, int, int]
+) -> str | None:
+    """Try whether a module can be instantiated under the limits of its runs. None of its code runs: the store's epoch
+    deadline has passed already, so a start function traps before its first instruction.
+
+    Parameters:
+        engine_address: the address of the engine.
+        pre: the module, linked.
+        ceilings: the limits of a store, as `wasmtime_store_limiter` takes them.
+
+    Returns:
+        wasmtime's reason why there can be no instance; None if there can be one.
+    """
+    store = capi.store_new(engine_address, None, None)
+    try:
+        capi.store_limiter(store, *ceilings)
+        instance = (ctypes.c_uint64 * (capi.INSTANCE_BYTES // 8))()
+        trap = (ctypes.c_uint64 * 1)()
+        error = capi.instance_pre_instantiate(
+            capi.address_of(pre), capi.store_context(store), ctypes.addressof(instance), ctypes.addressof(trap)
+        )
+    finally:
+        capi.store_delete(store)
+    if trap[0]:
+        capi.take_trap(trap[0])
+    return capi.take_error(error) if error else None

@@ -40,6 +40,9 @@ class Input:
     one."""
     deadline_ns: int
     """CLOCK_MONOTONIC instant by which the run must be over."""
+    ends_process: bool = False
+    """Whether the process ends with the run. The memory of the guest is then left to the kernel: to clean it for
+    another run takes up to milliseconds, for which the caller would wait."""
 
 
 Wait = Callable[[ParkPoint], Input]

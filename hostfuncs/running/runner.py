@@ -18,6 +18,7 @@ from hostfuncs.running.engine import TABLES
 if TYPE_CHECKING:
     from hostfuncs.outbound import UsageRecord
     from hostfuncs.running.egress import Egress
+    from hostfuncs.running.parking import Input
 
 
 class GuestRunner(ABC):
@@ -40,6 +41,7 @@ class GuestRunner(ABC):
         "_ceilings",
         "_deadlines",
         "_ended_ns",
+        "_ends_process",
         "_engine",
         "_engine_address",
         "_file_limit",
@@ -86,6 +88,8 @@ class GuestRunner(ABC):
         """Whether `_release` has anything to do."""
         self._file_limit: Limit | None = None
         """The limit on files that refused the last run something; None if none did."""
+        self._ends_process = False
+        """Whether the process ends with this run. Its store is then left to the kernel."""
         self._refused: Ending | None = None
         """The ending of every run, if the limits rule out any run."""
 
@@ -181,12 +185,14 @@ class GuestRunner(ABC):
                 self.memory_bytes = state.memory.size()
         finally:
             state.finish()
-            capi.store_delete(store)
+            if not self._ends_process:
+                capi.store_delete(store)
         return ending
 
-    def _resume(self, deadline_ns: int) -> None:
+    def _resume(self, given: Input) -> None:
         """Go on with a parked run under the deadline of its input. See `hostfuncs.running.parking`."""
-        self.state.deadline_ns = deadline_ns
+        deadline_ns = self.state.deadline_ns = given.deadline_ns
+        self._ends_process = given.ends_process
         # A copy of the process has no deadline thread yet.
         self._deadlines.start()
         self._deadlines.arm(self.state, deadline_ns)

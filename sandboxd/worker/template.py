@@ -194,7 +194,7 @@ class _Child:
             parts.cpu_limit.renew()
             parts.runtime.note_invocation(invoke.id)
             call = invoke.call
-            return Input(stdin=call.stdin, env=call.env, deadline_ns=call.deadline_ns)
+            return Input(stdin=call.stdin, env=call.env, deadline_ns=call.deadline_ns, ends_process=True)
         except codec.ProtocolError as error:
             print(f"child {os.getpid()} of a template: {error}", file=sys.stderr, flush=True)
             os._exit(EXIT_PROTOCOL)

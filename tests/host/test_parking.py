@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import wasmtime
 
-from hostfuncs.abi import Cancelled
+from hostfuncs.abi import Cancelled, capi
 from hostfuncs.limits import EngineSettings, Limits
 from hostfuncs.outcome import Outcome
 from hostfuncs.running import engine
@@ -89,6 +89,22 @@ def test_the_deadline_of_the_input_counts(deadlines: DeadlineThread) -> None:
     runner = runner_of(deadlines, guest("cat").read_bytes())
     runner.begin_parking([], [], lambda _: Input(stdin=b"", deadline_ns=time.monotonic_ns() - 1))
     assert runner.run(in_a_minute()).outcome is Outcome.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize("ends_process", [False, True])
+def test_the_store_is_left_to_the_kernel_if_the_process_ends_with_the_run(
+    deadlines: DeadlineThread, monkeypatch: pytest.MonkeyPatch, ends_process: bool
+) -> None:
+    delete, deleted = capi.store_delete, []
+    monkeypatch.setattr(capi, "store_delete", deleted.append)
+    runner = runner_of(deadlines, guest("cat").read_bytes())
+    given = Input(stdin=b"x", deadline_ns=in_a_minute(), ends_process=ends_process)
+    runner.begin_parking([], [], lambda _: given)
+    assert runner.run(in_a_minute()).outcome is Outcome.COMPLETED
+    assert runner.stdout == b"x"
+    assert len(deleted) == (0 if ends_process else 1)
+    for store in deleted:
+        delete(store)
 
 
 def test_a_wait_may_end_the_run(deadlines: DeadlineThread) -> None:
