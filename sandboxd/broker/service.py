@@ -104,11 +104,7 @@ class Service:
 
     def forget(self, number: int) -> None:
         """Forget a generation whose workers have ended."""
-        gone = self._generations.pop(number, None)
-        known = {binding for generation in self._generations.values() for binding in generation.policies}
-        for binding in gone.policies if gone is not None else ():
-            if binding not in known:
-                self.look_ups.forget(binding)
+        self._generations.pop(number, None)
 
     def attach(self, serial: int, generation: int, place: int, channel: socket.socket) -> None:
         """Serve a worker from now on. The socket becomes this object's."""

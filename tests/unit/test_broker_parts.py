@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from hostfuncs.outbound import network
-from sandboxd.broker import lookups
 from sandboxd.broker import messages as b
 from sandboxd.broker.dialer import BrokerDialer
 from sandboxd.broker.frames import RECEIVE_BYTES, FrameStream
@@ -137,25 +136,6 @@ def test_a_sender_without_descriptors_counts_as_lost_and_raises_nothing() -> Non
                 end.stream.send(b.Attach(1, 1, 0), [0])
                 async with asyncio.timeout(20):
                     await end.gone.wait()
-
-    asyncio.run(main())
-
-
-def test_a_look_up_without_a_thread_fails_and_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        names = lookups.LookUps()
-
-        def refuse(*_arguments: object, **_named: object) -> None:
-            raise RuntimeError("can't start new thread")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(names._threads, "submit", refuse)
-            for _ in range(network.LOOK_UPS + 1):
-                with pytest.raises(socket.gaierror, match="no thread for the look-up"):
-                    async with asyncio.timeout(20):
-                        await names.resolve("caller", "localhost", 80)
-        async with asyncio.timeout(20):
-            assert await names.resolve("caller", "localhost", 80)
 
     asyncio.run(main())
 
