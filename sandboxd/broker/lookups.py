@@ -58,19 +58,20 @@ class _LookUp:
         self.port = port
         self.answer = answer
 
-    def ask(self) -> list[Address] | OSError:
-        """Ask the system. It is for a thread of its own."""
-        try:
-            # As bytes: the name was read once, and no second codec is to read it otherwise.
-            found = socket.getaddrinfo(self.host.encode("ascii"), self.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            return error
+    def ask(self) -> list[Address]:
+        """Ask the system. It is for a thread of its own.
+
+        Raises:
+            socket.gaierror: the system found none.
+        """
+        # As bytes: the name was read once, and no second codec is to read it otherwise.
+        found = socket.getaddrinfo(self.host.encode("ascii"), self.port, type=socket.SOCK_STREAM)
         return parse_addresses(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
 
-    def answered(self, found: list[Address] | OSError) -> None:
+    def answered(self, found: list[Address] | Exception) -> None:
         if self.answer.done():
             return
-        if isinstance(found, OSError):
+        if isinstance(found, Exception):
             self.answer.set_exception(found)
         else:
             self.answer.set_result(found)
@@ -140,11 +141,15 @@ class LookUps:
         return True
 
     def _run(self, look_up: _LookUp) -> None:
-        found = look_up.ask()
+        found: list[Address] | Exception
+        try:
+            found = look_up.ask()
+        except Exception as error:  # noqa: BLE001 - raised where the name was asked for; the place is given back
+            found = error
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
             self._loop.call_soon_threadsafe(self._end, look_up, found)
 
-    def _end(self, look_up: _LookUp, found: list[Address] | OSError) -> None:
+    def _end(self, look_up: _LookUp, found: list[Address] | Exception) -> None:
         self._places.give_back(look_up.binding)
         look_up.answered(found)
         served: dict[str, deque[_LookUp]] = {}

@@ -173,3 +173,21 @@ def test_a_look_up_without_a_thread_fails_and_keeps_no_place(
         assert not silent.asked
 
     run(body, silent)
+
+
+def test_an_error_of_another_kind_reaches_whoever_asked_and_keeps_no_place(
+    silent: SilentNames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(names: lookups.LookUps) -> None:
+        def fail(*_arguments: object, **_named: object) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "getaddrinfo", fail)
+            for _ in range(network.LOOK_UPS + 1):
+                with pytest.raises(MemoryError):
+                    async with asyncio.timeout(WITHIN_S):
+                        await names.resolve("caller", "0.caller.example", 80)
+        await resolves(names, "caller")
+
+    run(body, silent)
