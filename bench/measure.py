@@ -39,11 +39,29 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "python_call_ns": python_call_ns(),
         "packages": versions,
         "commit": git("rev-parse", "--short", "HEAD"),
         "changed": bool(git("status", "--porcelain", "--", "sandboxd", "hostfuncs")),
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def python_call_ns() -> int:
+    """Return the time of one call of a method in Python: builds of one version differ by a third or more."""
+
+    class Called:
+        def method(self, value: int) -> int:
+            return value
+
+    called = Called()
+    calls, best = 10_000, 1 << 62
+    for _ in range(10):
+        began = time.thread_time_ns()
+        for number in range(calls):
+            called.method(number)
+        best = min(best, time.thread_time_ns() - began)
+    return round(best / calls)
 
 
 def _cpu_name() -> str:
@@ -122,27 +140,37 @@ class Options:
     rounds: int
     seconds: float
     json: Path | None
+    rows: frozenset[str]
+    """The rows that are asked for; all, if the question has no choice of them."""
 
 
-def options(doc: str | None, *, rounds: int = 5, seconds: float = 3.0) -> Options:
-    """Read the command line: `[--quick] [--rounds N] [--seconds S] [--json FILE]`.
+def options(doc: str | None, *, rounds: int = 5, seconds: float = 3.0, rows: Sequence[str] = ()) -> Options:
+    """Read the command line: `[--quick] [--rounds N] [--seconds S] [--json FILE]`, and `[--rows NAME,NAME]` if there
+    are names.
 
     Parameters:
         doc: the module's docstring.
         rounds: the default; --quick takes 2.
         seconds: of one round of one side; --quick takes a third, at most 1.
+        rows: the names of what may be measured alone.
     """
     parser = argparse.ArgumentParser(description=(doc or "").strip().splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="short runs, for a look; figures are noisy")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seconds", type=float, help="of one round of one side")
     parser.add_argument("--json", type=Path, help="where the record goes; default bench/results/")
+    if rows:
+        parser.add_argument("--rows", default=",".join(rows), help="measure only these: names with commas between")
     given = parser.parse_args()
+    wanted = frozenset(given.rows.split(",")) if rows else frozenset[str]()
+    if not wanted <= set(rows):
+        parser.error(f"--rows: {', '.join(sorted(wanted - set(rows)))}: the rows are {', '.join(rows)}")
     return Options(
         quick=given.quick,
         rounds=given.rounds or (2 if given.quick else rounds),
         seconds=given.seconds or (min(1.0, seconds / 3) if given.quick else seconds),
         json=given.json,
+        rows=wanted,
     )
 
 

@@ -5,7 +5,7 @@ callers of Dapr's binding do: small guests alone, small guests beside loaded int
 more rarely the more its heap holds), failing guests, guests with much memory, guests that call out, interpreters, and
 tails at equal rates. Needs a daprd (`make daprd`, or DAPRD); without one it says so and measures nothing.
 
-    python -m bench.peer [--quick] [--rounds N] [--seconds S] [--json FILE]
+    python -m bench.peer [--quick] [--rounds N] [--seconds S] [--rows args,trap,...] [--json FILE]
 """
 
 import contextlib
@@ -50,6 +50,8 @@ class Row:
     `binding` is asked with `body` on so many connections at once; `bars` are the least ratios, by connections.
     """
 
+    name: str
+    """By which `--rows` asks for it."""
     what: str
     binding: str
     body: bytes
@@ -60,23 +62,51 @@ class Row:
     """The least that a round lasts."""
 
 
+ROWS: Final = ("args", "trap", "memory", "tails", "args-beside", "trap-beside", "cpython", "ruby", "fetch")
+"""What `--rows` may name."""
 ARGS: Final = targets.wrapped("", args="a,b")
 
 
 def small() -> list[Row]:
     """Small guests are all that is loaded."""
     return [
-        Row(what="args, small guests alone", binding="args", body=ARGS, bars={1: 1.25, 16: 1.8, 64: 1.8}),
-        Row(what="a guest that traps, the same", binding="trap", body=targets.wrapped(""), bars={16: 1.2}, fails=True),
-        Row(what="16 MiB of memory, the same", binding="memory", body=targets.wrapped(""), bars={16: 12.0}),
+        Row(name="args", what="args, small guests alone", binding="args", body=ARGS, bars={1: 1.25, 16: 1.8, 64: 1.8}),
+        Row(
+            name="trap",
+            what="a guest that traps, the same",
+            binding="trap",
+            body=targets.wrapped(""),
+            bars={16: 1.2},
+            fails=True,
+        ),
+        Row(
+            name="memory",
+            what="16 MiB of memory, the same",
+            binding="memory",
+            body=targets.wrapped(""),
+            bars={16: 12.0},
+        ),
     ]
 
 
 def six() -> list[Row]:
     """Six bindings are loaded, two of them interpreters."""
     return [
-        Row(what="args, beside interpreters", binding="args", body=ARGS, bars={1: 1.15, 16: 1.25, 64: 1.25}),
-        Row(what="a guest that traps, the same", binding="trap", body=targets.wrapped(""), bars={16: 1.2}, fails=True),
+        Row(
+            name="args-beside",
+            what="args, beside interpreters",
+            binding="args",
+            body=ARGS,
+            bars={1: 1.15, 16: 1.25, 64: 1.25},
+        ),
+        Row(
+            name="trap-beside",
+            what="a guest that traps, beside them",
+            binding="trap",
+            body=targets.wrapped(""),
+            bars={16: 1.2},
+            fails=True,
+        ),
     ]
 
 
@@ -87,6 +117,7 @@ def alone(origin: str) -> list[tuple[Row, Path]]:
     return [
         (
             Row(
+                name="cpython",
                 what="CPython 3.12, cold",
                 binding="cpython",
                 body=targets.wrapped("x", args=script),
@@ -97,6 +128,7 @@ def alone(origin: str) -> list[tuple[Row, Path]]:
         ),
         (
             Row(
+                name="ruby",
                 what="Ruby 3.2, cold",
                 binding="ruby",
                 body=targets.wrapped("salaboy", args=print_line),
@@ -107,6 +139,7 @@ def alone(origin: str) -> list[tuple[Row, Path]]:
         ),
         (
             Row(
+                name="fetch",
                 what="a Go guest that calls out",
                 binding="fetch",
                 body=targets.wrapped("", args=origin),
@@ -157,6 +190,8 @@ def at(target: Target, binding: str) -> Target:
 def compare(record: Record, rows: list[Row], sides: Mapping[str, Target], given: Options) -> None:
     """Every row at every number of connections."""
     for row in rows:
+        if row.name not in given.rows:
+            continue
         here = {name: at(target, row.binding) for name, target in sides.items()}
         for target in here.values():
             load.warm(target, row.body, connections=1)
@@ -225,6 +260,8 @@ def rounded(figure: float) -> float | int:
 
 def tails(record: Record, sides: Mapping[str, Target], given: Options) -> None:
     """Open loop at 20 and 50 % of what the slower of both can do."""
+    if "tails" not in given.rows:
+        return
     body = targets.wrapped("", args="a,b")
     most = {
         name: load.saturate(target, body, connections=16, seconds=given.seconds).rps for name, target in sides.items()
@@ -265,7 +302,7 @@ def origin() -> Iterator[str]:
 
 def main() -> int:
     """Measure and print."""
-    given = options(__doc__)
+    given = options(__doc__, rows=ROWS)
     if builds.found() is None:
         print("there is no daprd: run `make daprd`, or name one in DAPRD", file=sys.stderr)
         return 0
@@ -274,19 +311,23 @@ def main() -> int:
         title=f"sandboxd beside daprd {builds.VERSION}: requests per second",
         columns=("what", "connections", "sandboxd/s", "daprd/s", "ratio", "p99 ms", "daprd p99 ms", "front us",
                  "workers us", "daprd us"),
-        plot={"kind": "bars", "x": "label", "y": ["sandboxd", "daprd"], "logy": True, "ylabel": "requests per second"},
+        plot={"kind": "bars", "sideways": True, "x": "label", "y": ["sandboxd", "daprd"],
+              "xlabel": "requests per second"},
     )  # fmt: skip
     record.notes.append(stalls.note(stalls.measure()))
     with tempfile.TemporaryDirectory() as folder:
         files = modules(Path(folder))
-        with both({name: files[name] for name in ("args", "tiny", "trap", "memory")}) as sides:
-            compare(record, small(), sides, given)
-            tails(record, sides, given)
-        with both(files) as sides:
-            compare(record, six(), sides, given)
+        if given.rows & {"args", "trap", "memory", "tails"}:
+            with both({name: files[name] for name in ("args", "tiny", "trap", "memory")}) as sides:
+                compare(record, small(), sides, given)
+                tails(record, sides, given)
+        if given.rows & {"args-beside", "trap-beside"}:
+            with both(files) as sides:
+                compare(record, six(), sides, given)
     with origin() as url:
         for row, file in alone(url):
-            compare_alone(record, row, file, given)
+            if row.name in given.rows:
+                compare_alone(record, row, file, given)
     for line in record.rows:
         label = f"{line['what']}, {line['connections']}"
         line |= {"label": label, "sandboxd": line["sandboxd/s"], "daprd": line["daprd/s"]}

@@ -69,7 +69,8 @@ def table(content: Content) -> str:
     about = content.get("machine") or {}
     packages = about.get("packages") or {}
     parts = [
-        f"{about.get('cores')} cores ({about.get('cpu')}), Linux {about.get('kernel')}, Python {about.get('python')}",
+        f"{about.get('cores')} cores ({about.get('cpu')}), Linux {about.get('kernel')}, Python {about.get('python')}"
+        + (f" ({about['python_call_ns']} ns a call)" if about.get("python_call_ns") else ""),
         *(f"{name} {packages[name]}" for name in ("wasmtime", "uvicorn", "uvloop", "hypercorn") if packages.get(name)),
         f"commit {about.get('commit')}{' with changes' if about.get('changed') else ''}, {content.get('at', '')}",
         f"load average at the end {about.get('load_average')}",
@@ -114,7 +115,8 @@ def draw(name: str, content: Content) -> None:
     from matplotlib import pyplot
 
     plot, rows = content["plot"], content["rows"]
-    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    sideways = plot.get("sideways", False)
+    figure, axes = pyplot.subplots(figsize=(8, 2 + 0.35 * len(rows) if sideways else 4.5), layout="constrained")
     if plot["kind"] == "lines":
         for label, points in _series(rows, plot["series"]).items():
             xs = [point[plot["x"]] for point in points]
@@ -128,8 +130,18 @@ def draw(name: str, content: Content) -> None:
         width = 0.8 / len(sets)
         for number, (label, values) in enumerate(sets):
             at = [place + number * width for place in range(len(labels))]
-            axes.bar(at, values, width, label=label)
-        axes.set_xticks([place + 0.4 - width / 2 for place in range(len(labels))], labels, wrap=True, fontsize=8)
+            if sideways:
+                bars = axes.barh(at, values, width, label=label)
+                axes.bar_label(bars, [f"{value:,}" for value in values], padding=2, fontsize=7)
+            else:
+                axes.bar(at, values, width, label=label)
+        ticks = [place + 0.4 - width / 2 for place in range(len(labels))]
+        if sideways:
+            axes.set_yticks(ticks, labels, fontsize=8)
+            axes.invert_yaxis()
+            axes.margins(x=0.1)
+        else:
+            axes.set_xticks(ticks, labels, wrap=True, fontsize=8)
     if plot.get("logx"):
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:.0f}")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from sandboxd.metrics import Metrics
-from sandboxd.metrics.exposition import TextFormat, paced, pieces_of
+from sandboxd.metrics.exposition import KeptPieces, TextFormat, paced
 from sandboxd.wire.cells import Family
 
 
@@ -14,7 +14,8 @@ def expose(metrics: Metrics, accept: str = "") -> tuple[bytes, str]:
     return b"".join((*asyncio.run(paced(metrics.text_pieces(form), 0)), form.end)), form.content_type
 
 
-def expose_families(families: Sequence[Family], accept: str = "") -> tuple[bytes, str]:
+def expose_families(families: Sequence[Family], accept: str = "", kept: KeptPieces | None = None) -> tuple[bytes, str]:
     """Return metrics that came as messages as text, and its Content-Type."""
     form = TextFormat(accept)
-    return b"".join((*asyncio.run(paced(form.pieces(pieces_of(families)), 0)), form.end)), form.content_type
+    pieces = (kept or KeptPieces()).pieces(families, form)
+    return b"".join((*asyncio.run(paced(pieces, 0)), form.end)), form.content_type

@@ -223,7 +223,8 @@ class CoreRunner(GuestRunner):
         self._gate = None
         self.program.begin(
             self._args.extended(args) if args else self._args,
-            self._environ.extended([name + b"=" + value for name, value in env]) if env else self._environ,
+            # A comprehension would make a function for each run.
+            self._environ.extended(map(b"=".join, env)) if env else self._environ,
             stdin,
         )
 

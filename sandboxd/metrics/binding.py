@@ -123,7 +123,10 @@ class BindingMetrics:
         if outcome is Outcome.COMPLETED and self._completed is not None:
             # The usual outcome needs no table, in which the look-up would call a Python function to hash the outcome.
             self._completed_requests.value += 1
-            self._completed.observe(seconds)
+            pending = self._completed.pending
+            pending.append(seconds)
+            if len(pending) >= MOST_PENDING:
+                self._completed.fold()
         else:
             self._requests[outcome].value += 1
             (self._durations.get(outcome) or self._duration(outcome)).observe(seconds)

@@ -8,15 +8,16 @@ import asyncio
 import re
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from sandboxd.metrics.lines import of_metric
+from sandboxd.metrics.lines import number, of_metric, prefix
 from sandboxd.wire.cells import Family
 
 HURRY_S: Final = 1.0
@@ -33,6 +34,7 @@ GZIP_LEVEL: Final = 1
 """The lines resemble each other so much that a higher level saves little."""
 _SAMPLES: Final = 150
 """The most samples of a message in one piece."""
+_samples_as_bytes = msgspec.msgpack.Encoder().encode
 
 
 def snapshot(registry: CollectorRegistry) -> tuple[Family, ...]:
@@ -66,16 +68,6 @@ async def paced_snapshot(pieces: Iterator[Metric], rest: float) -> tuple[Family,
         await asyncio.sleep((time.perf_counter() - began) * rest)
         began = time.perf_counter()
     return _families(metrics)
-
-
-def pieces_of(families: Sequence[Family]) -> Iterator[Metric]:
-    """Yield the metrics of messages, in pieces."""
-    for family in families:
-        for begin in range(0, max(1, len(family.samples)), _SAMPLES):
-            metric = Metric(family.name, family.text, family.kind)
-            for name, labels, value in family.samples[begin : begin + _SAMPLES]:
-                metric.add_sample(name, dict(labels), value)
-            yield metric
 
 
 class _Empty(Collector):
@@ -152,14 +144,55 @@ class TextFormat:
         for metric in metrics:
             yield self.head(metric)
             lines = of_metric(metric)
-            if metric.name.startswith(DAPR) and not self.open_metrics:
-                lines = [_whole_bound(rb'le="\1"', line, 1) for line in lines]
-            yield b"".join(lines)
+            yield b"".join(self.bounded(lines) if self.has_whole_bounds(metric.name) else lines)
+
+    def has_whole_bounds(self, name: str) -> bool:
+        """Return whether a metric's bounds are written without a point in this format, as Go's client library does."""
+        return name.startswith(DAPR) and not self.open_metrics
+
+    def bounded(self, lines: Iterable[bytes]) -> list[bytes]:
+        """Return lines with their bounds written so."""
+        return [_whole_bound(rb'le="\1"', line, 1) for line in lines]
 
     @property
     def end(self) -> bytes:
         """The end of the text."""
         return b"# EOF\n" if self.open_metrics else b""
+
+
+class KeptPieces:
+    """The text of metrics that come as messages. A piece whose samples are those of the text before is not made again.
+
+    A piece is known by all of its samples as bytes, which cost a fortieth of its text to make. What a text has no use
+    for is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[bytes, bool], bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"<KeptPieces {len(self._kept)}>"
+
+    def pieces(self, families: Iterable[Family], form: TextFormat) -> Iterator[bytes]:
+        """Yield the text of metrics, in pieces.
+
+        Parameters:
+            families: the metrics.
+            form: the format of the text.
+        """
+        former, self._kept = self._kept, {}
+        for family in families:
+            yield form.head(Metric(family.name, family.text, family.kind))
+            whole_bounds = form.has_whole_bounds(family.name)
+            for begin in range(0, len(family.samples), _SAMPLES):
+                samples = family.samples[begin : begin + _SAMPLES]
+                key = _samples_as_bytes(samples), whole_bounds
+                text = former.get(key)
+                if text is None:
+                    lines = [prefix(name, labels) + number(value) for name, labels, value in samples]
+                    text = b"".join(form.bounded(lines) if whole_bounds else lines)
+                self._kept[key] = text
+                yield text
 
 
 async def paced(pieces: Iterable[bytes], rest: float) -> list[bytes]:

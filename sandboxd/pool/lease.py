@@ -85,9 +85,14 @@ class Leases:
         """Send an invocation to a worker, or queue it. Return False if the queue is full."""
         if entry.warm is not None:
             return self._place_warm(invocation, entry)
+        worker: Worker | None = None
         if len(self.idle) <= len(self._children):
             self.saturated += 1
-        worker = self._pick(entry, ahead=invocation.stream is None)
+        elif self._may_have_idle(entry):
+            # The last one that was used: its caches are warm, and the others may sleep.
+            worker = self.idle.pop()
+        if worker is None and invocation.stream is None:
+            worker = self._pick_ahead(entry)
         if worker is not None:
             self._send(worker, invocation, entry, invocation.queued_ns)
             return True
@@ -294,11 +299,9 @@ class Leases:
             and (held < entry.share or len(self.busy) < self._workers)
         )
 
-    def _pick(self, entry: GuestEntry, *, ahead: bool) -> Worker | None:
-        if len(self.idle) > len(self._children) and self._may_have_idle(entry):
-            # The last one that was used: its caches are warm, and the others may sleep.
-            return self.idle.pop()
-        if not ahead or not self._look_ahead or self.queue.size or entry.average_ns >= SHORT_NS:
+    def _pick_ahead(self, entry: GuestEntry) -> Worker | None:
+        """Return the busy worker to which one more invocation may be sent ahead; None if it may to none."""
+        if not self._look_ahead or self.queue.size or entry.average_ns >= SHORT_NS:
             return None
         best: Worker | None = None
         least = self._look_ahead + 1

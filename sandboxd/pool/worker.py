@@ -249,7 +249,7 @@ class Worker(asyncio.Protocol):
 
     def has_begun(self, invocation: Invocation) -> bool:
         """Return whether the worker began this invocation. The answer is reliable once the worker is dead."""
-        return self._page is None or self._page.begun() >= invocation.number
+        return self._page is None or self._page.word[0] >= invocation.number
 
     def revoke(self, invocation: Invocation) -> bool:
         """Take back an invocation that it has not begun.

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
 from sandboxd.log import set_level
-from sandboxd.metrics.exposition import TextFormat, paced, paced_snapshot, pieces_of, snapshot
+from sandboxd.metrics.exposition import KeptPieces, TextFormat, paced, paced_snapshot, snapshot
 from sandboxd.wire import codec
 from sandboxd.wire.cells import (
     Ask,
@@ -101,6 +101,7 @@ class Member:
         self._ids = itertools.count(1)
         self._merged: dict[int, asyncio.Future[tuple[Family, ...]]] = {}
         self._statuses: dict[int, asyncio.Future[tuple[bytes, ...]]] = {}
+        self._texts = KeptPieces()
         self._cell: Cell | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._answering: set[asyncio.Task[None]] = set()
@@ -177,7 +178,7 @@ class Member:
         finally:
             del self._merged[number]
         form = TextFormat(accept)
-        return [*await paced(form.pieces(pieces_of(families)), rest), form.end], form.content_type
+        return [*await paced(self._texts.pieces(families, form), rest), form.end], form.content_type
 
     async def collect_status(self) -> tuple[bytes, ...]:
         """Return the parts of the status document of all cells that answer.

@@ -27,7 +27,8 @@ class StatusPage:
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, PAGE_BYTES)
         # One store of eight bytes. struct's pack_into clears the bytes first, and the front could read that 0.
-        self._begun = memoryview(self._map).cast("Q")
+        self.word = memoryview(self._map).cast("Q")
+        """Its first value is the number of the last frame that the worker began; 0 before the first."""
         # Python has no memory barrier. Taking an uncontended lock is one: two atomic read-modify-write instructions.
         self._barrier = threading.Lock()
 
@@ -36,7 +37,7 @@ class StatusPage:
 
     def begin(self, number: int) -> bool:
         """In the worker: announce that a frame begins. Return False if the front revoked it: it must not run then."""
-        self._begun[0] = number
+        self.word[0] = number
         with self._barrier:
             pass
         at = _FLAGS_AT + number % SLOTS
@@ -47,7 +48,7 @@ class StatusPage:
 
     def begun(self) -> int:
         """Return the number of the last frame that the worker began; 0 before the first."""
-        return self._begun[0]
+        return self.word[0]
 
     def revoke(self, number: int) -> bool:
         """In the front: revoke a frame. Return True if it will not run; otherwise it was begun, or Skipped follows."""
@@ -64,5 +65,5 @@ class StatusPage:
 
     def close(self) -> None:
         """Unmap."""
-        self._begun.release()
+        self.word.release()
         self._map.close()

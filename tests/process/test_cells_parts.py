@@ -26,7 +26,7 @@ from sandboxd.config import Config, PoolConfig
 from sandboxd.config.cells import concurrency, pack, share, unpack
 from sandboxd.errors import ExitCode, SandboxdError
 from sandboxd.metrics import DaprLabels, Metrics
-from sandboxd.metrics.exposition import snapshot
+from sandboxd.metrics.exposition import KeptPieces, TextFormat, snapshot
 from sandboxd.outcome import Outcome
 from sandboxd.pool.stats import PoolStats
 from sandboxd.wire.cells import Family
@@ -336,6 +336,31 @@ def test_gauge_and_counter_survive_the_way() -> None:
     assert values(families) == {("c_total", (("x", 'quo"te\\'),)): 2, ("g", ()): 1.5}
     text, _ = expose_families(families, "")
     assert b'c_total{x="quo\\"te\\\\"} 2.0' in text
+
+
+def test_only_pieces_that_have_changed_are_made_again() -> None:
+    def shown(families: tuple[Family, ...]) -> list[bytes]:
+        return list(kept.pieces(families, TextFormat("")))
+
+    kept = KeptPieces()
+    idle = Family("idle", "counter", "text", tuple(("idle_total", (("binding", str(n)),), 1.0) for n in range(1000)))
+    first = shown((idle, count(1)))
+    second = shown((idle, count(2)))
+    assert b"".join(second) == b"".join(KeptPieces().pieces((idle, count(2)), TextFormat("")))
+    made = [line for line, former in zip(second, first, strict=True) if line is not former and line != former]
+    assert made == [b'sandboxd_requests_total{binding="a"} 2.0\n']
+    same = [line for line, former in zip(second, first, strict=True) if line is former]
+    assert sum(line.count(b"idle_total") for line in same) == 1000
+    shown(())
+    assert all(line is not former for line, former in zip(shown((idle,)), second, strict=False) if b"binding" in line)
+
+
+def test_texts_in_both_formats_share_what_is_kept_and_differ_where_the_formats_do() -> None:
+    metrics = Metrics(version="1", dapr=DaprLabels(app_id="app"))
+    metrics.binding("b").dapr_event("execute", success=True, seconds=0.1)
+    families, kept = snapshot(metrics.registry), KeptPieces()
+    for accept in ("", "application/openmetrics-text; version=1.0.0") * 2:
+        assert expose_families(families, accept, kept) == expose_families(families, accept)
 
 
 def test_resources(tmp_path: Path) -> None:

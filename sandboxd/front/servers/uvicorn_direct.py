@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE, STATUS_LINE
 from sandboxd.front.http.direct import DirectEndpoint, DirectExchange, Plain
 from sandboxd.front.http.replies import Laid
 from sandboxd.front.ports import Headers
+from sandboxd.front.servers.connections import LARGE_BYTES
 from sandboxd.front.servers.uvicorn_cycle import CountingFlow, known_names, lower_name
 
 LATE_S: Final = 0.01
@@ -91,14 +92,23 @@ class DirectCycle:
     def __init__(self, connection: Connection, endpoint: DirectEndpoint, plain: Plain, *, keep_alive: bool) -> None:
         self._connection = connection
         self._endpoint = endpoint
+        self.disconnected = False
+        self._exchange: DirectExchange | None = None
+        self.renew(plain, b"", keep_alive=keep_alive)
+
+    def renew(self, plain: Plain, body: bytes, *, keep_alive: bool) -> None:
+        """Be that of the connection's next request, once this one is answered.
+
+        Parameters:
+            plain, keep_alive: see the class.
+            body: as much as is there.
+        """
         self.plain = plain
         self._began_ns = time.monotonic_ns()
-        self._exchange: DirectExchange | None = None
-        self.body = b""
+        self.body = body
         self.keep_alive = keep_alive
         self.more_body = True
         self.response_complete = False
-        self.disconnected = False
 
     def __repr__(self) -> str:
         return f"<DirectCycle {'complete' if self.response_complete else 'reading' if self.more_body else 'running'}>"
@@ -137,7 +147,11 @@ class DirectCycle:
             # Closing takes a turn of the event loop: a caller may have ended its side, or have been turned away.
             return
         transport.write(data)
-        connection.flow.wrote(len(data))
+        flow, size = connection.flow, len(data)
+        if size < LARGE_BYTES:
+            flow.written += size
+        else:
+            flow.wrote(size)
         if not self.keep_alive:
             transport.close()
         connection.on_response_complete()

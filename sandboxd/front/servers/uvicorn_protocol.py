@@ -107,9 +107,8 @@ class BoundedProtocol(FeedingProtocol):
             return False
         self._idle_since = None
         self._heads += 1
-        cycle = DirectCycle(self, direct, known.plain, keep_alive=not self.last_answer)
-        self.cycle = self._running = cycle
-        cycle.body = data[len(known.head) :]
+        # The one before it was plain, too, and nothing else holds it any more.
+        cycle.renew(known.plain, data[len(known.head) :], keep_alive=not self.last_answer)
         if not cycle.begin():
             self.fall_back()
         return True
