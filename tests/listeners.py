@@ -81,7 +81,7 @@ class Listener:
         self._server.close()
         self.drop_connections()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
     def drop_connections(self) -> None:
         """Close every connection from this side, as an origin that restarts does."""

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
+from tests.waiting import BOUND_S
+
 LOG_ENDED = {"event": "log ended"}
 """Stands behind the last line of a log that has ended."""
 
@@ -23,7 +25,7 @@ class LoggingProcess:
 
     def __init__(self, process: "subprocess.Popen[bytes]", *, stream: str, raw: str) -> None:
         self.process = process
-        self.lines: list[dict[str, Any]] = []
+        self._lines: list[dict[str, Any]] = []
         self._log = getattr(process, stream)
         self._raw = raw
         self._changed = threading.Condition()
@@ -36,6 +38,13 @@ class LoggingProcess:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.stop()
 
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has logged so far; all of it once the process is over, for what it wrote last is read later."""
+        if self.process.poll() is not None and threading.current_thread() is not self._reader:
+            self._reader.join(BOUND_S)
+        return self._lines
+
     def _read(self) -> None:
         for line in self._log:
             try:
@@ -47,11 +56,11 @@ class LoggingProcess:
 
     def _append(self, entry: dict[str, Any]) -> None:
         with self._changed:
-            self.lines.append(entry)
+            self._lines.append(entry)
             self._changed.notify_all()
 
     def wait_for(
-        self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float = 60.0, since: int = 0
+        self, wanted: Callable[[dict[str, Any]], bool], *, timeout_s: float = BOUND_S, since: int = 0
     ) -> dict[str, Any]:
         """The first log line, from number `since` on, that is wanted.
 
@@ -60,10 +69,10 @@ class LoggingProcess:
         """
 
         def found() -> dict[str, Any] | None:
-            return next((line for line in self.lines[since:] if wanted(line)), None)
+            return next((line for line in self._lines[since:] if wanted(line)), None)
 
         with self._changed:
-            self._changed.wait_for(lambda: found() or (self.lines and self.lines[-1] is LOG_ENDED), timeout_s)
+            self._changed.wait_for(lambda: found() or (self._lines and self._lines[-1] is LOG_ENDED), timeout_s)
             line = found()
         assert line is not None, f"not logged: {self.text()}"
         return line
@@ -84,6 +93,6 @@ class LoggingProcess:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait(10)
-        self._reader.join(10)
+                self.process.wait(BOUND_S)
+        self._reader.join(BOUND_S)
         self._log.close()

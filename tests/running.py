@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import httpx2 as httpx
 
 from tests.logging_process import LoggingProcess
+from tests.waiting import BOUND_S
 
 START_TIMEOUT_S = 180.0
 """Generous: a cold machine compiles guests first."""
@@ -24,6 +26,19 @@ def listening_socket() -> socket.socket:
     sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
     sock.set_inheritable(True)
     return sock
+
+
+def port_to_name() -> int:
+    """A free loopback port for a program that can only be told a number.
+
+    It is below those that the kernel gives to whoever asks for any (ip(7), ip_local_port_range). So nobody gets it by
+    chance before the program has bound it.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(2000, lowest)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class RunningServer(LoggingProcess):
@@ -142,7 +157,7 @@ class RunningServer(LoggingProcess):
                 todo += [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         return out
 
-    def terminate(self, timeout_s: float = 20.0) -> int:
+    def terminate(self, timeout_s: float = BOUND_S) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)

@@ -252,7 +252,11 @@ class Maintenance:
         """Record how a worker ended that was reaped."""
         worker = self.workers[serial]
         if not worker.exit_reason:
-            if worker.state is WorkerState.STARTING:
+            unread = worker.connected or worker.connecting
+            if worker.role is Role.TEMPLATE and worker.state is WorkerState.STARTING and status == 0 and unread:
+                # It ends by itself once it has said that its guest was not parked.
+                worker.exit_reason = ExitReason.RECYCLED
+            elif worker.state is WorkerState.STARTING:
                 worker.exit_reason = ExitReason.BOOT_FAILED
             elif worker.role is Role.CHILD and worker.state is WorkerState.BUSY and status == 0:
                 # It ends by itself once it has answered. The answer may still be in its socket.
@@ -263,8 +267,8 @@ class Maintenance:
         if worker.exit_reason in _UNEXPECTED:
             log.error("%s (pid %d) %s after %d invocations", worker.name, worker.pid, end, worker.served)
         worker.exited = worker.fault or end
-        if not worker.connected:
-            # If it is connected, results may still be in its socket; end-of-file follows them.
+        if not (worker.connected or worker.connecting):
+            # Otherwise results may still be in its socket; end-of-file follows them.
             self._remove(worker, worker.exited)
 
     def on_zygote_lost(self, client: ZygoteClient) -> None:

@@ -105,6 +105,8 @@ class Worker(asyncio.Protocol):
         self._decoder.most_bytes = OWN_FRAME_BYTES
         self._transport: asyncio.Transport | None = None
         self._page: StatusPage | None = None
+        self.connecting = False
+        """Whether its socket is about to be read. What it says, and its end, come then."""
         self._pidfd = -1
         self._said_ready = False
         self._sent = 0
@@ -144,7 +146,7 @@ class Worker(asyncio.Protocol):
         return self._transport is not None
 
     def adopt(self, pid: int, page_fd: int, pidfd: int) -> None:
-        """Take over the process and the descriptors that the zygote sent, except the socket.
+        """Take over the process and the descriptors that the zygote sent, except the socket: `connect` follows.
 
         Parameters:
             pid: its process id.
@@ -160,6 +162,7 @@ class Worker(asyncio.Protocol):
             self._page = StatusPage(page_fd)
         finally:
             os.close(page_fd)
+        self.connecting = True
 
     async def connect(self, channel: socket.socket) -> None:
         """Begin to read from its socket."""
@@ -167,7 +170,10 @@ class Worker(asyncio.Protocol):
             channel.close()
             return
         channel.setblocking(False)
-        transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=channel)
+        try:
+            transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=channel)
+        finally:
+            self.connecting = False
         if not isinstance(cast(object, transport), asyncio.Transport):
             # uvloop's transport has the descriptor. If it is closed before uvloop has given it the object as well, the
             # object would close the descriptor's number a second time, which may be another file's by then.

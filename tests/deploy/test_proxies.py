@@ -12,17 +12,11 @@ import pytest
 from tests.deploy.files import ROOT
 from tests.guests import path
 from tests.process.test_reload import Load
-from tests.running import RunningServer, component, listening_socket, write_components
+from tests.running import RunningServer, component, port_to_name, write_components
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 """A restart waits for drain.delay: some twenty seconds for each proxy, with its load."""
-
-
-def free_port() -> int:
-    with listening_socket() as found:
-        port: int = found.getsockname()[1]
-    return port
 
 
 def tool(name: str) -> str:
@@ -53,7 +47,7 @@ PROXIES = {"nginx": ("nginx/sandboxd.conf", nginx), "haproxy": ("haproxy/haproxy
 
 def has_answered(server: RunningServer) -> bool:
     try:
-        text = httpx.get(f"{server.base_url}/metrics", trust_env=False).text
+        text = httpx.get(f"{server.base_url}/metrics", trust_env=False, timeout=60).text
     except httpx.ConnectError:
         return False
     return 'sandboxd_requests_total{binding="echo",outcome="completed",' in text
@@ -63,7 +57,7 @@ def has_answered(server: RunningServer) -> bool:
 def proxied(name: str, folder: Path, servers: tuple[int, int]) -> Iterator[str]:
     """A proxy with the file of deploy/, but for its ports."""
     file, command = PROXIES[name]
-    port = free_port()
+    port = port_to_name()
     text = (ROOT / "deploy" / file).read_text()
     for former, own in (("3500", servers[0]), ("3501", servers[1]), ("8080", port)):
         assert f"127.0.0.1:{former}" in text
@@ -72,23 +66,19 @@ def proxied(name: str, folder: Path, servers: tuple[int, int]) -> Iterator[str]:
     process = subprocess.Popen(command(text, folder), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
-        with httpx.Client(transport=httpx.HTTPTransport(retries=8), trust_env=False) as client:
-            for _ in range(100):
-                if client.get(f"{url}/v1.0/healthz").status_code < 500:
-                    break
-            else:
-                raise AssertionError(f"{name} does not find the servers")
+        with httpx.Client(transport=httpx.HTTPTransport(retries=8), trust_env=False, timeout=60) as client:
+            until(lambda: client.get(f"{url}/v1.0/healthz").status_code < 500, f"{name} finds the servers")
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.mark.parametrize("name", PROXIES)
 def test_restarts_behind_a_proxy_lose_nothing(name: str, tmp_path: Path) -> None:
     tool(name)
     resources = write_components(tmp_path / "resources", [component("echo", f"file://{path('echo')}")])
-    ports = free_port(), free_port()
+    ports = port_to_name(), port_to_name()
 
     def start(port: int) -> RunningServer:
         environ = {"SANDBOXD_DRAIN_DELAY": "2s"}

@@ -100,7 +100,7 @@ class Server:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     served = Server(tmp_path_factory.mktemp("broker"))
     with served.own, served.others, served.server:
-        until(lambda: tree.broker(served.server) != 0, "an egress broker")
+        served.server.wait_for(lambda line: line.get("event") == "broker")
         yield served
 
 
@@ -274,7 +274,6 @@ print(answer()[0][0])
 
 
 def test_a_reload_changes_the_policies(served: Server) -> None:
-    until(lambda: tree.broker(served.server) != 0, "an egress broker")
     changed = [text.replace(f":{served.own.port}", f":{served.others.port}") for text in map(str, served.components)]
     write_components(served.folder / "resources", changed)
     pid, since = tree.broker(served.server), len(served.server.lines)

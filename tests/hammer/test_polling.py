@@ -177,9 +177,9 @@ def test_a_worker_that_polls_takes_what_comes_meanwhile_and_what_comes_later(
         looked.clear()
         thread = threading.Thread(target=lambda poll_ns=poll_ns: received.append(channel.receive(poll_ns)))
         thread.start()
-        assert looked.wait(10)
+        assert looked.wait(60)
         front.sendall(codec.encode(FRAME))
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     assert received == [[FRAME], [FRAME]]
 

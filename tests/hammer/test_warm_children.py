@@ -28,9 +28,9 @@ def world() -> Iterator[World]:
     world.close()
 
 
-def call(world: World, pool: Pool) -> "asyncio.Task[m.Result]":
+def call(world: World, pool: Pool, *args: bytes) -> "asyncio.Task[m.Result]":
     deadline_ns = world.clock.now_ns + 10**10
-    task = world.loop.create_task(pool.invoke("b", m.Call(deadline_ns=deadline_ns, stdin=b"x")))
+    task = world.loop.create_task(pool.invoke("b", m.Call(deadline_ns=deadline_ns, stdin=b"x", args=args)))
     world.loop.settle()
     return task
 
@@ -133,6 +133,36 @@ def test_a_child_may_be_reaped_before_its_answer_is_read(
         world.step(child.close)
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
     assert pool.stats().warm.hits == {"b": 1}
+
+
+def test_a_template_that_is_reaped_before_it_is_connected_says_why(
+    world: World, pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A front that is held up reads from the zygote at once that a process was forked and that it has ended."""
+    finish(world, *running(world, Role.CHILD))
+    (worker,) = running(world, Role.WORKER)
+    for _ in range(2):
+        call(world, pool, b"other")
+        begin(world, worker)
+        finish(world, worker)
+    (zygote,) = world.zygotes
+    while len(zygote.spawns) > 1:  # the first template's next child was asked for before
+        world.step(zygote.fork)
+
+    def fork_and_reap() -> None:
+        zygote.fork()
+        template = world.processes[-1]
+        assert template.role is Role.TEMPLATE
+        template.get_up()
+        template.park(works=False, boot_ns=1_000_000, private_bytes=1)
+        zygote.reap(template)
+
+    world.step(fork_and_reap)
+    template = world.processes[-1]
+    world.step(template.deliver)
+    world.step(template.close)
+    assert any("its guest ended before it read stdin" in record.message for record in caplog.records)
+    assert [record.message for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_a_child_that_ends_without_an_answer_is_told_of(

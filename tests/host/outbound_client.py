@@ -70,7 +70,7 @@ def invocation(
     outbound: Outbound,
     policy: Policy = LOOPBACK,
     limits: OutboundLimits | None = None,
-    timeout_s: float = 20,
+    timeout_s: float = 60,
 ) -> Iterator[Exchanges]:
     """One invocation, closed at the end."""
     exchanges = outbound.begin(policy, limits or OutboundLimits(), time.monotonic_ns() + int(timeout_s * 1e9))
@@ -95,7 +95,7 @@ def fetch(
 ) -> Got:
     """One request in an invocation of its own, its content streamed through a small buffer."""
     got = Got()
-    exchanges = outbound.begin(policy, limits or OutboundLimits(), time.monotonic_ns() + 20_000_000_000)
+    exchanges = outbound.begin(policy, limits or OutboundLimits(), time.monotonic_ns() + 60_000_000_000)
     try:
         body = None if content is None else exchanges.request_body()
         exchange = exchanges.start(request(url, method, headers), options, body)

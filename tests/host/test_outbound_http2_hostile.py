@@ -185,7 +185,7 @@ def test_a_flood_ends_with_the_deadline(
         return events
 
     monkeypatch.setattr(h2.connection.H2Connection, "receive_data", counted)
-    exchanges = outbound.begin(POLICY, OutboundLimits(), time.monotonic_ns() + 500_000_000)
+    exchanges = outbound.begin(POLICY, OutboundLimits(), time.monotonic_ns() + 2_000_000_000)
     try:
         exchange = exchanges.start(request(f"https://localhost:{origin.port}/flood/{name}"))
         with pytest.raises(DeadlineExceeded):

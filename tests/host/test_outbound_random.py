@@ -53,7 +53,7 @@ def _one(dice: random.Random, outbound: Outbound, origin: Origin) -> None:
         buffer_bytes=dice.choice([1, 1000, 65536]),
         body_bytes=dice.choice([500, 200_000]),
     )
-    exchanges = outbound.begin(LOOPBACK, limits, time.monotonic_ns() + 10_000_000_000)
+    exchanges = outbound.begin(LOOPBACK, limits, time.monotonic_ns() + 60_000_000_000)
     started: list[tuple[Exchange, RequestBody | None]] = []
     refused = 0
     for _ in range(dice.randrange(5, 60)):
@@ -103,7 +103,7 @@ def test_random_cancellations_leave_no_place_taken(seed: int, http2: bool) -> No
     outbound = Outbound(Settings(connections=2, http2=http2))
     with Origin() as first, Origin() as second:
         for _ in range(10):
-            exchanges = outbound.begin(LOOPBACK, OutboundLimits(concurrency=8), time.monotonic_ns() + 10_000_000_000)
+            exchanges = outbound.begin(LOOPBACK, OutboundLimits(concurrency=8), time.monotonic_ns() + 60_000_000_000)
             paths = ["/echo", "/delay/2", "/chunked/3000", "/close", "/hold", "/close-silently"]
             started = [
                 exchanges.start(request(dice.choice([first, second]).url(dice.choice(paths)))) for _ in range(12)

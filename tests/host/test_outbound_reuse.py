@@ -167,11 +167,11 @@ def test_an_invocation_that_was_closed_twice_or_never_used(outbound: Outbound) -
 def test_a_pause_of_the_guest_is_not_the_origins_fault(origin: Origin, outbound: Outbound) -> None:
     """The answer lies in the socket while the guest computes longer than its own timeout."""
     with invocation(outbound) as exchanges:
-        exchange = exchanges.start(request(origin.url("/hold")), Options(first_byte_timeout_ns=300_000_000))
+        exchange = exchanges.start(request(origin.url("/hold")), Options(first_byte_timeout_ns=3_000_000_000))
         while not origin.seen:
             exchanges.wait(lambda: False, time.monotonic_ns() + 1_000_000)
         origin.release()
-        until = time.monotonic() + 0.4
+        until = time.monotonic() + 3.2  # time for the origin to answer, even on a slow machine
         while time.monotonic() < until:
             pass
         exchanges.wait(exchange.done)
@@ -263,7 +263,7 @@ def test_who_gives_up_while_connecting_leaves_nothing(origin: Origin) -> None:
     with invocation(engine) as exchanges:
         first = exchanges.start(request(f"http://localhost:{origin.port}/echo"))
         second = exchanges.start(request(origin.url("/echo")))
-        exchanges.wait(lambda: resolver.asked == 1, time.monotonic_ns() + 50_000_000)
+        exchanges.wait(lambda: resolver.asked == 1)
         assert engine.connections() == (1, 0)
         first.close()
         exchanges.wait(second.body.complete)

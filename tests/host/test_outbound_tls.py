@@ -225,5 +225,5 @@ def test_a_guest_that_reads_slowly_gets_all_of_an_answer(
         finally:
             exchanges.close()
             outbound.close()
-            thread.join(20)
+            thread.join(60)
         assert not thread.is_alive()

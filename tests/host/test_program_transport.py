@@ -98,7 +98,7 @@ def test_a_run_without_a_transport_follows_one_with_it(tmp_path: Path) -> None:
 
 
 def test_threads_have_transports_of_their_own() -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=60)
     results: dict[str, bytes] = {}
 
     def ask(name: str, program: Program) -> None:
@@ -113,7 +113,7 @@ def test_threads_have_transports_of_their_own() -> None:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(60)
     assert b"answer for a" in results["a"]
     assert b"answer for b" in results["b"]
 

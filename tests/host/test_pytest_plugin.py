@@ -92,7 +92,7 @@ def test_an_origin_answers_what_it_was_told(wasm_origin: WasmOrigin) -> None:
 
     wasm_origin.answer("/shout", lambda request: (201, request.body.upper()))
     wasm_origin.answer("/plain", b"text", status=418, headers=[("x-a", "1"), ("x-a", "2")])
-    connection = http.client.HTTPConnection(wasm_origin.authority, timeout=10)
+    connection = http.client.HTTPConnection(wasm_origin.authority, timeout=60)
     connection.request("POST", "/shout", body=iter([b"ab", b"c"]), encode_chunked=True)
     reply = connection.getresponse()
     assert (reply.status, reply.read()) == (201, b"ABC")

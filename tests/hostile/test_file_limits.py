@@ -291,7 +291,7 @@ def test_every_descriptor_is_closed_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     os.mkfifo(tmp_path / "pipe")
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = set(os.listdir("/proc/self/fd"))
     held = opened(tmp_path)
     folder = held.preopened[0][1]
     paths = (b"folder", b"link", b"pipe", b"file", b"missing/file", b"folder/file", b"link/", b"..", b"folder/../pipe")
@@ -302,7 +302,7 @@ def test_every_descriptor_is_closed_at_the_end(tmp_path: Path) -> None:
             except OSError:
                 continue
     held.close()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def calls_of(held: Files, folder: Folder, path: bytes) -> list[Callable[[], object]]:
@@ -357,7 +357,7 @@ def test_no_sequence_of_calls_leaves_the_mount(tmp_path: Path, read_only: bool) 
 
 def test_a_failure_to_close_is_told_and_leaves_nothing_open(tmp_path: Path) -> None:
     """As network file systems have it, when there was no room after all. Here the descriptor is closed already."""
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = set(os.listdir("/proc/self/fd"))
     settings = FileSettings(mounts=(Mount(source=str(tmp_path), target="/"),))
     guest = Bench(LISTER, new_files=lambda: settings.open(LIMITS, strict=False))
     failing, whole, last = guest.call("open"), guest.call("open"), guest.call("open")
@@ -371,7 +371,7 @@ def test_a_failure_to_close_is_told_and_leaves_nothing_open(tmp_path: Path) -> N
     assert guest.call("close", whole) == 0
     guest.program.end()
     del guest
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_records_of_a_listing_are_cut_at_any_size_and_go_on_anywhere(tmp_path: Path) -> None:

@@ -230,6 +230,7 @@ def test_a_lie_ends_its_worker_and_costs_only_its_caller(server: RunningServer, 
         assert LOST in text
         assert len(text) < 4096
     until(lambda: server.metric("sandboxd_worker_exits_total", reason="protocol") == before + 1, "the exit is counted")
+    server.wait_for(lambda line: lie.told in line.get("message", ""), since=since)
     told = [line for line in server.lines[since:] if re.search(r"worker \d+ \(pid \d+\) ", line.get("message", ""))]
     accused = [line for line in told if lie.told in line["message"]]
     assert len(accused) == 1, told

@@ -49,7 +49,7 @@ class Zygote:
         assert self.templates.on_readable(self.fd)
 
     def template_is_dead(self) -> bool:
-        return bool(select.select([self.process.pidfd], [], [], 10)[0])
+        return bool(select.select([self.process.pidfd], [], [], 60)[0])
 
 
 @pytest.fixture

@@ -27,14 +27,18 @@ class Nobody:
         raise AssertionError(name)
 
 
-async def replaced(said: Callable[[], str], hang: Callable[[int], None]) -> tuple[str, str]:
+async def replaced(
+    said: Callable[[], str], monkeypatch: pytest.MonkeyPatch, hang: Callable[[int], None]
+) -> tuple[str, str]:
     """Start a broker, have it hang, and return what was logged until another one was started, and its state then."""
     client = BrokerClient(Nobody(), dict(os.environ))  # type: ignore[arg-type]
     client.learn(1, LOAD)
+    first = client.pid
+    assert first is not None
     try:
         await asyncio.to_thread(until, lambda: "egress broker serves" in said() or "stuck" in said(), "a broker")
-        first = client.pid
-        assert first is not None
+        # From here on it is asked often. Before, on a slow machine, it would be killed before it has said a word.
+        monkeypatch.setattr(client_module, "PING_S", 0.05)
         hang(first)
         await asyncio.to_thread(until, lambda: client.restarts and client.pid not in (None, first), "another broker")
     finally:
@@ -51,11 +55,7 @@ def said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
 
 
 def test_a_stopped_one(said: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(pid: int) -> None:
-        monkeypatch.setattr(client_module, "PING_S", 0.05)
-        os.kill(pid, signal.SIGSTOP)
-
-    told, state = asyncio.run(replaced(said, stop))
+    told, state = asyncio.run(replaced(said, monkeypatch, lambda pid: os.kill(pid, signal.SIGSTOP)))
     assert "the egress broker did not answer for 0.25 s and was killed; it wrote nothing to standard error" in told
     assert state == ""
 
@@ -67,7 +67,6 @@ def test_one_that_never_answers_says_its_last_words(
     program.write_text("#!/bin/sh\necho 'stuck here' >&2; exec sleep 60\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(client_module, "PING_S", 0.05)
-    told, state = asyncio.run(replaced(said, lambda _: None))
+    told, state = asyncio.run(replaced(said, monkeypatch, lambda _: None))
     assert "the egress broker did not answer for 0.25 s and was killed; its last words: stuck here" in told
     assert state == ""

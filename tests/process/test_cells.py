@@ -216,6 +216,12 @@ def test_a_cell_that_hangs_holds_up_neither_scrapes_nor_callers(cells: Cells) ->
     assert cells.pids()[1] == pid
 
 
+def generations(cells: Cells) -> list[float]:
+    """The generation that each cell serves."""
+    values = cells.scrape()
+    return [value(values, "sandboxd_pool_generation", cell=number, pool="default") for number in ("0", "1")]
+
+
 def test_one_cell_notices_and_all_reload(tmp_path: Path) -> None:
     folder = resources(tmp_path / "resources", "echo")
     cache = {"SANDBOXD_CACHE_FOLDER": str(tmp_path / "cache"), "SANDBOXD_RELOAD_DEBOUNCE": "10ms"}
@@ -229,11 +235,9 @@ def test_one_cell_notices_and_all_reload(tmp_path: Path) -> None:
             server.wait_for(lambda line, number=number: line.get("event") == "reloaded" and line["cell"] == number)
         assert len({line["cell"] for line in server.lines if "changed files noticed" in line.get("message", "")}) == 1
         calls(server, 20, "upper")
-        values = server.scrape()
         # 2, or 3 where the change fell into the check with which a cell begins to watch.
-        first, second = (value(values, "sandboxd_pool_generation", cell=n, pool="default") for n in ("0", "1"))
-        assert first == second >= 2
-        assert value(values, "sandboxd_compile_cache_total", result="miss") == 2
+        until(lambda: generations(server)[0] == generations(server)[1] >= 2, "both have the same")
+        assert server.metric("sandboxd_compile_cache_total", result="miss") == 2
 
         # The one that watched is gone: another watches.
         since = len(server.lines)
@@ -243,7 +247,8 @@ def test_one_cell_notices_and_all_reload(tmp_path: Path) -> None:
         put(folder / "more.yaml", guest_component("exit"))
         server.wait_for(lambda line: line.get("event") == "cells_reloaded", since=since)
         calls(server, 20, "upper")
-        assert [server.invoke("exit").status_code for _ in range(20)] == [200] * 20
+        # That may be the reload of the check with which a cell begins to watch; then another follows.
+        until(lambda: [server.invoke("exit").status_code for _ in range(20)] == [200] * 20, "both cells have the third")
 
 
 def test_sighup_reloads_all_and_a_refusal_changes_none(tmp_path: Path) -> None:
@@ -267,7 +272,7 @@ def test_sigterm_drains_all_and_exits_0(tmp_path: Path) -> None:
         Cells(resources(tmp_path / "resources", "sleep"), "--workers", "8") as server,
         ThreadPoolExecutor(8) as threads,
     ):
-        running = [threads.submit(server.invoke, "sleep", None, {"args": "3000"}) for _ in range(8)]
+        running = [threads.submit(server.invoke, "sleep", None, {"args": "8000"}) for _ in range(8)]
         until(
             lambda: (
                 server.metric("sandboxd_pool_workers", state="busy") + server.metric("sandboxd_pool_queue_depth") == 8
@@ -276,7 +281,7 @@ def test_sigterm_drains_all_and_exits_0(tmp_path: Path) -> None:
         )
         with tree.watched(server.processes()) as left:
             assert server.terminate() == 0
-            assert left(5) == []
+            assert left(BOUND_S) == []
         assert [call.result().status_code for call in running] == [200] * 8
         with pytest.raises(httpx.ConnectError):
             server.invoke("sleep")

@@ -139,7 +139,7 @@ def test_a_compiler_that_takes_too_long_is_killed(store: Store) -> None:
     with pytest.raises(CompileError, match=r"stopped, because it was not done after 1 s") as caught:
         compile_one(store, CPYTHON.read_bytes(), timeout_s=1)
     assert "modules.compileTimeout" in caught.value.remedy
-    assert children() == before
+    assert children() <= before
     assert left_behind(store) == []
 
 
@@ -221,10 +221,10 @@ def test_a_compiler_that_never_answers_is_ended_with_its_last_words(
     hung.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(hung))
     before = children()
-    with pytest.raises(CompileError, match=r"not done after 1 s; its last words: one: waiting for .*Godot") as caught:
-        compile_one(store, SMALL, timeout_s=1)
+    with pytest.raises(CompileError, match=r"not done after 6 s; its last words: one: waiting for .*Godot") as caught:
+        compile_one(store, SMALL, timeout_s=6)
     assert "\x1b" not in str(caught.value)
-    assert children() == before
+    assert children() <= before
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
@@ -244,7 +244,7 @@ def test_cancelling_kills_the_compiler_and_leaves_nothing(
             await task
 
     run(main())
-    assert children() == before
+    assert children() <= before
     assert left_behind(store) == []
 
 
@@ -309,5 +309,5 @@ def test_the_compiler_dies_with_its_parent(store: Store, tmp_path: Path) -> None
 
     poll = select.poll()
     poll.register(handle, select.POLLIN)
-    assert poll.poll(20_000), "the compiler outlived its parent"
+    assert poll.poll(60_000), "the compiler outlived its parent"
     os.close(handle)

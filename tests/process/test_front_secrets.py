@@ -87,7 +87,7 @@ def test_what_escaped_code_has_forked_ends_with_the_server(without_wall: Running
     with tree.watched([escaped]) as gone:
         assert without_wall.terminate() == 0
         assert gone(BOUND_S) == []
-    assert any(line.get("event") == "orphans" for line in without_wall.lines)
+    without_wall.wait_for(lambda line: line.get("event") == "orphans")
 
 
 def test_what_a_lost_zygote_leaves_ends_with_the_server(without_wall: RunningServer) -> None:

@@ -44,6 +44,18 @@ def busy(server: RunningServer, count: int) -> None:
     until(lambda: server.metric("sandboxd_pool_workers", state="busy") == count, f"{count} busy workers")
 
 
+def not_ready(client: httpx.Client) -> str:
+    """Ask /readyz until it says no, and return what it says then."""
+    answers: list[httpx.Response] = []
+
+    def no() -> bool:
+        answers.append(client.get("/readyz"))
+        return answers[-1].status_code == 503
+
+    until(no, "not ready")
+    return answers[-1].text
+
+
 def last_answer(ask: Callable[[], httpx.Response]) -> httpx.Response:
     """Ask until an answer closes its connection."""
     answers: list[httpx.Response] = []
@@ -111,13 +123,12 @@ def test_workers_that_cannot_start_make_it_not_ready_and_then_end_it(resources: 
         resource.prlimit(zygote, resource.RLIMIT_AS, (size, size))
         for worker in tree.workers(server):
             os.kill(worker, signal.SIGKILL)
-        until(lambda: client.get("/readyz").status_code == 503, "not ready")
-        said = client.get("/readyz").text
+        said = not_ready(client)
         assert re.fullmatch(
             r"not ready: workers\nwaiting: a worker starts(; the last one, \d+, [^\n]{5,200})?, for \d+ s", said
         ), said
         with tree.watched(server.processes()) as gone:
-            assert server.process.wait(30) == 67
+            assert server.process.wait(BOUND_S) == 67
             assert gone(BOUND_S) == []
         assert "workers in a row failed to start" in server.text()
 
@@ -145,7 +156,7 @@ def test_without_its_zygote_it_finishes_what_runs_and_ends(
     resources: Path, threads: ThreadPoolExecutor, engine: str
 ) -> None:
     with RunningServer(resources, "--workers", "2", "--engine", engine) as server, server.client() as client:
-        call = threads.submit(server.invoke, "sleep", None, {"args": "1500"})
+        call = threads.submit(server.invoke, "sleep", None, {"args": "6000"})
         busy(server, 1)
         assert client.get("/readyz").status_code == 200
         with tree.watched(server.processes()) as gone:
@@ -166,8 +177,7 @@ def test_a_zygote_that_hangs_is_noticed_when_it_is_needed(resources: Path) -> No
         tree.stop(tree.zygote(server))
         with tree.watched(everything) as gone:
             os.kill(worker, signal.SIGKILL)
-            until(lambda: client.get("/readyz").status_code == 503, "no worker is ready")
-            waits = client.get("/readyz").text
+            waits = not_ready(client)
             assert re.search(r"waiting: a worker starts.*, for \d+ s", waits), waits
             server.wait_for(lambda line: "was killed and has not been reaped" in str(line))
             server.wait_for(lambda line: "the zygote process died" in str(line))
@@ -214,7 +224,7 @@ def test_before_its_components_are_loaded_callers_are_told_to_come_again(tmp_pat
             assert process.stderr is not None
             events = (json.loads(line) for line in process.stderr)
             address = next(event["address"] for event in events if event.get("event") == "listening")
-            with httpx.Client(base_url=f"http://{address}", trust_env=False) as client:
+            with httpx.Client(base_url=f"http://{address}", trust_env=False, timeout=BOUND_S) as client:
                 reply = client.post("/v1.0/bindings/late", content=b'{"operation":"execute"}')
                 assert reply.status_code == 503, reply.text
                 assert reply.headers["retry-after"]
@@ -235,7 +245,7 @@ def test_before_its_components_are_loaded_callers_are_told_to_come_again(tmp_pat
 @pytest.mark.parametrize("engine", ENGINES)
 def test_sigterm_lets_a_slow_request_finish(resources: Path, threads: ThreadPoolExecutor, engine: str) -> None:
     with RunningServer(resources, "--workers", "2", "--engine", engine) as server:
-        call = threads.submit(server.invoke, "sleep", None, {"args": "1500"})
+        call = threads.submit(server.invoke, "sleep", None, {"args": "6000"})
         busy(server, 1)
         with tree.watched(server.processes()) as gone:
             server.process.send_signal(signal.SIGTERM)

@@ -126,7 +126,7 @@ def test_init_timeout_ends_a_compilation(tmp_path: Path) -> None:
             assert "init timeout for component slow (bindings.wasm/v1) exceeded after 1s" in caught.value.message
 
     asyncio.run(main())
-    assert children() == before
+    assert children() <= before
 
 
 def test_compile_all_prunes_what_nothing_uses(tmp_path: Path) -> None:

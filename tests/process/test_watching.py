@@ -12,6 +12,7 @@ import pytest
 
 from sandboxd.config import Config
 from sandboxd.server import watch
+from tests.waiting import BOUND_S
 
 SCRIPT = """
 import asyncio, logging, os, resource, sys
@@ -61,7 +62,7 @@ async def main():
     async def said(text):
         while not any(text in line for line in log.texts):
             log.came.clear()
-            await asyncio.wait_for(log.came.wait(), 20)
+            await asyncio.wait_for(log.came.wait(), 50)
         log.texts.clear()
 
     changed = asyncio.Event()
@@ -158,7 +159,7 @@ def test_an_error_of_the_watcher_is_said_once_and_overcome(tmp_path: Path, monke
     async def follow(log: Regained) -> None:
         changed = asyncio.Event()
         task = asyncio.create_task(watch.watch(Config(resources_paths=(str(tmp_path),)), Catalog(tmp_path), changed))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(BOUND_S):
             await log.event.wait()
             (tmp_path / "a.yaml").write_text("a")
             await changed.wait()

@@ -119,7 +119,7 @@ def test_system_calls(role: str, page: str, tmp_path: Path) -> None:
     head = b"POST /v1.0/bindings/tiny HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n" % len(body)
     with (
         RunningServer(resources, "--workers", "1", "--engine", "auto", environ=environ) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=20) as caller,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as caller,
     ):
 
         def request() -> None:

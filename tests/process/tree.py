@@ -38,8 +38,15 @@ def zygotes(server: RunningServer) -> list[int]:
 
 
 def broker(server: RunningServer) -> int:
-    """The egress broker; 0 if there is none."""
-    return next(iter(_running(server, b"sandboxd.broker.main")), 0)
+    """The egress broker, once there is one."""
+    found: list[int] = []
+
+    def one() -> bool:
+        found.extend(_running(server, b"sandboxd.broker.main"))
+        return bool(found)
+
+    until(one, "an egress broker")
+    return found[0]
 
 
 def zygote(server: RunningServer) -> int:

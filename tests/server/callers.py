@@ -6,11 +6,12 @@ import socket
 from pathlib import Path
 
 from tests.server.fronts import Front
+from tests.waiting import BOUND_S
 
 MIB = 1024 * 1024
 
 
-def connect(front: Front, timeout: float = 20) -> socket.socket:
+def connect(front: Front, timeout: float = BOUND_S) -> socket.socket:
     """A connection to the front."""
     return socket.create_connection(("127.0.0.1", front.port), timeout=timeout)
 
@@ -21,7 +22,13 @@ def resident(front: Front) -> int:
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
-def pour(connection: socket.socket, data: bytes, most: int, patience: float = 2) -> int:
+def most_resident(front: Front) -> int:
+    """The most bytes of memory that the front's process has held so far."""
+    status = Path(f"/proc/{front.process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def pour(connection: socket.socket, data: bytes, most: int, patience: float = 15) -> int:
     """Send `data` again and again, without reading, until the peer takes no more.
 
     Parameters:

@@ -17,7 +17,7 @@ def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     hosts = {"allowedOutboundHosts": '["http://127.0.0.0/8:*"]'}
     documents = [
         component("web", guest, **hosts),
-        component("brief", guest, timeout="2s"),
+        component("brief", guest, timeout="5s"),
         component("small", guest, httpBodyLimit="1Mi"),
         guest_component("echo"),
     ]

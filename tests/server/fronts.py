@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.waiting import BOUND_S
+
 ENGINES = ("hypercorn", "uvicorn")
 
 
@@ -18,7 +20,7 @@ class Front:
         self.base_url = f"http://127.0.0.1:{port}"
         self.log = ""
 
-    def end(self, timeout: float = 20) -> int:
+    def end(self, timeout: float = BOUND_S) -> int:
         """Let it end in order; its exit status."""
         if self.process.stdin is not None and not self.process.stdin.closed:
             self.process.stdin.close()
@@ -50,7 +52,7 @@ def started(engine: str, **options: object) -> Iterator[Front]:
     finally:
         if process.poll() is None:
             process.kill()
-            process.wait(timeout=10)
+            process.wait(timeout=BOUND_S)
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
                 stream.close()

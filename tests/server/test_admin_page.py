@@ -47,7 +47,7 @@ def page(server: AdminServer, browser: Any) -> Iterator[Any]:
     """The page, which must have caused no message of the console and no dialog when the test ends."""
     said: list[str] = []
     page = browser.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
@@ -61,7 +61,7 @@ def page(server: AdminServer, browser: Any) -> Iterator[Any]:
 
 def holds(page: Any, expression: str) -> None:
     """Wait until an expression is true. Playwright's own way is `eval` within the page, which the policy forbids."""
-    until(lambda: page.evaluate(expression), expression, 20)
+    until(lambda: page.evaluate(expression), expression)
 
 
 def names(page: Any) -> list[str]:

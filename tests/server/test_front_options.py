@@ -16,6 +16,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.server.fronts import ENGINES, Front, started
+from tests.waiting import BOUND_S
 
 pytestmark = pytest.mark.slow
 """Each test starts a server of its own."""
@@ -40,10 +41,10 @@ def test_token_and_cors(engine: str) -> None:
         assert (refused.status_code, refused.text) == (401, "invalid api token\n")
         assert refused.headers["content-type"] == "text/plain; charset=utf-8"
         assert refused.headers["x-content-type-options"] == "nosniff"
-        assert httpx.get(f"{front.base_url}/v1.0/metadata", verify=False).status_code == 401
-        assert httpx.post(f"{front.base_url}/v1.0/healthz", verify=False).status_code == 401
+        assert httpx.get(f"{front.base_url}/v1.0/metadata", verify=False, timeout=BOUND_S).status_code == 401
+        assert httpx.post(f"{front.base_url}/v1.0/healthz", verify=False, timeout=BOUND_S).status_code == 401
         for path in ("/v1.0/healthz", "/v1.0/healthz/outbound", "/livez", "/readyz", "/metrics"):
-            assert httpx.get(front.base_url + path, verify=False).status_code < 300
+            assert httpx.get(front.base_url + path, verify=False, timeout=BOUND_S).status_code < 300
         allowed = post(front, body, headers={"dapr-api-token": TOKEN, "origin": "http://x.b.example"})
         assert (allowed.status_code, allowed.content) == (200, b"1")
         assert allowed.headers["access-control-allow-origin"] == "http://x.b.example"
@@ -59,6 +60,7 @@ def test_token_and_cors(engine: str) -> None:
                 "access-control-request-method": "POST",
                 "access-control-request-headers": "content-type, dapr-api-token",
             },
+            timeout=BOUND_S,
         )
         assert (preflight.status_code, preflight.content) == (200, b"")
         assert preflight.headers["access-control-allow-origin"] == "http://a.example"
@@ -69,20 +71,22 @@ def test_token_and_cors(engine: str) -> None:
 
 def test_all_origins_and_not_ready(engine: str) -> None:
     with started(engine, origins="*", missing="components,workers") as front:
-        answer = httpx.get(f"{front.base_url}/v1.0/healthz", headers={"origin": "http://a"}, verify=False)
+        answer = httpx.get(
+            f"{front.base_url}/v1.0/healthz", headers={"origin": "http://a"}, verify=False, timeout=BOUND_S
+        )
         assert answer.status_code == 500
         assert answer.json() == {
             "errorCode": "ERR_HEALTH_NOT_READY",
             "message": "dapr is not ready: [components workers]",
         }
         assert answer.headers["access-control-allow-origin"] == "*"
-        outbound = httpx.get(f"{front.base_url}/v1.0/healthz/outbound", verify=False)
+        outbound = httpx.get(f"{front.base_url}/v1.0/healthz/outbound", verify=False, timeout=BOUND_S)
         assert outbound.json() == {
             "errorCode": "ERR_OUTBOUND_HEALTH_NOT_READY",
             "message": "dapr outbound is not ready",
         }
-        assert httpx.get(f"{front.base_url}/readyz", verify=False).status_code == 503
-        assert httpx.get(f"{front.base_url}/livez", verify=False).status_code == 200
+        assert httpx.get(f"{front.base_url}/readyz", verify=False, timeout=BOUND_S).status_code == 503
+        assert httpx.get(f"{front.base_url}/livez", verify=False, timeout=BOUND_S).status_code == 200
 
 
 def test_body_limit(engine: str) -> None:
@@ -124,7 +128,10 @@ def test_a_hostile_body_does_not_stop_the_others(engine: str) -> None:
 
 def test_head_limit(engine: str) -> None:
     with started(engine, max_header=8192) as front:
-        assert httpx.get(f"{front.base_url}/livez", headers={"x": "y" * 6000}, verify=False).status_code == 200
+        assert (
+            httpx.get(f"{front.base_url}/livez", headers={"x": "y" * 6000}, verify=False, timeout=BOUND_S).status_code
+            == 200
+        )
         for pieces in ([b"y" * 200_000], [b"y" * 1000] * 200):
             answer = b""
             with connected(front) as connection:
@@ -138,7 +145,7 @@ def test_head_limit(engine: str) -> None:
                     while part := connection.recv(65536):
                         answer += part
             assert not answer or answer.split()[1] in (b"400", b"431")
-        assert httpx.get(f"{front.base_url}/livez", verify=False).status_code == 200
+        assert httpx.get(f"{front.base_url}/livez", verify=False, timeout=BOUND_S).status_code == 200
 
 
 def test_slow_heads_are_cut_off(engine: str) -> None:
@@ -155,7 +162,7 @@ def counts(front: Front) -> tuple[int, int]:
     return begun, cancelled
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 15) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = BOUND_S) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "did not come about in time"
@@ -166,7 +173,7 @@ HANG = b'{"operation":"execute","metadata":{"args":"do=hang"}}'
 
 
 def connected(front: Front) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", front.port), timeout=20)
+    return socket.create_connection(("127.0.0.1", front.port), timeout=BOUND_S)
 
 
 @contextlib.contextmanager
@@ -193,7 +200,7 @@ def test_a_connection_the_caller_has_closed_is_let_go_of(engine: str, http2: boo
     with started(engine, header_timeout=60) as front:
         before = sockets(front)
         for _ in range(8):
-            with httpx.Client(http1=not http2, http2=http2, verify=False) as client:
+            with httpx.Client(http1=not http2, http2=http2, verify=False, timeout=BOUND_S) as client:
                 url = f"{front.base_url}/v1.0/bindings/echo"
                 assert client.post(url, content=b'{"operation":"execute","data":1}').content == b"1"
         wait_for(lambda: sockets(front) == before)
@@ -208,7 +215,7 @@ def test_a_caller_that_hangs_up_cancels_its_invocation(engine: str) -> None:
             with hanging(front):
                 wait_for(lambda before=before: counts(front)[0] >= before + 2)  # type: ignore[misc]
             wait_for(lambda n=n: counts(front)[1] == n)  # type: ignore[misc]
-        text = httpx.get(f"{front.base_url}/metrics", verify=False).text
+        text = httpx.get(f"{front.base_url}/metrics", verify=False, timeout=BOUND_S).text
         assert 'sandboxd_requests_total{binding="echo",outcome="cancelled",protocol="http"} 3.0' in text
     assert "Traceback" not in front.log
 
@@ -220,7 +227,7 @@ def test_a_caller_that_hangs_up_within_its_body(engine: str) -> None:
                 b'POST /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{"operation'
             )
         cancelled = 'sandboxd_requests_total{binding="echo",outcome="cancelled",protocol="http"} 1.0'
-        wait_for(lambda: cancelled in httpx.get(f"{front.base_url}/metrics", verify=False).text)
+        wait_for(lambda: cancelled in httpx.get(f"{front.base_url}/metrics", verify=False, timeout=BOUND_S).text)
     assert "Traceback" not in front.log
 
 
@@ -237,13 +244,17 @@ def test_the_end_lets_requests_finish(engine: str) -> None:
 
 
 def test_the_end_does_not_wait_for_ever(engine: str) -> None:
-    with started(engine, drain=0.3) as front, hanging(front) as connection, connected(front) as stalled:
+    with (
+        started(engine, drain=0.3, timeout_ms=600_000) as front,
+        hanging(front) as connection,
+        connected(front) as stalled,
+    ):
         # The second caller never finishes its request.
         stalled.sendall(b"POST /v1.0/bindings/echo HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
         wait_for(lambda: counts(front)[0] >= 2)
         front.process.send_signal(signal.SIGTERM)
-        assert front.end(timeout=15) == 0
-        connection.settimeout(15)
+        assert front.end() == 0
+        connection.settimeout(BOUND_S)
         with contextlib.suppress(ConnectionError):
             while connection.recv(65536):
                 pass
@@ -348,7 +359,7 @@ def test_tls(tmp_path: Path, http2: bool) -> None:
     with started("hypercorn", cert=certificate, key=key) as front:
         context = ssl.create_default_context(cafile=authority.ca_file)
         with httpx.Client(
-            base_url=f"https://localhost:{front.port}", verify=context, http2=http2, timeout=30
+            base_url=f"https://localhost:{front.port}", verify=context, http2=http2, timeout=BOUND_S
         ) as client:
             answer = client.post("/v1.0/bindings/echo", json={"operation": "execute", "data": "x"})
         assert (answer.status_code, answer.content) == (200, b'"x"')

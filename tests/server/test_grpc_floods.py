@@ -60,7 +60,7 @@ class Served:
         )
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), 20)
+        return socket.create_connection(("127.0.0.1", self.port), 60)
 
     def resident(self) -> int:
         with open(f"/proc/{self.server.process.pid}/status") as status:
@@ -88,7 +88,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def drain(reading: socket.socket) -> None:
     """Read what the server sends, until either end closes."""
     with reading, contextlib.suppress(OSError):
-        reading.settimeout(10)
+        reading.settimeout(60)
         while reading.recv(65536):
             pass
 
@@ -117,7 +117,7 @@ def test_a_flood_ends_its_connection_and_no_other(served: Served, kind: str, rea
         served.connect().close()
     pid = served.server.process.pid
     until(lambda: len(os.listdir(f"/proc/{pid}/fd")) <= descriptors, "its socket is closed")
-    assert served.resident() < memory + 16 * MIB
+    until(lambda: served.resident() < memory + 16 * MIB, "it leaves no memory taken")
 
 
 def test_rapid_resets_end_their_connection(served: Served) -> None:
@@ -152,7 +152,7 @@ def test_a_crowd_of_one_host_does_not_keep_others_out(served: Served) -> None:
         for _ in range(45):
             crowd.append(served.connect())
             crowd[-1].sendall(BEGUN)
-        crowd[0].settimeout(20)
+        crowd[0].settimeout(60)
         while crowd[0].recv(65536):
             pass  # its settings, then the end
         with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:

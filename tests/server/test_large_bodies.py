@@ -77,7 +77,7 @@ def decoders(server: RunningServer) -> list[int]:
 @pytest.fixture(params=ENGINES)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> RunningServer:
     resources = write_components(
-        tmp_path / "resources", [guest_component("echo"), guest_component("cat", timeout="2s")]
+        tmp_path / "resources", [guest_component("echo", timeout="5m"), guest_component("cat", timeout="2s")]
     )
     return RunningServer(resources, "--engine", request.param, "--workers", "2")
 
@@ -96,7 +96,7 @@ def test_a_body_that_takes_long_keeps_nobody_else_waiting(server: RunningServer)
             for number in range(50):
                 assert server.invoke("echo", number).content == b"%d" % number
         finally:
-            caller.join(30)
+            caller.join(60)
         assert [reply.status_code for reply in replies] == [500]
         assert "could not be decoded in time" in replies[0].text
         # The process was killed at the deadline, and the next body gets another.

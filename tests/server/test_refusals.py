@@ -14,7 +14,7 @@ from tests.waiting import until
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.slow
 def test_refused_before_the_body_is_read(engine: str, tmp_path: Path) -> None:
-    resources = write_components(tmp_path / "resources", [guest_component("loop", timeout="20s")])
+    resources = write_components(tmp_path / "resources", [guest_component("loop", timeout="5m")])
     environ = {"SANDBOXD_POOL_QUEUE_LIMIT": "0"}
     with (
         RunningServer(resources, "--engine", engine, "--workers", "1", environ=environ) as server,
@@ -24,7 +24,7 @@ def test_refused_before_the_body_is_read(engine: str, tmp_path: Path) -> None:
         head = b"POST /v1.0/bindings/loop HTTP/1.1\r\nhost: here\r\n"
         hanging.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
         until(lambda: server.metric("sandboxd_pool_workers", state="busy") == 1, "busy")
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as refused:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as refused:
             refused.sendall(head + b"content-length: 1000000\r\n\r\n")  # and not one byte of it
             answer = refused.recv(4096).lower()
         assert b" 503 " in answer.split(b"\r\n")[0]

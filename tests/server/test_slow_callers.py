@@ -13,10 +13,10 @@ import httpx2 as httpx
 import pytest
 
 from tests.certificates import Authority
-from tests.server.callers import MIB, connect, read_all, resident, statuses
+from tests.server.callers import MIB, connect, most_resident, read_all, resident, statuses
 from tests.server.fronts import ENGINES, Front, started
 from tests.server.test_http2_callers import calling
-from tests.waiting import until
+from tests.waiting import BOUND_S, until
 
 pytestmark = pytest.mark.slow
 """Most tests start a server of their own."""
@@ -83,10 +83,10 @@ def test_bodies_that_come_too_slowly(engine: str) -> None:
 
 def test_a_body_at_the_least_pace_is_taken(engine: str) -> None:
     body = b'{"operation":"execute","data":"%b"}' % (b"x" * 3000)
-    with started(engine, body_timeout=0.6, min_rate=100) as front, connect(front) as connection:
+    with started(engine, body_timeout=3, min_rate=100) as front, connect(front) as connection:
         connection.sendall(post(b"", len(body)))
         for at in range(0, len(body), 500):
-            time.sleep(0.15)  # what is tested is that pauses are allowed
+            time.sleep(0.5)  # what is tested is that pauses are allowed
             connection.sendall(body[at : at + 500])
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
 
@@ -122,23 +122,23 @@ def reading_slowly(front: Front, count: int) -> Iterator[socket.socket]:
     for _ in range(count):
         connection = socket.socket()
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
-        connection.settimeout(30)
+        connection.settimeout(BOUND_S)
         connection.connect(("127.0.0.1", front.port))
         connection.sendall(post(BIG))
         yield connection
 
 
 def test_responses_that_nobody_reads_are_cut_off(engine: str) -> None:
-    with started(engine, send_timeout=1) as front:
+    with started(engine, send_timeout=5, drain=300) as front:
         before = resident(front)
         callers = list(reading_slowly(front, 8))
-        until(lambda: resident(front) > before + 64 * MIB, "the responses are there")
+        until(lambda: most_resident(front) > before + 64 * MIB, "the responses have been there")
         until(lambda: turned_away(front, "send_timeout") == 8, "all of them are cut off")
         until(lambda: resident(front) < before + 48 * MIB, "what nobody reads is given up")
         for caller in callers:
             assert 0 < len(read_all(caller)) < 16 * MIB
             caller.close()
-        assert front.end(timeout=5) == 0
+        assert front.end() == 0  # long before its drain is over
     assert front.log == ""
 
 
@@ -155,7 +155,7 @@ def test_responses_that_are_read_too_slowly_are_cut_off(engine: str) -> None:
 
 
 def test_a_response_at_a_fair_pace_is_whole(engine: str) -> None:
-    with started(engine, send_timeout=0.5) as front:
+    with started(engine, send_timeout=10) as front:
         (caller,) = reading_slowly(front, 1)
         with caller:
             taken = 0
@@ -190,20 +190,19 @@ def test_one_connection_with_many_streams_holds_no_more_than_its_bound() -> None
                 caller.post(BIG)
             caller.flush()
             until(lambda: turned_away(front, "unread") >= 1, "it is cut off")
-        peak = Path(f"/proc/{front.process.pid}/status").read_text().split("VmHWM:")[1].split()[0]
-        assert int(peak) * 1024 < 400 * MIB
+        assert most_resident(front) < 400 * MIB
     assert '"error"' not in front.log
 
 
 def test_streams_that_nobody_reads_are_cut_off() -> None:
-    with started("hypercorn", send_timeout=1) as front:
+    with started("hypercorn", send_timeout=1, drain=300) as front:
         before = resident(front)
         with calling(front) as caller:
             for _ in range(8):
                 caller.post(BIG)
             until(lambda: turned_away(front, "send_timeout") == 1, "the connection is cut off")
             until(lambda: resident(front) < before + 48 * MIB, "its memory is given back")
-        assert front.end(timeout=5) == 0
+        assert front.end() == 0  # long before its drain is over
 
 
 def lives(connection: socket.socket) -> bool:
@@ -241,7 +240,7 @@ def test_the_longest_idle_connection_makes_room(engine: str) -> None:
 
 
 def test_a_full_server_answers_probes_and_scrapes(engine: str) -> None:
-    with started(engine, max_connections=8, timeout_ms=4000) as front, contextlib.ExitStack() as stack:
+    with started(engine, max_connections=8, timeout_ms=600_000) as front, contextlib.ExitStack() as stack:
         for _ in range(8):
             stack.enter_context(connect(front)).sendall(post(HANG))
         until(lambda: turned_away(front, "x") == 0 and probe(front, b"/v1.0/bindings/echo") == 503, "it is full")
@@ -257,14 +256,14 @@ def test_a_full_server_answers_probes_and_scrapes(engine: str) -> None:
 
 
 def test_one_peer_does_not_take_all_connections(engine: str) -> None:
-    options = {"max_connections": 100, "max_per_peer": 4, "timeout_ms": 4000}
+    options = {"max_connections": 100, "max_per_peer": 4, "timeout_ms": 600_000}
     with started(engine, **options) as front, contextlib.ExitStack() as stack:
         for _ in range(4):
             stack.enter_context(connect(front)).sendall(post(HANG))
         until(lambda: probe(front, b"/v1.0/metadata") == 503, "this peer has what it may")
         other = stack.enter_context(socket.socket())
         other.bind(("127.0.0.2", 0))
-        other.settimeout(20)
+        other.settimeout(BOUND_S)
         other.connect(("127.0.0.1", front.port))
         other.sendall(b"GET /v1.0/metadata HTTP/1.1\r\nhost: x\r\n\r\n")
         assert other.recv(65536).startswith(b"HTTP/1.1 200 ")
@@ -281,7 +280,7 @@ def test_handshakes_that_never_end_count_as_connections(tmp_path: Path) -> None:
         silent = [stack.enter_context(connect(front)) for _ in range(100)]
         silent[50].sendall(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a ClientHello
         url = f"https://localhost:{front.port}"
-        with httpx.Client(base_url=url, verify=context, timeout=30) as client:
+        with httpx.Client(base_url=url, verify=context, timeout=BOUND_S) as client:
             answer = client.post("/v1.0/bindings/echo", json={"operation": "execute", "data": "x"})
             text = client.get("/metrics").text
             # The limit and the reserve for probes, not one for each that waits.
@@ -309,7 +308,7 @@ def test_callers_who_do_not_read_make_no_error_at_the_end(engine: str) -> None:
         callers = list(reading_slowly(front, 2))
         for caller in callers:
             assert caller.recv(1000).startswith(b"HTTP/1.1 200 ")
-        assert front.end(timeout=10) == 0
+        assert front.end() == 0
         for caller in callers:
             caller.close()
     assert "Cancel" not in front.log
