@@ -78,7 +78,7 @@ def test_workers_keep_what_files_of_other_users_need(tmp_path: Path, read_only: 
 
 
 def test_templates_and_their_children_have_none(tmp_path: Path) -> None:
-    resources = write_components(tmp_path, [guest_component("cat", warmStart="true")])
+    resources = write_components(tmp_path, [guest_component("cat", warmStart="true", warmInstances="1")])
     with RunningServer(resources, "--workers", "1") as server:
         before = set(tree.workers(server))
         until(

@@ -348,7 +348,7 @@ def test_the_port_of_another_server_is_not_shared(cells: Cells, tmp_path: Path) 
     """Without care SO_REUSEPORT would let a second server of the same user take half of the connections."""
     folder = resources(tmp_path / "resources", "echo")
     command = [sys.executable, "-m", "sandboxd", "serve", "--resources-path", str(folder), "--cells", "2"]
-    second = subprocess.run([*command, "--port", str(cells.port)], capture_output=True, text=True, timeout=60)
+    second = subprocess.run([*command, "--port", str(cells.port)], capture_output=True, text=True, timeout=180)
     assert second.returncode == 66
     assert f"cannot listen on 127.0.0.1:{cells.port}: Address already in use" in second.stderr
 

@@ -18,7 +18,7 @@ from tests.running import component, write_components
 
 def sandboxd_command(*arguments: str, stdin: bytes = b"", **options: object) -> "subprocess.CompletedProcess[bytes]":
     command = [sys.executable, "-m", "sandboxd", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=60, check=False, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=180, check=False, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def test_version() -> None:

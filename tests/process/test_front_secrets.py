@@ -47,7 +47,7 @@ def test_no_process_of_the_server_is_open_to_its_own_user(server: RunningServer)
         [sys.executable, "-c", READER, *map(str, pids)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env={**os.environ, "PYTHONPATH": str(UNPRIVILEGED)},
         check=True,
     )

@@ -75,7 +75,7 @@ def start(*options: str, **variables: str) -> "subprocess.CompletedProcess[str]"
         env=os.environ | variables,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
     )
 
 

@@ -27,7 +27,7 @@ def sandboxd(*words: str, given: str = "", **environ: str) -> "subprocess.Comple
         [sys.executable, "-m", "sandboxd", *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         input=given,
         env={**os.environ, **environ},
     )

@@ -21,7 +21,7 @@ TEMPLATES = Path("sandboxd/commands/templates")
 def command(*words: str, cwd: Path, **rest: str) -> "subprocess.CompletedProcess[str]":
     path = f"{BIN}:{os.environ['PATH']}"
     environ = {**os.environ, "PATH": path, **rest}
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=280, env=environ, input='"hello"')
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=900, env=environ, input='"hello"')
 
 
 def begin(language: str, folder: Path) -> tuple[Path, str]:

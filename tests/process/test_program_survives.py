@@ -32,7 +32,7 @@ NAP = b'''(module (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (pa
 """
 
 
-def script(code: str, timeout: float = 60) -> str:
+def script(code: str, timeout: float = 180) -> str:
     """Run a script that must end well, with warnings as errors, and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-X", "faulthandler", "-c", PREAMBLE + code],

@@ -127,7 +127,7 @@ def test_a_reader_that_has_left_before(file: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=writing,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=180,
             check=False,
         )
     finally:
@@ -142,7 +142,7 @@ def test_a_full_device_is_told() -> None:
             stdin=subprocess.DEVNULL,
             stdout=full,
             stderr=subprocess.PIPE,
-            timeout=60,
+            timeout=180,
             check=False,
         )
     assert (done.returncode, done.stderr) == (
@@ -153,5 +153,5 @@ def test_a_full_device_is_told() -> None:
 
 def test_closed_streams_get_nothing() -> None:
     command = f'exec "{sys.executable}" -m sandboxd run "{guest("upper")}" >&-'
-    done = subprocess.run(["sh", "-c", command], input=b"x", capture_output=True, timeout=60, check=False)
+    done = subprocess.run(["sh", "-c", command], input=b"x", capture_output=True, timeout=180, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
