@@ -11,6 +11,7 @@ from typing import cast
 # httpcore2's locks load this with the first request. Loaded before the fork, its pages are shared.
 import anyio._backends._asyncio  # noqa: F401
 import h2.config
+import h2.errors
 import h2.events
 import h2.exceptions
 import h11
@@ -135,9 +136,9 @@ class HttpcoreConnection:
                 # httpcore2 raises this for a status that is not a number.
                 raise OutboundError(ErrorCode("HTTP-protocol-error")) from failure
             if isinstance(failure, httpcore2.RemoteProtocolError):
-                attempt.lost = True
                 if self.gone():
                     raise Unanswered from failure
+                attempt.lost = is_left_undone(failure)
             raise
         if is_malformed(response):
             self.retire()
@@ -246,6 +247,14 @@ def is_malformed(response: httpcore2.Response) -> bool:
 def is_reset(failure: BaseException) -> bool:
     """Return whether the origin reset the one HTTP/2 stream, and not the connection."""
     return bool(failure.args) and isinstance(failure.args[0], h2.events.StreamReset)
+
+
+def is_left_undone(failure: BaseException) -> bool:
+    """Return whether an HTTP/2 origin goes away, or refused the stream: RFC 9113, section 8.7, has these sent again."""
+    event = failure.args[0] if failure.args else None
+    return isinstance(event, h2.events.ConnectionTerminated) or (
+        isinstance(event, h2.events.StreamReset) and event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
+    )
 
 
 class NegotiatedConnection:

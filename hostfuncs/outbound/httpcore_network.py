@@ -33,8 +33,17 @@ class Network(httpcore2.AsyncNetworkStream):
         self._account: Account | None = None
         self._unread = 0
         self._given_at = 0.0
-        self.gone = stream.gone
+        self._given_up = False
+        self._peer_ended = False
         self.abort = stream.abort
+
+    def gone(self) -> bool:
+        """Return whether the peer has closed.
+
+        httpcore2 closes the stream at every failure, and tells of it only then. After that, what counts is whether it
+        had come to the stream's end, and not to an answer that makes no sense.
+        """
+        return self._peer_ended if self._given_up else self._stream.gone()
 
     def count(self, account: Account) -> None:
         """Count the bytes that are read, until `delivered` or `settle`. httpcore2 holds them for its HTTP/2 streams."""
@@ -58,6 +67,7 @@ class Network(httpcore2.AsyncNetworkStream):
         """See httpcore2."""
         long = time.monotonic() - self._given_at > _LONG_S
         data = await self._stream.read(min(max_bytes, _SMALL_PIECE_BYTES if long else PIECE_BYTES))
+        self._peer_ended = not data
         if self._account is not None:
             self._account.take(len(data))
             self._unread += len(data)
@@ -72,6 +82,7 @@ class Network(httpcore2.AsyncNetworkStream):
 
     async def aclose(self) -> None:
         """See httpcore2."""
+        self._given_up = True
         self._stream.abort()
 
     async def start_tls(

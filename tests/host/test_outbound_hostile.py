@@ -40,11 +40,13 @@ class Raw(Listener):
     def __init__(self, answers: dict[str, Iterable[bytes]]) -> None:
         super().__init__()
         self._answers = answers
+        self.asked: list[str] = []
 
     def serve(self, sock: socket.socket) -> None:
         """One request after the other."""
         while head := self._head(sock):
-            for piece in self._answers.get(head.split(b" ")[1].decode()[1:], [FINE]):
+            self.asked.append(head.split(b" ")[1].decode()[1:])
+            for piece in self._answers.get(self.asked[-1], [FINE]):
                 sock.sendall(piece)
 
     @staticmethod
@@ -58,9 +60,15 @@ class Raw(Listener):
         return head
 
 
-def endless(piece: bytes, first: bytes = b"") -> Iterable[bytes]:
-    """What never stops."""
-    return chain([first], repeat(piece * max(1, 65536 // len(piece))))
+class endless:  # noqa: N801 - reads as a function
+    """What never stops. Each connection gets it from its beginning."""
+
+    def __init__(self, piece: bytes, first: bytes = b"") -> None:
+        self._pieces = piece * max(1, 65536 // len(piece))
+        self._first = first
+
+    def __iter__(self) -> Iterator[bytes]:
+        return chain([self._first], repeat(self._pieces))
 
 
 @pytest.fixture
@@ -107,6 +115,70 @@ def test_what_a_hostile_origin_says_is_refused_and_nothing_of_it_kept(outbound: 
         assert got.error.name == code
         assert outbound.connections() == (0, 0)
         assert fetch(outbound, origin.url("/")).body == b"fine"
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name != "interim-responses"])
+def test_what_a_proxy_passes_on_is_refused_as_well(name: str) -> None:
+    """With the same codes: an answer that makes no sense is no hanging up, after which a request may be sent again."""
+    answer, code = REFUSED[name]
+    # The proxy reads a whole URL, and its first letter is not looked at.
+    with Raw({f"ttp://origin.test/{name}": answer}) as proxy:
+        outbound = Outbound(Settings(proxy=f"http://127.0.0.1:{proxy.port}"))
+        policy = Policy.parse(["http://origin.test"])
+        try:
+            # Over a connection that was used before.
+            assert fetch(outbound, "http://origin.test/", policy=policy).body == b"fine"
+            got = fetch(outbound, f"http://origin.test/{name}", policy=policy)
+            assert got.error is not None
+            assert got.error.name == code
+            assert outbound.connections() == (0, 0)
+            assert proxy.asked == ["ttp://origin.test/", f"ttp://origin.test/{name}"]
+            assert fetch(outbound, "http://origin.test/", policy=policy).body == b"fine"
+        finally:
+            outbound.close()
+
+
+OPENED = b"HTTP/1.1 200 Connection established\r\n"
+TUNNELS: dict[str, tuple[Iterable[bytes], str]] = {
+    "garbage": ([b"\0\xff\xfe no HTTP\r\n\r\n"], PROTOCOL),
+    "nul": ([OPENED + b"X: a\0b\r\n\r\n"], PROTOCOL),
+    "two-lengths": ([OPENED + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n"], PROTOCOL),
+    "head-line": (endless(b"x", OPENED + b"a: "), HEAD),
+    "head-lines": (endless(b"a: b\r\n", OPENED), HEAD),
+    "no-line": (endless(b"\0"), PROTOCOL),
+    "switch": ([b"HTTP/1.1 101 Switching Protocols\r\n\r\n"], PROTOCOL),
+    "refusal": ([b"HTTP/1.1 407 No\r\nContent-Length: 2\r\n\r\nno"], "destination-unavailable"),
+    "endless-refusal": (endless(b"x", b"HTTP/1.1 403 No\r\n\r\n"), "destination-unavailable"),
+    "elsewhere": (
+        [b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/\r\n" + EMPTY],
+        "destination-unavailable",
+    ),
+    # What looks like a tunnel and leads nowhere. Bytes behind the head are nobody's.
+    "interim-responses": (endless(b"HTTP/1.1 103 Early Hints\r\n\r\n"), "connection-read-timeout"),
+    "unfinished": ([b"HTTP/1.1 200"], "connection-read-timeout"),
+    "content": ([OPENED + b"Content-Length: 5\r\n\r\nhello"], "connection-read-timeout"),
+    "answer": ([OPENED + b"\r\n" + FINE], "connection-read-timeout"),
+    "no-tls": ([OPENED + b"\r\n", b"\0" * 100_000], "connection-read-timeout"),
+    "endless": (endless(b"\x16\x03\x03\x40\x00", OPENED + b"\r\n"), "TLS-protocol-error"),
+}
+
+
+@pytest.mark.parametrize("name", TUNNELS)
+def test_what_a_proxy_answers_to_connect_is_an_error_and_nothing_of_it_kept(name: str) -> None:
+    answer, code = TUNNELS[name]
+    with Raw({"rigin.test:443": answer}) as proxy:
+        outbound = Outbound(Settings(proxy=f"http://127.0.0.1:{proxy.port}"))
+        policy = Policy.parse(["*://origin.test"])
+        try:
+            patient = code.endswith("timeout")
+            wait = Options(first_byte_timeout_ns=300_000_000) if patient else None
+            got = fetch(outbound, "https://origin.test/", policy=policy, options=wait)
+            assert got.error is not None
+            assert got.error.name == code
+            assert outbound.connections() == (0, 0)
+            assert fetch(outbound, "http://origin.test/", policy=policy).body == b"fine"
+        finally:
+            outbound.close()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from hostfuncs.outbound import DeadlineExceeded, ErrorCode, Outbound, OutboundLimits, Policy, Settings
 from hostfuncs.outbound.httpcore_network import PIECE_BYTES
 from tests.host.outbound_client import fetch, request
-from tests.listeners import Listener
+from tests.listeners import Listener, Seen
 from tests.origins import Authority
 
 POLICY = Policy.parse(["https://localhost:*"])
@@ -91,6 +91,7 @@ class Hostile(Listener):
             for event in connection.receive_data(data):
                 if isinstance(event, h2.events.RequestReceived):
                     path = {bytes(n): bytes(v) for n, v in event.headers or ()}[b":path"].decode()
+                    self.seen.append(Seen("GET", path, []))
                     self._answer(sock, connection, event.stream_id, *path[1:].split("/"))
             sock.sendall(connection.data_to_send())
 
@@ -168,6 +169,15 @@ def test_frames_that_may_not_be_end_the_connection(origin: Hostile, outbound: Ou
     assert got.error == ErrorCode("HTTP-protocol-error")
     assert outbound.connections() == (0, 0)
     assert fetch(outbound, f"https://localhost:{origin.port}/fine", policy=POLICY).body == b"fine"
+
+
+@pytest.mark.parametrize("target", ["/break/large-frame", "/break/unknown-stream", "/head/cr-lf", "/head/no-status"])
+def test_a_request_that_nonsense_answers_is_not_sent_again(origin: Hostile, outbound: Outbound, target: str) -> None:
+    """The connection carried one before, but the origin has not hung up."""
+    assert fetch(outbound, f"https://localhost:{origin.port}/fine", policy=POLICY).body == b"fine"
+    got = fetch(outbound, f"https://localhost:{origin.port}{target}", policy=POLICY)
+    assert got.error == ErrorCode("HTTP-protocol-error")
+    assert [seen.target for seen in origin.seen] == ["/fine", target]
 
 
 @pytest.mark.parametrize("name", [*FLOODS, "1xx"])
