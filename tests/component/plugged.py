@@ -47,7 +47,7 @@ def discovered(channel: grpc.Channel) -> list[str]:
     """The services that reflection lists."""
     method = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
     asked = ServerReflectionRequest(list_services="*").SerializeToString()
-    answer = ServerReflectionResponse.FromString(next(iter(method(iter([asked]), timeout=20))))
+    answer = ServerReflectionResponse.FromString(next(iter(method(iter([asked]), timeout=60))))
     return [found.name for found in answer.list_services_response.service]
 
 

@@ -125,7 +125,7 @@ def test_a_restart_serves_without_another_init(tmp_path: Path) -> None:
     with Plugged(tmp_path) as first, first.dialled() as channel:
         assert init(channel, "up", url=url("upper")).code == "OK"
         first.process.kill()
-        first.process.wait(20)
+        first.process.wait(60)
     # What a killed process leaves is no socket that holds daprd up: it is gone when the next one has started.
     assert first.socket.exists()
     with Plugged(tmp_path) as second, second.dialled() as channel:

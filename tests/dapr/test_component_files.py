@@ -61,7 +61,7 @@ def test_a_folder(name: str, tmp_path: Path) -> None:
     with Daprd(program, tmp_path, wait=False) as daprd:
         if loaded.errors:
             # It may say that it runs before it has looked at its components.
-            assert daprd.process.wait(30) != 0
+            assert daprd.process.wait(60) != 0
             return
         daprd.wait()
         with daprd.client() as client:

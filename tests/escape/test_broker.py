@@ -43,7 +43,7 @@ unpack = sys.modules["msgspec"].msgpack.decode
 
 def send(message):
     channel.setblocking(True)
-    channel.settimeout(10)
+    channel.settimeout(60)
     return channel.send(message if isinstance(message, bytes) else pack(message))
 
 def answer(number=None):

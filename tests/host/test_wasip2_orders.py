@@ -84,7 +84,7 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize("case", [case for case in RESPONSES if not case.differs], ids=str)
 def test_wasmtime_answers_the_same(oracle: str, case: ResponseCase) -> None:
     try:
-        answer = httpx.get(f"{oracle}/walk?{case.query}")
+        answer = httpx.get(f"{oracle}/walk?{case.query}", timeout=60)
         found = len(answer.content) if answer.status_code == 200 else None
     except httpx.RemoteProtocolError:
         found = None

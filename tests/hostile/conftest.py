@@ -14,7 +14,7 @@ from tests.conftest import guest_component
 from tests.guests import hostile
 from tests.host.native import need_native
 from tests.hostile import components, generated, hostfunctions
-from tests.running import RunningServer, component, write_components
+from tests.running import PATIENT, RunningServer, component, write_components
 
 OVERDUE = "module closed with context deadline exceeded: more than 400ms (timeout)"
 GUEST = "module[{name}-N] function[_start] failed: "
@@ -180,7 +180,7 @@ def hostile_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
     (folder / "caller.wasm").write_bytes(hostfunctions.forwarding())
     documents.append(component("caller", f"file://{folder / 'caller.wasm'}", timeout="20s"))
     resources = write_components(folder / "resources", documents)
-    environ = {"SANDBOXD_CELLS": "1", "SANDBOXD_LISTEN_MAX_BODY_SIZE": "64Ki"}
+    environ = {"SANDBOXD_CELLS": "1", "SANDBOXD_LISTEN_MAX_BODY_SIZE": "64Ki", **PATIENT}
     with Target(resources, "--workers", "2", environ=environ) as server:
         yield server
 

@@ -27,7 +27,7 @@ class AdminServer(RunningServer):
 
     def admin(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request to the page's address."""
-        with httpx.Client(base_url=self.admin_url, trust_env=False, verify=False, timeout=30) as client:
+        with httpx.Client(base_url=self.admin_url, trust_env=False, verify=False, timeout=60) as client:
             return client.request(method, path, **options)
 
     def status(self, **query: str) -> dict[str, Any]:

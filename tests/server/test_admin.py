@@ -170,7 +170,7 @@ def test_two_cells_are_one_document(tmp_path: Path) -> None:
     with Cells(resources, "--workers", "2", environ=environ) as server:
         url = server.wait_for(lambda line: line.get("event") == "admin")["url"].removesuffix("/ui")
         token = {"dapr-api-token": "t0ken"}
-        with httpx.Client(base_url=server.base_url, trust_env=False, verify=False, headers=token, timeout=30) as client:
+        with httpx.Client(base_url=server.base_url, trust_env=False, verify=False, headers=token, timeout=60) as client:
             for _ in range(6):
                 body = b'{"operation":"execute","data":"x"}'
                 assert (
@@ -178,7 +178,7 @@ def test_two_cells_are_one_document(tmp_path: Path) -> None:
                 )
 
         def get(path: str, headers: dict[str, str] | None) -> httpx.Response:
-            with httpx.Client(base_url=url, trust_env=False, verify=False, headers=headers, timeout=30) as client:
+            with httpx.Client(base_url=url, trust_env=False, verify=False, headers=headers, timeout=60) as client:
                 return client.get(path)
 
         assert get("/v1.0/sandboxd/status", None).status_code == 401
@@ -191,7 +191,7 @@ def test_two_cells_are_one_document(tmp_path: Path) -> None:
             return (*cells, {worker["cell"] for worker in status["workers"]}) == (2, 2, {0, 1})
 
         until(of_both, "both have told of themselves in time")
-        with httpx.Client(base_url=url, trust_env=False, verify=False, timeout=30) as client:
+        with httpx.Client(base_url=url, trust_env=False, verify=False, timeout=60) as client:
             client.put("/v1.0/sandboxd/log-level", content=b'{"level": "debug"}', headers={**token, **ACTION})
         for cell in (0, 1):
             server.wait_for(lambda line, cell=cell: line.get("event") == "log_level" and line.get("cell") == cell)

@@ -75,7 +75,7 @@ def test_spellings_of_the_path(front: Front, path: str) -> None:
 
 
 def raw(front: Front, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", front.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", front.port), timeout=60) as connection:
         connection.sendall(request)
         answer = b""
         while part := connection.recv(65536):

@@ -395,7 +395,10 @@ def test_many_at_once(web: RunningServer) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tokens_and_cors_as_for_everything(engine: str) -> None:
-    with started(engine, token="secret", origins="https://app.test") as front, httpx.Client(trust_env=False) as client:
+    with (
+        started(engine, token="secret", origins="https://app.test") as front,
+        httpx.Client(trust_env=False, timeout=60) as client,
+    ):
         url = f"{front.base_url}/v1.0/http/echo/x"
         assert client.get(url).status_code == 401
         answer = client.get(url, headers={"dapr-api-token": "secret", "origin": "https://app.test"})

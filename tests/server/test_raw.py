@@ -7,7 +7,7 @@ import httpx2 as httpx
 import pytest
 
 from tests.conftest import ENGINES, guest_component
-from tests.running import RunningServer, write_components
+from tests.running import PATIENT, RunningServer, write_components
 
 BYTES = bytes(range(256)) * 8
 DIRECT_INVOKE = {
@@ -30,7 +30,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
               "targets": {"components": {"a b": {"outbound": {"retry": "r"}}}}}  # fmt: skip
     resiliency = {"apiVersion": "dapr.io/v1alpha1", "kind": "Resiliency", "metadata": {"name": "r"}, "spec": policy}
     (folder / "resiliency.yaml").write_text(json.dumps(resiliency))
-    environ = {"SANDBOXD_LISTEN_MAX_BODY_SIZE": "64Ki"}
+    environ = {"SANDBOXD_LISTEN_MAX_BODY_SIZE": "64Ki", **PATIENT}
     with RunningServer(folder, "--engine", request.param, "--workers", "1", environ=environ) as running:
         yield running
 

@@ -18,8 +18,13 @@ def test_a_handler_that_throws_answers_500(tmp_path: Path) -> None:
     resources = write_components(
         tmp_path, [component("js", f"file://{guest}", allowedOutboundHosts="http://127.0.0.1:*")]
     )
-    with Origin() as origin, RunningServer(resources) as server, httpx.Client(base_url=server.base_url) as client:
-        refused = f"http://127.0.0.1:{refused_port()}/"
+    with (
+        Origin() as origin,
+        refused_port() as port,
+        RunningServer(resources) as server,
+        httpx.Client(base_url=server.base_url, timeout=60) as client,
+    ):
+        refused = f"http://127.0.0.1:{port}/"
         for url in (refused, "http://denied.test/", refused):
             answer = client.get(f"/v1.0/http/js/?{url}", timeout=60)
             assert (answer.status_code, answer.content) == (500, b""), url

@@ -12,7 +12,7 @@ import pytest
 
 from tests import guests
 from tests.process import tree
-from tests.running import RunningServer, write_components
+from tests.running import PATIENT, RunningServer, write_components
 from tests.server.warm import INPUTS, LARGE_BODIES, ask, module, pair, same, warm_up
 from tests.waiting import until
 
@@ -82,7 +82,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
         *pair("ready", module(folder, "ready", SAYS_READY), warmUntil="make_ready"),
         *pair("random", guests.path("random"), strictSandbox="true"),
     ]
-    with RunningServer(write_components(folder / "r", documents), "--workers", "2", environ=LARGE_BODIES) as running:
+    with RunningServer(
+        write_components(folder / "r", documents), "--workers", "2", environ=LARGE_BODIES | PATIENT
+    ) as running:
         yield running
 
 

@@ -14,12 +14,12 @@ from sandboxd.modules.store import Store
 GUEST = b"\0asm\x01\0\0\0" + bytes(range(256)) * 40
 QUICK = FetchSettings(
     max_bytes=100_000,
-    connect_timeout_s=5,
-    read_timeout_s=5,
-    total_timeout_s=20,
+    connect_timeout_s=30,
+    read_timeout_s=30,
+    total_timeout_s=60,
     backoff_s=0.001,
     backoff_max_s=0.002,
-    revalidate_timeout_s=10,
+    revalidate_timeout_s=30,
 )
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 

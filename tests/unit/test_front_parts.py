@@ -155,7 +155,7 @@ def test_listen_refuses_a_taken_port() -> None:
     with listen("127.0.0.1", 0) as first:
         with pytest.raises(OSError, match="in use"):
             listen("127.0.0.1", first.getsockname()[1])
-        with socket.create_connection(first.getsockname(), timeout=10):
+        with socket.create_connection(first.getsockname(), timeout=60):
             pass
 
 
@@ -183,7 +183,7 @@ def test_disconnects_cancel_only_while_inside() -> None:
 
         async def finished() -> bool:
             presence = disconnects.enter(receive)
-            await asyncio.wait_for(asked.wait(), 20)
+            await asyncio.wait_for(asked.wait(), 60)
             assert presence.watcher is not None
             disconnects.leave(presence)
             hang_up.set()
@@ -191,7 +191,7 @@ def test_disconnects_cancel_only_while_inside() -> None:
             return presence.watcher.cancelled() and not presence.gone
 
         over = await finished()
-        gone = await asyncio.wait_for(asyncio.create_task(request()), 10)
+        gone = await asyncio.wait_for(asyncio.create_task(request()), 60)
         return over, gone, repr(disconnects)
 
     assert asyncio.run(main()) == (True, True, "<Disconnects 0 unwatched>")

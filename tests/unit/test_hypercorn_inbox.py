@@ -48,10 +48,10 @@ def test_what_still_comes_of_a_body_that_nobody_reads_holds_nothing_up() -> None
         await asyncio.sleep(0)
         assert not putting.done()
         inbox.tell(lambda: told.append("gone"))
-        await asyncio.wait_for(putting, 5)
+        await asyncio.wait_for(putting, 60)
         for _ in range(20):
-            await asyncio.wait_for(inbox.put(PIECE), 5)
-        await asyncio.wait_for(inbox.put(LEFT), 5)
+            await asyncio.wait_for(inbox.put(PIECE), 60)
+        await asyncio.wait_for(inbox.put(LEFT), 60)
         return told
 
     assert asyncio.run(main()) == ["gone"]

@@ -154,7 +154,7 @@ def silent_after(data: bytes) -> Answer:
 
 
 def test_an_origin_that_stops_answering(store: Store) -> None:
-    settings = FetchSettings(read_timeout_s=0.05, backoff_s=0.001, attempts=2)
+    settings = FetchSettings(read_timeout_s=0.5, backoff_s=0.001, attempts=2)
 
     async def main() -> None:
         for begun in (b"", reply()[:200]):

@@ -58,9 +58,9 @@ def test_late_bodies_are_left_to_asgi_and_others_are_not() -> None:
         awaited.add(late)
         awaited.add(whole)
         awaited.discard(whole)
-        await asyncio.wait_for(late.fallen_back.wait(), 10)
+        await asyncio.wait_for(late.fallen_back.wait(), 60)
         awaited.add(later)
-        await asyncio.wait_for(later.fallen_back.wait(), 10)
+        await asyncio.wait_for(later.fallen_back.wait(), 60)
         return whole.fallen_back.is_set(), repr(awaited)
 
     assert asyncio.run(main()) == (False, "<Awaited 0>")
