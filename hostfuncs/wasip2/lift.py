@@ -53,7 +53,7 @@ def lifter(kind: Type) -> Lift:
         case Prim(name):
             return _number_lifter(name)
         case List(element, most):
-            return _lift_bytes if element == U8 else _list_lifter(lifter(element), most)
+            return _lift_bytes if element == U8 else _list_lifter(lifter(element), _weigher(element), most)
         case Option(inner):
             return _option_lifter(lifter(inner))
         case Result(good, bad):
@@ -98,7 +98,21 @@ def _lift_bytes(raw: bytes, at: int, scope: Scope) -> bytes:
     return b"".join([string_at(at, min(step, end - at))[PAYLOAD::VAL_SIZE] for at in range(data, end, step)])
 
 
-def _list_lifter(element: Lift, most: int) -> Lift:
+def _weigher(kind: Type) -> Callable[[Any], int] | None:
+    """Return the function that tells the bytes of a lifted element; None for those that _ELEMENT_BYTES covers."""
+    match kind:
+        case Prim("string") | List(Prim("u8")):
+            return len
+        case Tuple(items):
+            parts = [(at, weigh) for at, item in enumerate(items) if (weigh := _weigher(item)) is not None]
+            return (lambda value: sum([weigh(value[at]) for at, weigh in parts])) if parts else None
+        case Prim() | Own() | Borrow() | Enum() | Flags():
+            return None
+        case _:
+            raise TypeError(f"no WIT that is implemented has a list of {kind}")
+
+
+def _list_lifter(element: Lift, weigh: Callable[[Any], int] | None, most: int) -> Lift:
     def lift(raw: bytes, at: int, scope: Scope) -> list[Any]:
         size, data = two_words(raw, at + PAYLOAD)
         if not size:
@@ -108,7 +122,18 @@ def _list_lifter(element: Lift, most: int) -> Lift:
         if size > _MANY:
             scope.account.check(size * _ELEMENT_BYTES)
         values = string_at(data, size * VAL_SIZE)
-        return [element(values, at, scope) for at in range(0, size * VAL_SIZE, VAL_SIZE)]
+        places = range(0, size * VAL_SIZE, VAL_SIZE)
+        if weigh is None:
+            return [element(values, at, scope) for at in places]
+        # The elements may all be the same bytes of the guest's: together they can be far more than its memory.
+        lifted, held = [], 0
+        for at in places:
+            value = element(values, at, scope)
+            held += weigh(value)
+            if held > BYTES_AT_ONCE:
+                scope.account.check(size * _ELEMENT_BYTES + held)
+            lifted.append(value)
+        return lifted
 
     return lift
 

@@ -16,6 +16,7 @@ _FUNCTIONS = {
     "put": ("in", "[method]output-stream.write", "(param i32 i32 i32 i32)"),
     "fields": ("http", "[constructor]fields", "(result i32)"),
     "append": ("http", "[method]fields.append", "(param i32 i32 i32 i32 i32 i32)"),
+    "listed": ("http", "[static]fields.from-list", "(param i32 i32 i32)"),
     "clone": ("http", "[method]fields.clone", "(param i32) (result i32)"),
     "request": ("http", "[constructor]outgoing-request", "(param i32) (result i32)"),
     "path": ("http", "[method]outgoing-request.set-path-with-query", "(param i32 i32 i32 i32) (result i32)"),
@@ -79,6 +80,8 @@ _IMPORTS = f"""
     (type $code0 (variant {_CASES}))
     (export "error-code" (type $code (eq $code0)))
     (export "[constructor]fields" (func (result (own $fields))))
+    (export "[static]fields.from-list" (func (param "entries" (list (tuple string (list u8))))
+      (result (result (own $fields) (error $he)))))
     (export "[method]fields.append" (func (param "self" (borrow $fields)) (param "name" string)
       (param "value" (list u8)) (result (result (error $he)))))
     (export "[method]fields.clone" (func (param "self" (borrow $fields)) (result (own $fields))))

@@ -46,7 +46,19 @@ BODY = """(call $body (local.get $a) (i32.const 1024))
 WRITE = "(call $put (i32.load (i32.const 1028)) (i32.const 65536) (i32.const 40000) (i32.const 1032))"
 NEW = "(local.set $a (call $asked (call $fields)))"
 
+
+def listed(*words: int) -> str:
+    """Write a list of 160 elements, all of which name the same letters: together far more than the guest's memory."""
+    stores = "".join(f"(i32.store offset={at * 4} (local.get $a) (i32.const {word}))" for at, word in enumerate(words))
+    size = len(words) * 4
+    return f"""(local.set $a (i32.const 1024)) (loop $fill {stores}
+        (local.set $a (i32.add (local.get $a) (i32.const {size})))
+        (br_if $fill (i32.lt_u (local.get $a) (i32.const {1024 + 160 * size}))))"""
+
+
 COMPONENT_KINDS = {
+    "names of a list": f"""{listed(65536, 40000, 65536, 0)}
+        (call $listed (i32.const 1024) (i32.const 160) (i32.const 512))""",
     "fields": "(drop (call $fields))",
     "lines of fields": f"(local.set $a (call $fields)) {APPEND}",
     "copies of fields": f"""(local.set $a (call $fields)) {APPEND} (loop $copies
