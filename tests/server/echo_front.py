@@ -45,9 +45,16 @@ class Invoked:
 
 
 class StandIn:
-    """Answers in process. What it does is chosen by the argument `do=...`, which real guests do not have."""
+    """Answers in process. What it does is chosen by the argument `do=...`, which real guests do not have.
 
-    def __init__(self) -> None:
+    Parameters:
+        room: `always`; `never`; or `late`, when a request finds room only at the gate.
+    """
+
+    def __init__(self, room: str = "always") -> None:
+        self.room = room
+        self._found_none = False
+        self.refused = 0
         self.cancelled = 0
         self.started = 0
         self.begun = 0
@@ -111,22 +118,28 @@ class StandIn:
             receive(task.result())
 
     def capacity(self, binding: str) -> int:
-        return 1
+        # Whoever asks first hears that there is no room, and the gate, which asks next, that there is.
+        self._found_none = self.room == "never" or (self.room == "late" and not self._found_none)
+        return 0 if self._found_none else 1
 
     def has_room(self, binding: str) -> bool:
-        return True
+        self._found_none = self.room != "always"
+        return not self._found_none
 
     def has_short_runs(self) -> bool:
         return False
 
     def reject_queue_full(self, binding: str) -> QueueFull:
-        raise AssertionError("there is always room")
+        assert self.room == "never"
+        self.refused += 1
+        return QueueFull("full")
 
     def ready(self) -> bool:
         return True
 
     def stats(self) -> PoolStats:
-        return PoolStats(workers_limit=2, workers_idle=1, workers_busy=1, rejected_total={"queue_full": 3})
+        rejected = {"queue_full": 3 + self.refused}
+        return PoolStats(workers_limit=2, workers_idle=1, workers_busy=1, rejected_total=rejected)
 
 
 class AlwaysReady:
@@ -145,7 +158,7 @@ class AlwaysReady:
 
 async def main(engine: str, options: dict[str, str]) -> None:
     metrics = Metrics(version="test", dapr=DaprLabels(app_id="app") if "dapr" in options else None)
-    invoker = StandIn()
+    invoker = StandIn(options.get("room", "always"))
     metrics.watch_pool(invoker.stats)
     pace = Pace(float(options.get("body_timeout", 30)), int(options.get("min_rate", 1024)))
     settings = FrontSettings(

@@ -74,6 +74,7 @@ OTHERS = {
     "bad baggage": post(ECHO, b"baggage: a\r\n"),
     "state": post(do("args"), b"tracestate: a=b\r\ntraceparent: %b\r\n" % PARENT),
     "stdout": post(b'{"operation":"execute","metadata":{"stdout":"json"},"data":"a"}'),
+    "stdout with an escape": post(b'{"operation":"execute","metadata":{"std\\u006fut":"json"},"data":"a"}'),
     "stdout of no kind": post(b'{"operation":"execute","metadata":{"stdout":"x"}}'),
     "http/1.0": b"POST /v1.0/bindings/echo HTTP/1.0\r\ncontent-length: %d\r\n\r\n" % len(ECHO) + ECHO,
     "query": post(ECHO, target=b"/v1.0/bindings/echo?a=b"),
@@ -248,6 +249,27 @@ REQUESTS = st.builds(
 @given(requests=st.lists(REQUESTS, min_size=1, max_size=3), cuts=st.lists(st.integers(1, 900), max_size=4))
 def test_any_requests(pair: Pair, requests: list[bytes], cuts: list[int]) -> None:
     both(pair, b"".join(requests) + LAST, cuts)
+
+
+@pytest.fixture(scope="module", params=["never", "late"])
+def crowded(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    with (
+        started("uvicorn", log="error", dapr="yes", room=request.param) as direct,
+        started("uvicorn", direct="no", log="error", dapr="yes", room=request.param) as asgi,
+    ):
+        yield direct, asgi
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *OTHERS])
+def test_at_the_gate(crowded: Pair, name: str) -> None:
+    last = b"" if name in ENDS else LAST
+    both(crowded, (PLAIN | OTHERS)[name] + last)
+
+
+def test_several_requests_at_the_gate(crowded: Pair) -> None:
+    answer = both(crowded, post(ECHO) * 3 + post(b"{}") + PLAIN["args,a,b"] + LAST)
+    assert len(statuses(answer)) == 6
+    assert counted(crowded[0]) == counted(crowded[1])
 
 
 def test_the_token() -> None:

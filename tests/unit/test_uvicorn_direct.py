@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("uvicorn")
 
 from sandboxd.components.binding import Binding
+from sandboxd.front.answering.load_shedding import Turn
 from sandboxd.front.http.direct import DirectExchange, Plain
 from sandboxd.front.http.replies import Reply
 from sandboxd.front.ports import Served
@@ -42,6 +43,21 @@ class Endpoint:
 
     def __init__(self, reply: Reply | None) -> None:
         self.reply = reply
+        self.room = True
+        self.turns: list[Turn] = []
+        self.gone = 0
+
+    def has_room(self, _name: str) -> bool:
+        return self.room
+
+    def plain_in_any_case(self, _body: bytes) -> bool:
+        return True
+
+    def line_up(self, _plain: Plain, turn: Turn) -> None:
+        self.turns.append(turn)
+
+    def left(self, _plain: Plain, _began_ns: int) -> None:
+        self.gone += 1
 
     def begin(self, plain: Plain, _body: bytes, began_ns: int, reply: Any) -> DirectExchange:
         exchange = DirectExchange.of(plain, began_ns, reply)
@@ -97,3 +113,27 @@ def test_an_answer_that_cannot_be_sent(caplog: pytest.LogCaptureFixture) -> None
     assert writes[0].endswith(b"\r\n\r\ninternal failure of the server\n")
     assert (len(writes), closed, completed) == (1, True, 1)
     assert "a request could not be answered" in caplog.text
+
+
+def test_whoever_leaves_at_the_gate_is_counted_and_needs_no_decision() -> None:
+    async def main() -> tuple[int, int, list[bytes]]:
+        connection, endpoint = Connection(), Endpoint((200, [], b"x"))
+        endpoint.room = False
+        served = Served.of(Binding(name="a", version="v1", url="file:///a.wasm"), Metrics(version="1").binding("a"))
+        stays, leaves = (
+            DirectCycle(connection, endpoint, (served, None), keep_alive=True)  # type: ignore[arg-type]  # stand-ins
+            for _ in range(2)
+        )
+        assert stays.begin()
+        assert leaves.begin()
+        assert [turn.done() for turn in endpoint.turns] == [False, False]
+        leaves.disconnected = True
+        leaves.lost()
+        assert [turn.done() for turn in endpoint.turns] == [False, True]
+        for turn in endpoint.turns:
+            turn.set_result(None)
+        return endpoint.gone, connection.completed, connection.transport.writes
+
+    gone, completed, writes = asyncio.run(main())
+    assert (gone, completed) == (1, 1)
+    assert len(writes) == 1

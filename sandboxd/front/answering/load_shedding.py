@@ -55,6 +55,20 @@ class Capacity(Protocol):
         ...
 
 
+class Turn(Protocol):
+    """A request at the gate. A future is one."""
+
+    def done(self) -> bool:
+        """Return whether it needs no decision any more."""
+        ...
+
+    def set_result(self, result: None, /) -> None:
+        """It is admitted."""
+
+    def set_exception(self, refusal: Rejected, /) -> None:
+        """It is refused."""
+
+
 class Gate:
     """The place where requests wait while the queue is full. It is used on one event loop.
 
@@ -67,7 +81,7 @@ class Gate:
         self._has_short_runs = pool.has_short_runs
         self._reject_queue_full = pool.reject_queue_full
         # By binding, each in order of arrival; the bindings in the order in which they are refused next.
-        self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._lines: OrderedDict[str, deque[Turn]] = OrderedDict()
         self._spare = _SpareTime()
         self._ticking = False
         self._unreported = 0
@@ -90,8 +104,12 @@ class Gate:
         Raises:
             Rejected: the request is refused.
         """
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.line_up(binding, turn)
+        await turn
+
+    def line_up(self, binding: str, turn: Turn) -> None:
+        """Have a request wait for capacity. It is told the decision by a later call, and may be `done` before that."""
         line = self._lines.get(binding)
         if line is None:
             line = self._lines[binding] = deque()
@@ -99,8 +117,7 @@ class Gate:
         if not self._ticking:
             self._ticking = True
             self._spare.start()
-            loop.call_later(TICK_S, self._tick)
-        await turn
+            asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
         for binding, line in list(self._lines.items()):
@@ -129,7 +146,7 @@ class Gate:
             if self._unreported:
                 loop.call_later(REPORT_S, self._report)
 
-    def _let_in(self, line: "deque[asyncio.Future[None]]", capacity: int) -> None:
+    def _let_in(self, line: deque[Turn], capacity: int) -> None:
         while capacity > 0 and line:
             turn = line.pop()
             if not turn.done():

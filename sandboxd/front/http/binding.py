@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from sandboxd import gojson
-from sandboxd.front.answering import failures, payload
+from sandboxd.front.answering import payload
 from sandboxd.front.answering.attempt import attempt
 from sandboxd.front.answering.deciding import unfit
 from sandboxd.front.answering.failures import CallerGone, Failure
@@ -75,7 +75,7 @@ class BindingEndpoint:
         )
         try:
             if served is not None and self.gate.shut(served.binding.name):
-                await self._enter(served)
+                await self._enter(served, exchange)
             extensions = scope.get("extensions") or {}
             whole: Whole | None = extensions.get(WHOLE)
             if whole is not None and whole():
@@ -116,20 +116,17 @@ class BindingEndpoint:
         self.gate.close()
         self._decoder.close()
 
-    async def _enter(self, served: Served) -> None:
+    async def _enter(self, served: Served, exchange: Exchange) -> None:
         """Wait for admission while the binding has no room. This happens before the body is read, so that a refusal is
         cheap.
 
         Raises:
             Failure: the request is refused.
         """
-        name = served.binding.name
         try:
-            await self.gate.enter(name)
+            await self.gate.enter(served.binding.name)
         except Rejected as rejected:
-            # The body, which names the operation, is not read.
-            served.metrics.dapr_event("", success=False, seconds=0.0)
-            raise failures.of_refusal(rejected, name, counted=True) from None
+            raise exchange.turned_away(rejected) from None
 
     async def _decode_large(self, body: bytes, exchange: Exchange) -> None:
         """Decode a body in another process, until the deadline of the request, and convert `data` to the binding's

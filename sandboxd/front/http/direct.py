@@ -1,8 +1,8 @@
 """`POST /v1.0/bindings/{name}` without ASGI: takes the steps of an `Exchange` within the calls that bring the
 request, and later the result of its guest. Nothing here waits, so there is neither a task nor a future.
 
-Only plain requests are answered here, which are nearly all: those where nothing has to be waited for but the guest. All
-others go to `binding`, which answers them alike.
+Only plain requests are answered here, which are nearly all: those where nothing has to be waited for but the guest, and
+room for it. All others go to `binding`, which answers them alike.
 """
 
 import logging
@@ -11,6 +11,7 @@ from typing import Final
 
 from sandboxd.front.answering import payload
 from sandboxd.front.answering.failures import Failure
+from sandboxd.front.answering.load_shedding import Turn
 from sandboxd.front.answering.runlog import log_refusal
 from sandboxd.front.http.auth import TOKEN_HEADER, TokenCheck
 from sandboxd.front.http.binding import BindingEndpoint
@@ -19,6 +20,7 @@ from sandboxd.front.http.exchange import Exchange
 from sandboxd.front.http.replies import INTERNAL_ERROR, Laid, plain_error
 from sandboxd.front.ports import Bindings, Headers, Invoked, Invoker, Served
 from sandboxd.log import fields
+from sandboxd.pool.errors import Rejected
 from sandboxd.wire.messages import Result
 
 log = logging.getLogger("sandboxd.request")
@@ -41,7 +43,8 @@ class DirectEndpoint:
 
     def __init__(self, endpoint: BindingEndpoint, invoker: Invoker, tokens: TokenCheck | None) -> None:
         self._endpoint = endpoint
-        self._has_room = invoker.has_room
+        self.has_room = invoker.has_room
+        """Returns whether a request for the binding of this name may begin. Otherwise it has to `line_up` first."""
         self._begin = invoker.begin
         self._tokens = tokens
 
@@ -88,6 +91,24 @@ class DirectEndpoint:
         """
         return self._tokens is None and self._endpoint.bindings is bindings
 
+    @staticmethod
+    def plain_in_any_case(body: bytes) -> bool:
+        """Return whether `begin` will take a request with this body. Of those that it takes, return False for few."""
+        return b"stdout" not in body and b"\\u" not in body  # a key can be written with escapes
+
+    def line_up(self, plain: Plain, turn: Turn) -> None:
+        """Have a request wait at the gate until it may begin, or is refused."""
+        self._endpoint.gate.line_up(plain[0].binding.name, turn)
+
+    def refuse(self, plain: Plain, began_ns: int, rejected: Rejected, reply: Callable[[Laid], None]) -> None:
+        """Answer a request that was refused at the gate. Parameters as of `begin`.
+
+        Parameters:
+            rejected: what the gate said.
+        """
+        exchange = DirectExchange.of(plain, began_ns, reply, dapr=self._endpoint.counts_dapr)
+        exchange.receive(exchange.turned_away(rejected))
+
     def begin(self, plain: Plain, body: bytes, began_ns: int, reply: Callable[[Laid], None]) -> "DirectExchange | None":
         """Begin to answer a request.
 
@@ -101,8 +122,6 @@ class DirectEndpoint:
             None if the request is not plain after all. Nothing has happened then.
         """
         name = plain[0].binding.name
-        if not self._has_room(name):
-            return None  # it waits at the gate
         exchange = DirectExchange.of(plain, began_ns, reply, dapr=self._endpoint.counts_dapr)
         try:
             exchange.decode(body)

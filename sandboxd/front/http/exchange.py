@@ -110,6 +110,12 @@ class Exchange:
     def __repr__(self) -> str:
         return f"<Exchange for {self._name!r} {self.span[36:52]}>"
 
+    def turned_away(self, rejected: Rejected) -> Failure:
+        """Count a request that is refused at the gate, before it is decoded. Return the answer."""
+        # The body, which names the operation, is not read.
+        self._metrics.dapr_event("", success=False, seconds=0.0)
+        return failures.of_refusal(rejected, self._name, counted=True)
+
     # the way in -------------------------------------------------------------------------------------------------------
 
     def decode(self, body: bytes, *, cut: int | None = None) -> None:

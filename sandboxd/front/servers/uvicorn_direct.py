@@ -15,6 +15,7 @@ from sandboxd.front.http.replies import Laid
 from sandboxd.front.ports import Headers
 from sandboxd.front.servers.connections import LARGE_BYTES
 from sandboxd.front.servers.uvicorn_cycle import CountingFlow, known_names, lower_name
+from sandboxd.pool.errors import Rejected
 
 LATE_S: Final = 0.01
 """A body that is not there after one to two times this is for ASGI, where its pace is watched. Most bodies come with
@@ -62,6 +63,33 @@ class _Silent:
         """Nobody waits."""
 
 
+class _Turn:
+    """A request at the gate: a `sandboxd.front.answering.load_shedding.Turn`."""
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: "DirectCycle") -> None:
+        self._cycle: DirectCycle | None = cycle
+
+    def done(self) -> bool:
+        """Return whether the caller has gone."""
+        return self._cycle is None
+
+    def leave(self) -> None:
+        """The caller has gone."""
+        self._cycle = None
+
+    def set_result(self, _result: None) -> None:
+        """It is admitted."""
+        if self._cycle is not None:
+            self._cycle.admitted()
+
+    def set_exception(self, refusal: Rejected) -> None:
+        """It is refused."""
+        if self._cycle is not None:
+            self._cycle.refused(refusal)
+
+
 class DirectCycle:
     """See the module.
 
@@ -81,6 +109,7 @@ class DirectCycle:
         "_connection",
         "_endpoint",
         "_exchange",
+        "_turn",
         "body",
         "disconnected",
         "keep_alive",
@@ -94,6 +123,7 @@ class DirectCycle:
         self._endpoint = endpoint
         self.disconnected = False
         self._exchange: DirectExchange | None = None
+        self._turn: _Turn | None = None
         self.renew(plain, b"", keep_alive=keep_alive)
 
     def renew(self, plain: Plain, body: bytes, *, keep_alive: bool) -> None:
@@ -113,9 +143,21 @@ class DirectCycle:
     def __repr__(self) -> str:
         return f"<DirectCycle {'complete' if self.response_complete else 'reading' if self.more_body else 'running'}>"
 
-    def begin(self) -> bool:
-        """Begin to answer, now that the body is whole. Return False if the request is for ASGI after all."""
+    def begin(self, *, admitted: bool = False) -> bool:
+        """Begin to answer, now that the body is whole, or wait at the gate. Return False if the request is for ASGI
+        after all.
+
+        Parameters:
+            admitted: the gate has let the request in.
+        """
         self.more_body = False
+        if not admitted and not self._endpoint.has_room(self.plain[0].binding.name):
+            # Later, the parser may be at the next request, and this one could not be given to ASGI any more.
+            if not self._endpoint.plain_in_any_case(self.body):
+                return False
+            self._turn = _Turn(self)
+            self._endpoint.line_up(self.plain, self._turn)
+            return True
         exchange = self._endpoint.begin(self.plain, self.body, self._began_ns, self._reply)
         if exchange is None:
             return False
@@ -124,8 +166,22 @@ class DirectCycle:
         self.body = b""  # this stays with an idle connection
         return True
 
+    def admitted(self) -> None:
+        """Begin to answer: the gate has let the request in."""
+        self._turn = None
+        began = self.begin(admitted=True)
+        assert began, "what may be for ASGI does not wait here"
+
+    def refused(self, rejected: Rejected) -> None:
+        """Answer with a refusal: so the gate has decided."""
+        self._turn = None
+        self.body = b""
+        self._endpoint.refuse(self.plain, self._began_ns, rejected, self._reply)
+
     def lost(self) -> None:
         """Note that the connection is closed before the answer."""
+        if self._turn is not None:
+            self._turn.leave()
         if self._exchange is None:
             self._endpoint.left(self.plain, self._began_ns)
         else:
