@@ -11,7 +11,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.running import RunningServer
-from tests.waiting import BOUND_S
+from tests.waiting import BOUND_S, until
 
 COUNTING = ("counter", "histogram")
 Values = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -69,6 +69,18 @@ class Cells(RunningServer):
         self.wait_for(
             lambda line: line.get("event") == "cell_ready" and line["cell"] == number, since=since, timeout_s=60
         )
+
+    def scrape_with(self, figure: float, name: str, **labels: str) -> Values:
+        """/metrics, once it has this figure. A cell that is slow to answer is shown as it was when it last did."""
+        found: Values = {}
+
+        def is_there() -> bool:
+            found.clear()
+            found.update(self.scrape())
+            return found.get((name, frozenset(labels.items()))) == figure
+
+        until(is_there, f"{name} {labels} is {figure:g}")
+        return found
 
 
 def value(values: Mapping[Any, float], name: str, **labels: str) -> float:

@@ -162,7 +162,8 @@ def test_limits_of_bodies(web: RunningServer) -> None:
         assert len(client.get(f"/v1.0/http/small/stream/generate/{MIB}").content) == MIB
         with pytest.raises(httpx.RemoteProtocolError):
             client.get(f"/v1.0/http/small/stream/generate/{MIB + 1}")
-    assert web.metric("sandboxd_limits_reached_total", binding="small", limit="httpBodyLimit") == 3
+    limit = {"binding": "small", "limit": "httpBodyLimit"}
+    until(lambda: web.metric("sandboxd_limits_reached_total", **limit) == 3, "all three are counted")
 
 
 def test_refusals_reach_callers_that_are_still_sending(web: RunningServer) -> None:
