@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.guests import cache, path
 from tests.guests.cache import CACHE, ROOT
@@ -14,8 +14,8 @@ from tests.running import RunningServer, component, write_components
 pytest_plugins = ["hostfuncs.pytest_plugin"]
 """pytest finds it where the package is installed; a checkout that was not installed again since has it from here."""
 
-# Whether an example takes long says how busy the machine is.
-settings.register_profile("no deadline", deadline=None)
+# Whether an example takes long to run or to make says how busy the machine is.
+settings.register_profile("no deadline", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("no deadline")
 
 TESTS = ROOT / "tests"

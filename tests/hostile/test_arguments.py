@@ -77,7 +77,9 @@ POSSIBLE = {
 
 
 @pytest.mark.parametrize("function", NAMES)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.data())
 def test_any_arguments_are_answered(caller: Runtime, function: str, data: st.DataObject) -> None:
     params = wasip1.FUNCTIONS[function].params

@@ -117,7 +117,9 @@ def test_an_invalid_module_is_refused_in_one_line_with_dapr_s_prefix(store: Stor
 
 
 @pytest.mark.slow  # a process for each example
-@settings_of_hypothesis(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings_of_hypothesis(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(at=st.integers(8, len(SMALL) - 1), with_=st.binary(max_size=6))
 def test_changed_bytes_are_compiled_or_refused_and_nothing_else(store: Store, at: int, with_: bytes) -> None:
     """Some mutants are valid modules; whatever they are, the subprocess answers and leaves no half artifact."""

@@ -245,7 +245,9 @@ REQUESTS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(requests=st.lists(REQUESTS, min_size=1, max_size=3), cuts=st.lists(st.integers(1, 900), max_size=4))
 def test_any_requests(pair: Pair, requests: list[bytes], cuts: list[int]) -> None:
     both(pair, b"".join(requests) + LAST, cuts)
