@@ -379,7 +379,8 @@ class Maintenance:
         worker.advance(WorkerEvent.EXITED)
         if was_live:
             self._pool_events.on_worker_unusable(worker)
-        if worker.role is Role.WORKER:
+        # Templates and their children end as often as their guests run. One that lies is counted in any case.
+        if worker.role is Role.WORKER or worker.exit_reason is ExitReason.PROTOCOL:
             self.exits[worker.exit_reason or ExitReason.CRASHED] += 1
         self._pool_events.on_worker_gone(worker, why)
         worker.release()

@@ -25,11 +25,18 @@ PENDING_MAX: Final = 64
 """The most children of a template that may be pending at once. The front requests far fewer."""
 
 
+def _decoder() -> codec.Decoder:
+    decoder = codec.Decoder(codec.FromTemplate)
+    # Otherwise a template that announces a long frame would have the zygote keep what it sends for it.
+    decoder.most_bytes = CONTROL_BYTES
+    return decoder
+
+
 @dataclass(slots=True)
 class _Template:
     process: Child
     control: socket.socket
-    decoder: codec.Decoder = field(default_factory=lambda: codec.Decoder(codec.FromTemplate))
+    decoder: codec.Decoder = field(default_factory=_decoder)
     pending: dict[int, tuple[Ends, contextlib.ExitStack]] = field(default_factory=dict)
     """The descriptors of the children that were requested and are not forked yet."""
     cancelled: set[int] = field(default_factory=set)

@@ -79,7 +79,10 @@ def test_a_process_that_is_no_unknown_child_is_not_believed(zygote: Zygote, pid:
     assert zygote.template_is_dead()
 
 
-@pytest.mark.parametrize("data", [b"\xff" * 8, forked(99, 1), codec.encode(m.Fork(2))])
+LONG = codec.HEADER.pack(1 << 20) + bytes(4000)
+
+
+@pytest.mark.parametrize("data", [b"\xff" * 8, LONG, forked(99, 1), codec.encode(m.Fork(2))])
 def test_what_no_honest_template_says_ends_it(zygote: Zygote, data: bytes) -> None:
     zygote.ask(2)
     zygote.hear(data)
