@@ -3,9 +3,11 @@
 Capacity is measured first, with enough connections to keep every worker busy and nobody refused. Then requests arrive
 in an open loop (Poisson), whatever becomes of the earlier ones, for each load in turn. Three guests: one that waits
 (workers are scarce, the machine is not), one that computes (processor time is scarce, and refusing costs some of it),
-and a tiny one (the front is scarce).
+and a tiny one (the front is scarce). No generator beside the server sends five times what it answers for the tiny one,
+so there is a crowd, too: callers who ask again as soon as they have an answer, one to ten times as many as may wait.
+What becomes of the accepted requests there is a matter of the front alone.
 
-    python -m bench.overload [--seconds 10] [--guests waiting,computing,tiny] [--loads 0.5,1,2,5] [--json FILE]
+    python -m bench.overload [--seconds 10] [--guests waiting,computing,tiny,crowd] [--loads 0.5,1,2,5] [--json FILE]
 
 Fails (exit status 1) if a request gets no answer or a refusal lacks Retry-After. Bars, for the waiting and the
 computing guest: answers of 200 stay at 90 % of the peak or more, refusals take less than 20 ms at the 99th percentile,
@@ -20,13 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import census
+from bench import census, load, targets
 from bench.answers import quantiles, tally, unanswered
 from bench.instance import Served, arguments, binding, computing, finish, must, total
 from bench.measure import Bar, Record
+from bench.targets import Target
 from bench.traffic import Shot, Traffic, run, shot
 
 REFUSED = "503 no worker is free and too many requests are waiting already"
+CROWD = 64
+"""The queue limit for the crowd."""
 MEMORY_KIB = 16 * 1024
 """Growth of the front that is allowed from the first overload to the last: what a thousand more connections hold."""
 
@@ -130,12 +135,12 @@ def measure(record: Record, guest: Guest, loads: list[float], seconds: float) ->
     with Served([guest.document], workers=guest.workers, settings=settings) as server:
         full = capacity(server, guest, min(seconds, 5.0))
         rows = []
-        for load in loads:
-            found = offer(server, guest, full * load, seconds)
+        for times in loads:
+            found = offer(server, guest, full * times, seconds)
             rows.append(
                 record.add(
                     guest=guest.name,
-                    load=load,
+                    load=times,
                     offered=found["offered_per_s"],
                     accepted=found["accepted_per_s"],
                     of_capacity=round(found["accepted_per_s"] / full, 3),
@@ -181,7 +186,7 @@ def judge(record: Record, guest: Guest, rows: list[dict[str, Any]]) -> None:
 def main() -> int:
     """Measure, print, judge."""
     parser = arguments(__doc__, seconds=10.0, quick_seconds=4.0)
-    parser.add_argument("--guests", default="waiting,computing,tiny")
+    parser.add_argument("--guests", default="waiting,computing,tiny,crowd")
     parser.add_argument("--loads", default="0.5,0.8,1,1.5,2,3,5", type=_numbers)
     given = parser.parse_args()
     record = Record(
@@ -213,7 +218,54 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for guest in guests(given.guests, Path(folder)):
             measure(record, guest, given.loads, given.seconds)
+    if "crowd" in given.guests.split(","):
+        crowd(record, min(given.seconds, 5.0))
     return finish(record, given.json)
+
+
+def crowd(record: Record, seconds: float) -> None:
+    """Callers in a closed loop, more and more of them. Their latencies are those of all answers."""
+    settings = {"POOL_QUEUE_LIMIT": str(CROWD), "RELOAD_WATCH": "false"}
+    body = targets.wrapped("hello")
+    with Served([binding("tiny", "tiny")], workers=2, settings=settings) as server:
+        target = Target(name="crowd", url=f"http://127.0.0.1:{server.port}/v1.0/bindings/tiny", front=server.pid)
+        load.warm(target, body, connections=1)
+        rows = []
+        for times in (1, 2, 5, 10):
+            watching = Watching(server.pid)
+            watching.start()
+            found = load.closed_loop(target, body, connections=times * CROWD, seconds=seconds, threads=1)
+            took = found.requests / found.rps
+            accepted = (found.requests - found.failed) / took
+            peak = max([accepted, *(row["accepted"] for row in rows)])
+            rows.append(
+                record.add(
+                    guest="crowd",
+                    load=times,
+                    offered=round(found.rps, 1),
+                    accepted=round(accepted, 1),
+                    of_capacity=round(accepted / peak, 3),
+                    refused=round(found.failed / took, 1),
+                    accepted_p50_ms=round(found.p50_us / 1e3, 2),
+                    accepted_p99_ms=round(found.p99_us / 1e3, 2),
+                    refused_p50_ms="",
+                    refused_p99_ms="",
+                    front_cpu=round(found.front_cpu_us * found.rps / 1e6, 2),
+                    front_MiB=round(watching.stop() / 1024, 1),
+                    late_p99_ms="",
+                )
+            )
+    record.notes.append(
+        f"crowd: load is the number of callers over {CROWD}, the queue limit; latencies are of all answers"
+    )
+    worst = min(row["accepted"] for row in rows[1:]) / max(row["accepted"] for row in rows)
+    slowest = rows[2]["accepted_p99_ms"]
+    record.bars.append(Bar(what="crowd: accepted, of the peak", want=0.85, got=round(worst, 3), at_least=True))
+    record.bars.append(
+        Bar(what="crowd: five times as many callers, p99 of all answers", want=250.0, got=slowest, unit="ms")
+    )
+    grown = rows[-1]["front_MiB"] - rows[0]["front_MiB"]
+    record.bars.append(Bar(what="crowd: growth of the front", want=MEMORY_KIB / 1024, got=round(grown, 1), unit="MiB"))
 
 
 def _numbers(text: str) -> list[float]:
