@@ -122,6 +122,17 @@ def check_received(
     return total
 
 
+_FRAMINGS = frozenset((b"content-length", b"transfer-encoding"))
+
+
+def frames_twice(fields: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a head has Content-Length and Transfer-Encoding.
+
+    RFC 9112, section 6.3: it may be an attempt to split responses, and ought to be handled as an error.
+    """
+    return {name.lower() for name, _ in fields} >= _FRAMINGS
+
+
 def content_length(fields: Iterable[tuple[bytes, bytes]]) -> int | None:
     """Return the Content-Length that the lines announce; None if they announce none.
 

@@ -18,6 +18,7 @@ from hostfuncs.outbound.authority import Origin
 from hostfuncs.outbound.body import RequestBody
 from hostfuncs.outbound.connector import Connector
 from hostfuncs.outbound.errors import Cut, ErrorCode, OutboundError, Phase, Unanswered
+from hostfuncs.outbound.fields import frames_twice
 from hostfuncs.outbound.network import Stream
 from hostfuncs.outbound.values import Fields
 
@@ -88,11 +89,14 @@ class Http1Connection:
             attempt.enter(Phase.HEAD)
             proceed = self._send(self._stream, attempt)
             response = await self._receive_head(self._stream, proceed)
+            headers = tuple([(bytes(name), bytes(value)) for name, value in response.headers.raw_items()])
+            if frames_twice(headers):
+                raise OutboundError(ErrorCode("HTTP-protocol-error"))
         except BaseException:
             self._release()
             raise
         self.status = response.status_code
-        self.headers = tuple([(bytes(name), bytes(value)) for name, value in response.headers.raw_items()])
+        self.headers = headers
         return self
 
     async def _open(self, attempt: Attempt) -> None:

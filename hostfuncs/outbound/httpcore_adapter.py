@@ -22,7 +22,7 @@ from hostfuncs.outbound.attempt import Attempt, Connection, Occupied, Reply
 from hostfuncs.outbound.authority import DEFAULT_PORTS, Origin
 from hostfuncs.outbound.connector import Connector
 from hostfuncs.outbound.errors import Cut, ErrorCode, OutboundError, Phase, Unanswered, within
-from hostfuncs.outbound.fields import is_field_name, is_field_value
+from hostfuncs.outbound.fields import frames_twice, is_field_name, is_field_value
 from hostfuncs.outbound.http1 import Http1Connection
 from hostfuncs.outbound.httpcore_network import Backend, Network
 from hostfuncs.outbound.proxy import parse_exception, parse_proxy
@@ -238,7 +238,9 @@ def _wire_request(attempt: Attempt, *, proxied: bool) -> httpcore2.Request:
 
 def is_malformed(response: httpcore2.Response) -> bool:
     """Return whether a response has a status or field that no guest may get, although h2 and httpcore2 accept it."""
-    return not 200 <= response.status <= 599 or any(
+    if not 200 <= response.status <= 599 or frames_twice(response.headers):
+        return True
+    return any(
         not is_field_name(name) or not is_field_value(value) or value.strip(b" \t") != value
         for name, value in response.headers
     )

@@ -92,6 +92,23 @@ REFUSED: dict[str, tuple[Iterable[bytes], str]] = {
     "chunk-size-prefix": ([CHUNKED + b"0x5\r\nhello\r\n0\r\n\r\n"], PROTOCOL),
     "chunk-longer": ([CHUNKED + b"3\r\nhello\r\n0\r\n\r\n"], PROTOCOL),
     "two-lengths": ([OK + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"], PROTOCOL),
+    "coding-and-length": (
+        [OK + b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n5\r\nhello\r\n0\r\n\r\n"],
+        PROTOCOL,
+    ),
+    "length-and-coding": (
+        [OK + b"content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"],
+        PROTOCOL,
+    ),
+    "chunk-without-size": ([CHUNKED + b"\r\nhello\r\n0\r\n\r\n"], PROTOCOL),
+    "chunk-after-space": ([CHUNKED + b" 5\r\nhello\r\n0\r\n\r\n"], PROTOCOL),
+    "chunk-of-zeros": (endless(b"0", CHUNKED), TRAILER),
+    "trailer-coding": ([CHUNKED + b"5\r\nhello\r\n0\r\nTransfer-Encoding: x\r\n\r\n"], CODING),
+    "trailer-nul": ([CHUNKED + b"5\r\nhello\r\n0\r\nA: b\0c\r\n\r\n"], PROTOCOL),
+    "nul-in-name": ([OK + b"X\0: a\r\n" + EMPTY], PROTOCOL),
+    "nul-in-reason": ([b"HTTP/1.1 200 O\0K\r\n" + EMPTY], PROTOCOL),
+    "empty-name": ([OK + b": a\r\n" + EMPTY], PROTOCOL),
+    "switch": ([b"HTTP/1.1 101 Switching Protocols\r\n\r\nhello"], PROTOCOL),
     "length-sign": ([OK + b"Content-Length: +5\r\n\r\nhello"], PROTOCOL),
     "length-overflow": ([OK + b"Content-Length: " + b"9" * 30 + b"\r\n\r\nhello"], PROTOCOL),
     "coding-twice": ([OK + b"Transfer-Encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n"], CODING),
@@ -114,6 +131,39 @@ def test_what_a_hostile_origin_says_is_refused_and_nothing_of_it_kept(outbound: 
         assert got.error is not None
         assert got.error.name == code
         assert outbound.connections() == (0, 0)
+        assert fetch(outbound, origin.url("/")).body == b"fine"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        OK + b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        OK + b"Content-Length: 5, 5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello",
+    ],
+    ids=["same lengths", "list of lengths", "bare LF"],
+)
+def test_what_is_odd_and_has_one_reading_is_read_so(outbound: Outbound, answer: bytes) -> None:
+    """RFC 9110, section 8.6, and RFC 9112, section 2.2."""
+    with Raw({"odd": [answer]}) as origin:
+        assert fetch(outbound, origin.url("/odd")).body == b"hello"
+        assert fetch(outbound, origin.url("/")).body == b"fine"
+
+
+def test_a_body_that_drips_is_late_however_small_its_pieces_are(outbound: Outbound) -> None:
+    """Each byte of a chunk's size comes in time, and no content ever does."""
+    answers: dict[str, Iterable[bytes]] = {}
+    with Raw(answers) as origin:
+
+        def drip() -> Iterator[bytes]:
+            yield CHUNKED
+            while not origin.released.wait(0.01):
+                yield b"0"
+
+        answers["drip"] = drip()
+        got = fetch(outbound, origin.url("/drip"), options=Options(between_bytes_timeout_ns=300_000_000))
+        assert got.error is not None
+        assert got.error.name in ("connection-read-timeout", TRAILER)
         assert fetch(outbound, origin.url("/")).body == b"fine"
 
 
