@@ -14,7 +14,7 @@ from tests.conftest import guest_component
 from tests.escape.test_broker import memory
 from tests.process import tree
 from tests.running import RunningServer, write_components
-from tests.waiting import until
+from tests.waiting import BOUND_S, until
 
 SECRET = "kronjuwelen-einer-bindung"
 SHARED_SECRET = "was-alle-haben"
@@ -37,7 +37,8 @@ def documents(isolation: str) -> list[str]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     resources = write_components(tmp_path_factory.mktemp("isolation") / "resources", documents("own"))
-    with RunningServer(resources, "--workers", "2") as server:
+    # A reload for each SIGHUP, and none besides for the files that were written before it.
+    with RunningServer(resources, "--workers", "2", environ={"SANDBOXD_RELOAD_WATCH": "false"}) as server:
         server.resources = resources  # type: ignore[attr-defined]
         yield server
 
@@ -80,10 +81,12 @@ def test_a_reload_moves_a_binding_between_the_pools(server: RunningServer) -> No
     resources: Path = server.resources  # type: ignore[attr-defined]
     for isolation, zygotes in (("shared", 1), ("own", 2), ("own", 2)):
         since = len(server.lines)
-        write_components(resources, documents(isolation))
-        server.process.send_signal(signal.SIGHUP)
-        server.wait_for(lambda line: line.get("event") == "reloaded", since=since)
-        until(lambda zygotes=zygotes: len(tree.zygotes(server)) == zygotes, "the zygotes of the former generation end")
+        with tree.watched([*tree.zygotes(server), *tree.workers(server)]) as gone:
+            write_components(resources, documents(isolation))
+            server.process.send_signal(signal.SIGHUP)
+            server.wait_for(lambda line: line.get("event") == "reloaded", since=since)
+            assert gone(BOUND_S) == []
+        assert len(tree.zygotes(server)) == zygotes
         assert SECRET in server.invoke("env", "x").text
         assert server.invoke("echo", "abc").text == '"abc"'
     _, own = sorted(families(server), key=len, reverse=True)
