@@ -81,7 +81,7 @@ class Scene:
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(scenario, 20))
+    asyncio.run(asyncio.wait_for(scenario, 60))
 
 
 def test_the_newest_idle_connection_to_the_origin_is_used_first() -> None:

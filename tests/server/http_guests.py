@@ -13,7 +13,7 @@ class Wire:
     """One connection, written and read by hand."""
 
     def __init__(self, server: RunningServer) -> None:
-        self.sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        self.sock = socket.create_connection(("127.0.0.1", server.port), timeout=60)
         self.file = self.sock.makefile("rb")
 
     def __enter__(self) -> "Wire":

@@ -46,7 +46,7 @@ def resumes(origin: ToldOrigin | ToldHttp2Origin, authority: Authority, version:
     session = None
     for _ in range(2):
         with (
-            socket.create_connection(("127.0.0.1", origin.port), 30) as plain,
+            socket.create_connection(("127.0.0.1", origin.port), 60) as plain,
             context.wrap_socket(plain, server_hostname="localhost", session=session) as sock,
         ):
             if alpn == "h2":

@@ -95,7 +95,7 @@ def test_an_error_is_a_status_and_no_message(served: Served) -> None:
     request = runtime_pb2.InvokeBindingRequest(name="nope", operation="execute").SerializeToString()
     messages = []
     with pytest.raises(grpc.RpcError) as error:
-        messages.extend(served.channel.unary_stream(DAPR + "InvokeBinding")(request, timeout=30))
+        messages.extend(served.channel.unary_stream(DAPR + "InvokeBinding")(request, timeout=60))
     assert error.value.code().name == "INTERNAL"
     assert messages == []
 
@@ -142,11 +142,11 @@ def test_a_message_that_does_not_come_is_not_waited_for(served: Served) -> None:
     before, released = turned_away(), threading.Event()
 
     def never() -> Iterator[bytes]:
-        released.wait(60)
+        released.wait(120)
         yield from ()
 
     with pytest.raises(grpc.RpcError) as error:
-        served.channel.stream_unary(DAPR + "InvokeBinding")(never(), timeout=30)
+        served.channel.stream_unary(DAPR + "InvokeBinding")(never(), timeout=60)
     released.set()
     assert error.value.code().name == "DEADLINE_EXCEEDED"
     assert error.value.details() == "the request's message did not come in time"
@@ -179,7 +179,7 @@ def test_reflection_tells_what_is_served(served: Served) -> None:
         reflection_pb2.ServerReflectionRequest(file_containing_symbol="dapr.proto.runtime.v1.Dapr"),
         reflection_pb2.ServerReflectionRequest(file_by_filename="nowhere.proto"),
     ]
-    given = iter(method(iter([request.SerializeToString() for request in asked]), timeout=30))
+    given = iter(method(iter([request.SerializeToString() for request in asked]), timeout=60))
     answers = [reflection_pb2.ServerReflectionResponse.FromString(answer) for answer in given]
     assert [found.name for found in answers[0].list_services_response.service] == [
         "dapr.proto.runtime.v1.Dapr",
@@ -207,7 +207,7 @@ def test_over_tls(tmp_path: Path) -> None:
             with grpc.secure_channel(f"localhost:{port}", trusted, options=UNLIMITED) as channel:
                 large = b"x" * 3_000_000
                 assert invoke(channel, "multi", large, wait_for_ready=True).data == large
-            with socket.create_connection(("127.0.0.1", port), 20) as plain:
+            with socket.create_connection(("127.0.0.1", port), 60) as plain:
                 plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
                 while plain.recv(1000):
                     pass  # at most an alert of TLS

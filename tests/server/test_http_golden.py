@@ -55,7 +55,7 @@ def servers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def exchange(port: int, request: bytes) -> bytes:
     """Send a request and return all that is answered until the connection ends."""
     parts = []
-    with contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=30)) as connection:
+    with contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=60)) as connection:
         connection.sendall(request)
         with contextlib.suppress(ConnectionResetError):
             while part := connection.recv(65536):
@@ -101,7 +101,7 @@ def test_recorded(servers: dict[str, Any], case: dict[str, Any]) -> None:
 
 def test_http2_without_an_offer_is_refused_in_words_on_uvicorn(servers: dict[str, Any]) -> None:
     """Prior knowledge of HTTP/2 (RFC 9113, 3.3): Hypercorn speaks it, uvicorn's answer says that it does not."""
-    with contextlib.closing(socket.create_connection(("127.0.0.1", servers["binding"].port), timeout=30)) as caller:
+    with contextlib.closing(socket.create_connection(("127.0.0.1", servers["binding"].port), timeout=60)) as caller:
         caller.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
         answer = caller.recv(65536)
     if servers["engine"] == "uvicorn":

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.build
 
 
 def test_the_whole_request_arrives_and_the_whole_response_leaves(web: RunningServer) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", web.port, timeout=60)
     with contextlib.closing(connection):
         connection.putrequest(
             "PUT", f"{WEB}/describe/../x%2Fy//z?q=%20&r=a/b", skip_host=True, skip_accept_encoding=True

@@ -49,7 +49,7 @@ def test_orders(both: RunningServer, case: ResponseCase) -> None:
 )
 def test_a_head_leaves_when_it_is_set(both: RunningServer, method: str, steps: str, status: bytes, body: bytes) -> None:
     """The request ends only after the head has come: a head that waited for the guest's return would never come."""
-    with socket.create_connection(("127.0.0.1", both.port), timeout=30) as sock, sock.makefile("rb") as stream:
+    with socket.create_connection(("127.0.0.1", both.port), timeout=60) as sock, sock.makefile("rb") as stream:
         lines = (f"{method} /v1.0/http/both/walk?{steps} HTTP/1.1", "Host: x", "Transfer-Encoding: chunked")
         sock.sendall("\r\n".join((*lines, "Connection: close", "", "")).encode())
         assert stream.readline().split()[1] == status
