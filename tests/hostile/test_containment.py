@@ -14,7 +14,7 @@ from sandboxd.config.users import worker_ids
 from sandboxd.errors import ConfigError, ExitCode
 from sandboxd.zygote import hardening
 from tests.conftest import guest_component
-from tests.running import RunningServer, write_components
+from tests.running import PATIENT, RunningServer, write_components
 
 GUESTS = ("echo", "flood", "sort", "cat")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user")
@@ -202,7 +202,7 @@ def test_the_largest_payloads_fit_within_the_worker_confinement(tmp_path: Path) 
     documents = [guest_component("echo", stdoutLimit="128Mi", timeout="10m", memoryLimit="512Mi")]
     resources = write_components(tmp_path / "resources", documents)
     size = (128 << 20) - 64
-    environ = {"SANDBOXD_POOL_HOST_MEMORY": "1Gi", "SANDBOXD_LISTEN_MAX_BODY_SIZE": "128Mi", "SANDBOXD_CELLS": "1"}
+    environ = {"SANDBOXD_POOL_HOST_MEMORY": "1Gi", "SANDBOXD_LISTEN_MAX_BODY_SIZE": "128Mi", **PATIENT}
     with RunningServer(resources, "--workers", "1", environ=environ) as server:
         body = b'{"operation":"execute","data":"' + b"x" * (size - 31) + b'"}'
         for _ in range(2):
