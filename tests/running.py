@@ -18,7 +18,7 @@ from tests.logging_process import LoggingProcess
 from tests.waiting import BOUND_S
 
 PATIENT = {"PYTHONPATH": str(Path(__file__).parent / "patient")}
-"""Variables of a server that does not take a worker for lost because a busy machine does not let it run for a while."""
+"""Variables of a server that takes neither worker nor caller for lost because a busy machine does not let them run."""
 START_TIMEOUT_S = 180.0
 """Generous: a cold machine compiles guests first."""
 

@@ -19,7 +19,7 @@ import pytest
 from hostfuncs import native
 from tests.conftest import ENGINES, guest_component
 from tests.process import tree
-from tests.running import RunningServer, component, listening_socket, write_components
+from tests.running import PATIENT, RunningServer, component, listening_socket, write_components
 from tests.waiting import BOUND_S, until
 
 
@@ -305,7 +305,8 @@ def test_a_server_that_stood_still_at_its_deadline_answers_before_it_cuts(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_kept_connection_learns_of_the_end_from_an_answer(resources: Path, engine: str) -> None:
-    with RunningServer(resources, "--workers", "1", "--engine", engine) as server, server.client() as client:
+    options = ("--workers", "1", "--engine", engine)
+    with RunningServer(resources, *options, environ=PATIENT) as server, server.client() as client:
         body = b'{"operation":"execute","data":1}'
         assert "close" not in client.post("/v1.0/bindings/echo", content=body).headers.get("connection", "")
         server.process.send_signal(signal.SIGTERM)

@@ -21,7 +21,7 @@ from tests.conftest import ENGINES, guest_component
 from tests.guests import path
 from tests.process import tree
 from tests.process.test_last_words import STOPPING
-from tests.running import RunningServer, component, listening_socket, write_components
+from tests.running import PATIENT, RunningServer, component, listening_socket, write_components
 from tests.waiting import BOUND_S, until
 
 CLIENTS = 4
@@ -338,7 +338,7 @@ def test_a_reload_under_load_loses_nothing(resources: Path, guest: Path, engine:
 def test_a_rolling_restart_loses_nothing(resources: Path, engine: str, keep: bool) -> None:
     with listening_socket() as shared:
         options = ("--workers", "2", "--engine", engine)
-        former = RunningServer(resources, *options, listener=shared)
+        former = RunningServer(resources, *options, listener=shared, environ=PATIENT)
         try:
             with Load(former.base_url, keep=keep) as load:
                 successor = RunningServer(resources, *options, listener=shared)

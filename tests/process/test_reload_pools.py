@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import guest_component
 from tests.process import tree
 from tests.process.test_reload import Load, hangup
-from tests.running import RunningServer, listening_socket, write_components
+from tests.running import PATIENT, RunningServer, listening_socket, write_components
 from tests.waiting import BOUND_S, until
 
 LOOP = b'POST /v1.0/bindings/loop HTTP/1.1\r\nHost: x\r\nContent-Length: 23\r\n\r\n{"operation":"execute"}'
@@ -106,7 +106,7 @@ def test_a_rolling_restart_loses_nothing(tmp_path: Path) -> None:
     resources = write_components(tmp_path / "resources", documents("own"))
     options = ("--workers", "2")
     with listening_socket() as shared, ExitStack() as servers:
-        former = servers.enter_context(RunningServer(resources, *options, listener=shared))
+        former = servers.enter_context(RunningServer(resources, *options, listener=shared, environ=PATIENT))
         with Load(former.base_url, keep=True) as load:
             servers.enter_context(RunningServer(resources, *options, listener=shared))
             load.more(50)
