@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from typing import Final
 
 import msgspec
 
@@ -16,6 +17,10 @@ class DownloadRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     module: str
     etag: str = ""
     last_modified: str = ""
+
+
+# Made here, and not where it is used: see `sandboxd.modules.store.read_record`.
+_read_record: Final = msgspec.json.Decoder(DownloadRecord).decode
 
 
 def put_module(store: Store, digest: str, data: bytes) -> None:
@@ -48,7 +53,7 @@ def get_record(store: Store, url: str) -> DownloadRecord | None:
     if data is None:
         return None
     try:
-        found = msgspec.json.decode(data, type=DownloadRecord)
+        found = _read_record(data)
     except msgspec.MsgspecError:
         log.warning("%s: download record %s is damaged and not used", store, name)
         return None

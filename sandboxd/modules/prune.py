@@ -12,7 +12,7 @@ import msgspec
 from sandboxd.limits import MIB
 from sandboxd.modules import trust
 from sandboxd.modules.errors import StoreError
-from sandboxd.modules.store import MAX_RECORD_BYTES, TEMPORARY, Record, Store
+from sandboxd.modules.store import MAX_RECORD_BYTES, TEMPORARY, Store, read_record
 
 UNFINISHED_S = 3600.0
 """The time for which temporary files, and artifacts without an index entry, stay: a process may be writing them."""
@@ -85,7 +85,7 @@ def _artifacts(store: Store, now: float) -> list[_Item]:
     for entry in _plain(store, "index"):
         data = store.read("index", entry.name, MAX_RECORD_BYTES)
         try:
-            name = f"{msgspec.json.decode(data or b'', type=Record).artifact}.cwasm"
+            name = f"{read_record(data or b'').artifact}.cwasm"
         except msgspec.MsgspecError:
             name = ""
         found = by_name.get(name)

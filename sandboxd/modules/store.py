@@ -22,6 +22,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -59,6 +60,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return the fields that the MAC covers, as texts."""
         features = ",".join(self.features)
         return (self.module, self.engine, self.machine, features, self.kind, self.artifact, str(self.bytes))
+
+
+# Made here, and not where it is used: two threads that prepare a type with an enumeration at once crash msgspec.
+read_record: Final = msgspec.json.Decoder(Record).decode
+"""Read an index entry. Raises msgspec.MsgspecError."""
 
 
 class Artifact:
@@ -276,7 +282,7 @@ class Store:
         if data is None:
             return None
         try:
-            record = msgspec.json.decode(data, type=Record)
+            record = read_record(data)
         except msgspec.MsgspecError as error:
             log.warning("%s: index entry %s is damaged and not used: %s", self, name, error)
             return None

@@ -73,5 +73,16 @@ def test_the_imports_for_type_checkers_count() -> None:
     assert sum(map(len, with_them.values())) > without.count_imports()
 
 
+def test_no_type_is_prepared_for_reading_while_threads_run() -> None:
+    """`msgspec.json.decode(type=...)` prepares a type at its first use; two threads that do so at once crash."""
+    alone = {"compile_main.py"}  # a process of one thread
+    found = [
+        file.name
+        for file in (ROOT / "sandboxd" / "modules").glob("*.py")
+        if file.name not in alone and "msgspec.json.decode(" in file.read_text()
+    ]
+    assert found == [], "make a msgspec.json.Decoder where the module is loaded"
+
+
 def test_nothing_lies_loose_beside_the_rooms() -> None:
     assert {file.stem for file in (ROOT / "sandboxd").glob("*.py")} == LOOSE
