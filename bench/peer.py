@@ -311,7 +311,7 @@ def main() -> int:
         title=f"sandboxd beside daprd {builds.VERSION}: requests per second",
         columns=("what", "connections", "sandboxd/s", "daprd/s", "ratio", "p99 ms", "daprd p99 ms", "front us",
                  "workers us", "daprd us"),
-        plot={"kind": "bars", "sideways": True, "x": "label", "y": ["sandboxd", "daprd"],
+        plot={"kind": "bars", "sideways": True, "logx": True, "x": "label", "y": ["sandboxd", "daprd"],
               "xlabel": "requests per second"},
     )  # fmt: skip
     record.notes.append(stalls.note(stalls.measure()))
