@@ -73,11 +73,6 @@ class ScriptedTransport(asyncio.Transport):
         self.process = process
         self.protocol: Worker | None = None
         self.closed = False
-        self.buffered = 0
-        """The number of bytes that were written and do not fit into the socket yet."""
-
-    def get_write_buffer_size(self) -> int:
-        return self.buffered
 
     def write(self, data: bytes) -> None:
         if not self.closed and self.process.alive:

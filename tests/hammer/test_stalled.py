@@ -1,17 +1,16 @@
-"""A worker that leaves its socket unread is replaced; one that takes its time for a long frame is not."""
+"""A worker that leaves its socket unread is replaced. It has the longer for it the longer the frame is."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from sandboxd.outcome import Outcome
 from sandboxd.pool.pool import Pool
 from sandboxd.pool.settings import PoolSettings
+from sandboxd.pool.state import ExitReason
+from sandboxd.pool.worker import STALLED_NS, STALLED_NS_PER_BYTE
 from tests.hammer.scripted import Process, World
 from tests.hammer.test_machine import load_of
-from tests.hammer.test_taken_back import call
-
-FRAME_BYTES = 128 << 20
+from tests.hammer.test_taken_back import call, run_briefly
 
 
 @pytest.fixture
@@ -42,32 +41,31 @@ def close(world: World, pool: Pool) -> None:
     world.run(pool.close())
 
 
-def test_a_worker_that_takes_its_time_for_a_long_frame_is_not_stalled(world: World) -> None:
+@pytest.mark.parametrize("size", [16 << 20, 0])
+def test_a_worker_has_its_time_for_a_long_frame_and_no_more(world: World, size: int) -> None:
     pool, process = started(world)
-    long = call(world, pool, b"long")
-    for left in range(4, -1, -1):  # 7.5 s in all
-        process.transport.buffered = FRAME_BYTES * left // 5
-        world.loop.advance(1.5)
-    assert pool.stats().worker_exits_total == {}
-    process.begin()
-    process.finish(Outcome.COMPLETED, 10_000, False)
-    world.step(process.deliver)
-    assert long.result().stdout == b"long"
-    assert pool.stats().worker_exits_total == {}
+    payload = bytes(size)
+    invoked = call(world, pool, payload)
+    allowed_s = (STALLED_NS + size * STALLED_NS_PER_BYTE) / 1e9
+    world.loop.advance(allowed_s - 0.1)
+    assert process.alive
+    assert not world.zygote_of(process).kills
+    world.loop.advance(0.2)
+    while not invoked.done():
+        world.go_on()
+    assert not process.alive
+    assert invoked.result().stdout == payload
+    assert world.begun[payload] == 1
+    assert pool.stats().worker_exits_total == {ExitReason.STALLED: 1}
     close(world, pool)
 
 
-def test_a_worker_that_takes_a_part_and_then_no_more_is_replaced(world: World) -> None:
+def test_a_worker_that_begins_late_is_not_replaced(world: World) -> None:
     pool, process = started(world)
-    long = call(world, pool, b"long")
-    for left in (2, 1):
-        process.transport.buffered = FRAME_BYTES * left // 2
-        world.loop.advance(1.0)
-    world.loop.advance(3.0)
-    while not long.done():
-        world.go_on()
-    assert not process.alive
-    assert long.result().stdout == b"long"
-    assert world.begun[b"long"] == 1
-    assert sum(pool.stats().worker_exits_total.values()) == 1
+    payload = bytes(16 << 20)
+    invoked = call(world, pool, payload)
+    world.loop.advance(3.5)
+    run_briefly(world, process)
+    assert invoked.result().stdout == payload
+    assert pool.stats().worker_exits_total == {}
     close(world, pool)
