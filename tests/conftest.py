@@ -34,9 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Three processes for two processors: a part of each run is waiting for servers, deadlines and drains."""
-    processors = len(os.sched_getaffinity(0))
-    return processors + processors // 2
+    """Two processes for each processor: part of each run is waiting for servers, drains and what another one builds."""
+    return 2 * len(os.sched_getaffinity(0))
 
 
 @pytest.hookimpl(tryfirst=True)
