@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 TARGETS = ("frames", "grpc_frames", "gojson", "components", "policy", "modules", "workers")
-RUNS, SECONDS = 20_000, 10
+RUNS, SECONDS = 8_000, 5
 
 
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not there; hypothesis runs instead")
