@@ -97,20 +97,10 @@ class CoreGuest:
 
             outbound = usage_of(usage)
         if ending is COMPLETED:
-            # The rest of the fields are as they are by default.
-            return Result(
-                id=invoke.id,
-                outcome=Outcome.COMPLETED,
-                stdout=runner.stdout,
-                stderr=runner.stderr,
-                stderr_total=runner.stderr_total,
-                instantiate_ns=runner.instantiate_ns,
-                guest_ns=runner.guest_ns,
-                memory_bytes=runner.memory_bytes,
-                outbound=outbound,
-            )
-        outcome = outcome_of(ending)
-        report(self.spec.binding, ending)
+            outcome = Outcome.COMPLETED
+        else:
+            outcome = outcome_of(ending)
+            report(self.spec.binding, ending)
         return Result(
             id=invoke.id,
             outcome=outcome,

@@ -1,9 +1,7 @@
 """Generations that come and go at awkward moments."""
 
 import asyncio
-import logging
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,16 +14,6 @@ from sandboxd.pool.starting import BOOT_FAILURES_MAX
 from tests.hammer.scripted import ScriptedZygote, World
 from tests.hammer.test_machine import load_of
 from tests.hammer.test_steps import Scene
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    logging.getLogger("sandboxd").setLevel(logging.CRITICAL + 1)
-    made = World()
-    with made.installed():
-        yield made
-    made.close()
-    logging.getLogger("sandboxd").setLevel(logging.NOTSET)
 
 
 def test_a_zygote_that_dies_as_its_last_worker_gets_up_does_not_take_over(world: World) -> None:

@@ -18,7 +18,6 @@ from sandboxd.wire.adaptive_gate import AdaptiveGate
 from sandboxd.worker.channel import Channel
 from tests.hammer.scripted import Process, World
 from tests.hammer.test_steps import Scene
-from tests.hammer.test_steps import world as world  # noqa: PLC0414 -- a fixture
 
 
 def answered(scene: Scene, process: Process, *, guest_ns: int = 20_000) -> m.Invoke:

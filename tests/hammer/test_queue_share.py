@@ -1,7 +1,6 @@
 """One binding's callers cannot fill the queue for all: as of the workers, a part of its places stays for others."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,14 +11,6 @@ from sandboxd.pool.settings import PoolSettings
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import World
 from tests.hammer.test_machine import load_of
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    with world.installed():
-        yield world
-    world.close()
 
 
 def loaded(world: World, settings: PoolSettings, bindings: tuple[str, ...]) -> Pool:

@@ -1,10 +1,6 @@
 """Shares of the workers: a binding may use every idle one, and whoever is within its share waits for a fork at most."""
 
 import asyncio
-import logging
-from collections.abc import Iterator
-
-import pytest
 
 from sandboxd.outcome import Outcome
 from sandboxd.pool.pool import Pool
@@ -14,17 +10,6 @@ from sandboxd.pool.state import ExitReason
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import Process, World
 from tests.hammer.test_queue_share import call, end, loaded, refused
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    logging.getLogger("sandboxd").setLevel(logging.CRITICAL + 1)
-    made = World()
-    with made.installed():
-        yield made
-    made.close()
-    logging.getLogger("sandboxd").setLevel(logging.NOTSET)
-
 
 Calls = list["asyncio.Task[m.Result]"]
 

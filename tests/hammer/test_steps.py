@@ -1,9 +1,8 @@
 """Orders of events that once went wrong, each alone."""
 
 import asyncio
-import logging
 import signal
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from sandboxd.outcome import Outcome
 from sandboxd.pool.errors import BindingUnavailable, QueueTimeout
 from sandboxd.pool.pool import Pool
 from sandboxd.pool.settings import PoolSettings
+from sandboxd.pool.worker import STALLED_NS, STALLED_NS_PER_BYTE
 from sandboxd.wire import codec
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import Process, World
@@ -53,16 +53,6 @@ class Scene:
         return [process for process in self.world.processes if process.alive]
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
-    logging.getLogger("sandboxd").setLevel(logging.CRITICAL + 1)
-    made = World()
-    with made.installed():
-        yield made
-    made.close()
-    logging.getLogger("sandboxd").setLevel(logging.NOTSET)
-
-
 def test_an_answer_in_a_dead_workers_socket_is_read(world: World) -> None:
     scene = Scene(world)
     call = scene.call(stdin=b"payload")
@@ -89,6 +79,30 @@ def test_a_worker_that_leaves_a_revoked_frame_unread_is_replaced(world: World) -
     scene.rest()
     assert scene.pool.stats().worker_exits_total == {"stalled": 1}
     assert scene.pool.stats().workers_idle == 1
+
+
+@pytest.mark.parametrize("size", [16 << 20, 0])
+def test_a_worker_has_its_time_for_a_long_frame_and_no_more(world: World, size: int) -> None:
+    scene = Scene(world)
+    (stopped,) = scene.alive()
+    call = scene.call(stdin=bytes(size))
+    world.loop.advance((STALLED_NS + size * STALLED_NS_PER_BYTE) / 1e9 - 0.1)
+    assert not world.zygote_of(stopped).kills
+    world.loop.advance(0.2)
+    assert world.zygote_of(stopped).kills == [stopped.serial]
+    scene.rest()
+    assert call.result().stdout == bytes(size)
+    assert world.begun[bytes(size)] == 1
+    assert scene.pool.stats().worker_exits_total == {"stalled": 1}
+
+
+def test_a_worker_that_begins_a_long_frame_late_is_not_replaced(world: World) -> None:
+    scene = Scene(world)
+    call = scene.call(stdin=bytes(16 << 20))
+    world.loop.advance(3.5)
+    scene.rest()
+    assert len(call.result().stdout) == 16 << 20
+    assert scene.pool.stats().worker_exits_total == {}
 
 
 def test_all_that_waited_too_long_leave_at_once(world: World) -> None:

@@ -1,9 +1,6 @@
 """A frame taken back from a busy worker is still in that worker's socket; until it says so, it gets nothing new."""
 
 import asyncio
-from collections.abc import Iterator
-
-import pytest
 
 from sandboxd.outcome import Outcome
 from sandboxd.pool.pool import Pool
@@ -11,14 +8,6 @@ from sandboxd.pool.settings import PoolSettings
 from sandboxd.wire import messages as m
 from tests.hammer.scripted import Process, World
 from tests.hammer.test_machine import load_of
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    with world.installed():
-        yield world
-    world.close()
 
 
 def call(world: World, pool: Pool, payload: bytes) -> "asyncio.Task[m.Result]":

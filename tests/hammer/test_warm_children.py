@@ -20,14 +20,6 @@ BOOT_NS = 100_000_000
 """A guest for which it pays to wait: children take a few milliseconds."""
 
 
-@pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    with world.installed():
-        yield world
-    world.close()
-
-
 def call(world: World, pool: Pool, *args: bytes) -> "asyncio.Task[m.Result]":
     deadline_ns = world.clock.now_ns + 10**10
     task = world.loop.create_task(pool.invoke("b", m.Call(deadline_ns=deadline_ns, stdin=b"x", args=args)))

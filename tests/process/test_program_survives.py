@@ -22,7 +22,6 @@ def ring(number):
     def when_one_runs():
         while not hostfuncs.program._running:
             time.sleep(0.001)
-        time.sleep(0.05)
         os.kill(os.getpid(), number)
     threading.Thread(target=when_one_runs, daemon=True).start()
 NAP = b'''(module (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))

@@ -196,3 +196,37 @@ def test_bindings_are_refused_in_turn_and_let_in_by_their_own_room(readings: lis
         gate.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_a_request_that_breaks_at_the_gate_keeps_nobody_else_there() -> None:
+    """What is not a future is answered within the decision, and whatever goes wrong with that is its own affair."""
+
+    class Broken:
+        def done(self) -> bool:
+            return False
+
+        def set_result(self, _result: None) -> None:
+            raise RuntimeError("its answer cannot be sent")
+
+        def set_exception(self, _refusal: Rejected) -> None:
+            raise RuntimeError("its refusal cannot be sent")
+
+    async def scenario() -> list[str]:
+        told: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+        pool = Pool(0)
+        gate = Gate(pool)
+        gate.line_up("a", Broken())
+        with pytest.raises(QueueFull):
+            await gate.enter("a")
+        waiting = asyncio.create_task(gate.enter("a"))
+        await asyncio.sleep(0)
+        gate.line_up("a", Broken())
+        pool.left = 10
+        await waiting
+        gate.close()
+        return told
+
+    told = asyncio.run(asyncio.wait_for(scenario(), 60))
+    assert told == ["its refusal cannot be sent", "its answer cannot be sent"]

@@ -120,6 +120,19 @@ class Gate:
             asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     def _tick(self) -> None:
+        try:
+            self._decide()
+        finally:
+            # Also after an error, which the event loop reports: without ticks all would wait for ever.
+            loop = asyncio.get_running_loop()
+            if self._lines:
+                loop.call_later(TICK_S, self._tick)
+            else:
+                self._ticking = False
+                if self._unreported:
+                    loop.call_later(REPORT_S, self._report)
+
+    def _decide(self) -> None:
         for binding, line in list(self._lines.items()):
             self._let_in(line, self._capacity(binding))
             if not line:
@@ -133,18 +146,11 @@ class Gate:
             else:
                 del self._lines[binding]
             if not turn.done():
-                turn.set_exception(self._reject_queue_full(binding))
                 self._spare.spend()
                 self._unreported += 1
                 affordable -= 1
+                turn.set_exception(self._reject_queue_full(binding))
         self._report()
-        loop = asyncio.get_running_loop()
-        if self._lines:
-            loop.call_later(TICK_S, self._tick)
-        else:
-            self._ticking = False
-            if self._unreported:
-                loop.call_later(REPORT_S, self._report)
 
     def _let_in(self, line: deque[Turn], capacity: int) -> None:
         while capacity > 0 and line:
