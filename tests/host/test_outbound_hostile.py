@@ -208,7 +208,8 @@ TUNNELS: dict[str, tuple[Iterable[bytes], str]] = {
     "unfinished": ([b"HTTP/1.1 200"], "connection-read-timeout"),
     "content": ([OPENED + b"Content-Length: 5\r\n\r\nhello"], "connection-read-timeout"),
     "answer": ([OPENED + b"\r\n" + FINE], "connection-read-timeout"),
-    "no-tls": ([OPENED + b"\r\n", b"\0" * 100_000], "connection-read-timeout"),
+    # More than comes with the head: the rest is read as TLS.
+    "no-tls": (endless(b"\0", OPENED + b"\r\n"), "TLS-protocol-error"),
     "endless": (endless(b"\x16\x03\x03\x40\x00", OPENED + b"\r\n"), "TLS-protocol-error"),
 }
 
