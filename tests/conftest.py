@@ -34,8 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes for each processor: part of each run is waiting for servers, drains and what another one builds."""
-    return 2 * len(os.sched_getaffinity(0))
+    """Three processes for two processors: a part of each run is waiting for servers, deadlines and drains."""
+    processors = len(os.sched_getaffinity(0))
+    return processors + processors // 2
 
 
 @pytest.hookimpl(tryfirst=True)

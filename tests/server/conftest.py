@@ -16,13 +16,15 @@ def web(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     guest = f"file://{python_component('proxy', 'proxy')}"
     hosts = {"allowedOutboundHosts": '["http://127.0.0.0/8:*"]'}
     documents = [
-        component("web", guest, **hosts),
+        component("web", guest, timeout="10m", **hosts),
         component("brief", guest, timeout="5s"),
         component("small", guest, httpBodyLimit="1Mi"),
         guest_component("echo"),
     ]
     resources = write_components(tmp_path_factory.mktemp("resources"), documents)
-    with RunningServer(resources, "--engine", request.param, "--workers", "2") as running:
+    # Callers of these tests may pause for as long as a busy machine makes them.
+    environ = {"SANDBOXD_LISTEN_SEND_TIMEOUT": "10m", "SANDBOXD_LISTEN_BODY_TIMEOUT": "10m"}
+    with RunningServer(resources, "--engine", request.param, "--workers", "2", environ=environ) as running:
         yield running
 
 

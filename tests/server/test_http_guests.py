@@ -164,7 +164,7 @@ def test_a_client_that_reads_slowly_stops_the_guest(web: RunningServer) -> None:
             ticks.append(sum(map(tree.cpu_ticks, tree.workers(web))))
             return len(ticks) > 50 and len(set(ticks[-50:])) == 1
 
-        until(stands, "the guest is paused")
+        until(stands, "the guest is paused", 180)
         assert memory(web.process.pid, "VmRSS") < 200 * MIB
         received += len(wire.rest())
     assert received == size
